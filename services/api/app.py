@@ -1,0 +1,39 @@
+"""The HTTP front end. `uvicorn services.api.app:create_app --factory`; settings come from `WMSS_*`."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI
+
+from services.api import files, fine_tuning, health, models
+from services.api.problems import install
+from services.api.state import ServiceState
+from services.jobs.reconcile import RayDrivers, Reconciler
+from services.jobs.store import Store
+from services.settings import Settings
+from wmss import __version__
+
+
+def create_app(settings: Settings | None = None) -> FastAPI:
+    """The application, with its reconcile loop running from start-up to shutdown."""
+    settings = settings or Settings()
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        settings.root.mkdir(parents=True, exist_ok=True)
+        settings.models.mkdir(exist_ok=True)
+        store = Store(settings.database)
+        store.migrate()
+        drivers = RayDrivers(settings)
+        reconciler = Reconciler(store, drivers, settings)
+        app.state.service = ServiceState(settings, store, drivers, reconciler)
+        reconciler.start()
+        yield
+        reconciler.stop()
+        store.close()
+
+    app = FastAPI(title="WMSS", version=__version__, lifespan=lifespan)
+    install(app)
+    for module in (files, fine_tuning, models, health):
+        app.include_router(module.router)
+    return app

@@ -1,0 +1,144 @@
+"""/v1/fine_tuning/jobs: submit, list, look at and cancel jobs."""
+
+from pathlib import Path
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Request
+
+from services.api.problems import Problem, not_found
+from services.api.schemas import CheckpointObject, EventObject, JobObject, Page, PhaseObject
+from services.api.state import Service, ServiceState
+from services.jobs.store import UnknownCursorError, new_id
+from services.jobs.tables import JobRow
+from services.models import fine_tuned_name, resolve_model
+from wmss.config import JobSpec, WmssMethod
+
+router = APIRouter(prefix="/v1/fine_tuning/jobs", tags=["fine-tuning"])
+
+Limit = Annotated[int, Query(ge=1, le=100)]
+
+
+@router.post("")
+def create(service: Service, spec: JobSpec) -> JobObject:
+    """Accept a job. What can be refused without reading the training data is refused here."""
+    for param in ("training_file", "validation_file"):
+        file_id = getattr(spec, param)
+        if file_id is not None and service.store.file(file_id) is None:
+            raise Problem(
+                400,
+                "file_not_found",
+                f"{param}: there is no file {file_id!r}; upload it to /v1/files and use the id",
+                param=param,
+            )
+    paths = _resolve_models(service, spec)
+    try:
+        service.drivers.ping()
+    except Exception as error:  # whatever it is, Ray does not answer
+        message = f"Ray does not answer at {service.settings.ray_dashboard_url} ({type(error).__name__}); no job was made"
+        raise Problem(503, "ray_unavailable", message, retry_after=5) from error
+    job_id = new_id("ftjob")
+    row = service.store.create_job(
+        job_id,
+        spec=spec.model_dump(mode="json"),
+        paths=paths,
+        fine_tuned_model=fine_tuned_name(spec.model, spec.suffix, job_id),
+    )
+    service.reconciler.wake()
+    return JobObject.of(row)
+
+
+def _resolve_models(service: ServiceState, spec: JobSpec) -> dict[str, str | None]:
+    # These load the tokenizers: imported late so that the API starts (and answers health checks) without torch.
+    from wmss.models.loading import check_checkpoint, check_pair
+
+    def resolve(name: str, param: str) -> str:
+        folder = resolve_model(name, service.store, service.settings, param=param)
+        check_checkpoint(folder, param=param)
+        return str(folder)
+
+    paths: dict[str, str | None] = {"model": resolve(spec.model, "model"), "strong_model": None}
+    paths["weak_model"] = paths["model"]
+    if isinstance(spec.method, WmssMethod):
+        for param in ("weak_model", "strong_model"):
+            name = getattr(spec.method.wmss, param)
+            if name is not None:
+                paths[param] = resolve(name, f"method.wmss.{param}")
+    for param in ("weak_model", "strong_model"):
+        other = paths[param]
+        if other is not None and other != paths["model"]:
+            check_pair(Path(str(paths["model"])), Path(other), param=f"method.wmss.{param}")
+    return paths
+
+
+@router.get("")
+def list_jobs(service: Service, request: Request, after: str | None = None, limit: Limit = 20) -> Page[JobObject]:
+    """Newest first. `metadata[key]=value` (repeatable) keeps the jobs that carry these pairs."""
+    metadata = {}
+    for name, value in request.query_params.multi_items():
+        if name.startswith("metadata[") and name.endswith("]"):
+            metadata[name[len("metadata[") : -1]] = value
+        elif name not in ("after", "limit"):
+            message = f"{name}: unknown query parameter; expected after, limit or metadata[key]"
+            raise Problem(400, "unknown_parameter", message, param=name)
+    try:
+        rows, more = service.store.jobs(after=after, limit=limit, metadata=metadata)
+    except UnknownCursorError:
+        raise _bad_cursor(after) from None
+    return Page(data=[JobObject.of(row) for row in rows], has_more=more)
+
+
+@router.get("/{job_id}")
+def retrieve(service: Service, job_id: str) -> JobObject:
+    """One job."""
+    return JobObject.of(_job(service, job_id))
+
+
+@router.post("/{job_id}/cancel")
+def cancel(service: Service, job_id: str) -> JobObject:
+    """Stop a job; its workers and engines go within seconds. A job that has ended answers 409."""
+    _job(service, job_id)
+    found = service.store.request_cancel(job_id)
+    if found in ("succeeded", "failed"):
+        raise Problem(409, "job_ended", f"job {job_id} has already {found}; there is nothing to cancel")
+    service.reconciler.wake()
+    return JobObject.of(_job(service, job_id))
+
+
+@router.get("/{job_id}/events")
+def events(service: Service, job_id: str, after: str | None = None, limit: Limit = 20) -> Page[EventObject]:
+    """Newest first: messages and, with type `metrics`, every training step."""
+    _job(service, job_id)
+    try:
+        rows, more = service.store.events(job_id, after=after, limit=limit)
+    except UnknownCursorError:
+        raise _bad_cursor(after) from None
+    return Page(data=[EventObject.of(row) for row in rows], has_more=more)
+
+
+@router.get("/{job_id}/checkpoints")
+def checkpoints(service: Service, job_id: str, after: str | None = None, limit: Limit = 10) -> Page[CheckpointObject]:
+    """Newest first; only checkpoints that still exist."""
+    _job(service, job_id)
+    try:
+        rows, more = service.store.checkpoints(job_id, after=after, limit=limit)
+    except UnknownCursorError:
+        raise _bad_cursor(after) from None
+    return Page(data=[CheckpointObject.of(row) for row in rows], has_more=more)
+
+
+@router.get("/{job_id}/phases")
+def phases(service: Service, job_id: str) -> Page[PhaseObject]:
+    """All phases in order, with progress and what the finished ones found."""
+    job = _job(service, job_id)
+    return Page(data=PhaseObject.plan(job, service.store.phases(job_id)), has_more=False)
+
+
+def _job(service: ServiceState, job_id: str) -> JobRow:
+    row: JobRow | None = service.store.job(job_id)
+    if row is None:
+        raise not_found("fine-tuning job", job_id, "fine_tuning_job_id")
+    return row
+
+
+def _bad_cursor(after: str | None) -> Problem:
+    return Problem(400, "invalid_cursor", f"after: expected the id of an item of this list, got {after!r}", param="after")

@@ -1,0 +1,16 @@
+"""/v1/models: what can be named as `model`."""
+
+from fastapi import APIRouter
+
+from services.api.schemas import ModelObject, Page
+from services.api.state import Service
+from services.models import known_models
+
+router = APIRouter(prefix="/v1/models", tags=["models"])
+
+
+@router.get("")
+def list_models(service: Service) -> Page[ModelObject]:
+    """Folders under the allowed roots, and the models of finished jobs."""
+    models = known_models(service.store, service.settings)
+    return Page(data=[ModelObject.of(model) for model in models], has_more=False)

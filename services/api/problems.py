@@ -1,0 +1,105 @@
+"""Error bodies: RFC 9457 problem details that also carry OpenAI's `error{message, type, param, code}`."""
+
+import logging
+import secrets
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from sqlalchemy.exc import OperationalError
+from starlette.exceptions import HTTPException
+
+from wmss.config import explain
+from wmss.errors import WmssError
+
+logger = logging.getLogger(__name__)
+
+TITLES = {
+    400: "Invalid request",
+    404: "Not found",
+    405: "Method not allowed",
+    409: "Conflict",
+    413: "File too large",
+    500: "Internal error",
+    503: "Temporarily unavailable",
+}
+
+
+class Problem(Exception):
+    """An answer other than success."""
+
+    def __init__(self, status: int, code: str, message: str, *, param: str | None = None, retry_after: int | None = None):
+        super().__init__(message)
+        self.status, self.code, self.message, self.param = status, code, message, param
+        self.retry_after = retry_after
+
+
+def not_found(what: str, name: str, param: str) -> Problem:
+    """404 for an id."""
+    return Problem(404, "not_found", f"{param}: there is no {what} {name!r}", param=param)
+
+
+def problem_response(request: Request, problem: Problem) -> JSONResponse:
+    """The body and headers of a problem."""
+    kind = "server_error" if problem.status >= 500 else "invalid_request_error"
+    body: dict[str, Any] = {
+        "type": "about:blank",
+        "title": TITLES.get(problem.status, "Error"),
+        "status": problem.status,
+        "detail": problem.message,
+        "instance": request.url.path,
+        "error": {"message": problem.message, "type": kind, "param": problem.param, "code": problem.code},
+    }
+    headers = {}
+    if problem.retry_after is not None:
+        headers["retry-after"] = str(problem.retry_after)
+    elif problem.status in (409, 500):
+        headers["x-should-retry"] = "false"
+    return JSONResponse(body, status_code=problem.status, headers=headers, media_type="application/problem+json")
+
+
+def install(app: FastAPI) -> None:
+    """Answer every failure as a problem, and give every answer an `x-request-id`."""
+
+    @app.middleware("http")
+    async def request_id(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
+        identifier = f"req-{secrets.token_hex(12)}"
+        try:
+            response = await call_next(request)
+        except Exception:  # the outermost frame of a request
+            logger.exception("%s %s failed (%s)", request.method, request.url.path, identifier)
+            problem = Problem(500, "internal_error", f"the service failed; its log has {identifier}")
+            response = problem_response(request, problem)
+        response.headers["x-request-id"] = identifier
+        return response
+
+    @app.exception_handler(Problem)
+    async def on_problem(request: Request, error: Problem) -> Response:
+        return problem_response(request, error)
+
+    @app.exception_handler(WmssError)
+    async def on_wmss_error(request: Request, error: WmssError) -> Response:
+        return problem_response(request, Problem(400, error.code, error.message, param=error.param))
+
+    @app.exception_handler(RequestValidationError)
+    async def on_validation_error(request: Request, error: RequestValidationError) -> Response:
+        items = [{**item, "loc": item["loc"][1:]} for item in error.errors()]
+        if any(item["type"] == "json_invalid" for item in items):
+            problem = Problem(400, "invalid_json", f"the body is not valid JSON: {items[0]['ctx']['error']}")
+            return problem_response(request, problem)
+        explained = explain(items)
+        return problem_response(request, Problem(400, explained.code, explained.message, param=explained.param))
+
+    @app.exception_handler(HTTPException)
+    async def on_http_exception(request: Request, error: HTTPException) -> Response:
+        message = f"{request.method} {request.url.path}: {error.detail}"
+        return problem_response(request, Problem(error.status_code, "http_error", message))
+
+    @app.exception_handler(OperationalError)
+    async def on_database_error(request: Request, error: OperationalError) -> Response:
+        logger.error("database: %s", error)
+        message = "the job database does not answer; nothing was changed, try again"
+        return problem_response(request, Problem(503, "database_unavailable", message, retry_after=5))
+

@@ -1,0 +1,29 @@
+"""What every route needs, made once per process."""
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from fastapi import Depends, Request
+
+from services.jobs.reconcile import RayDrivers, Reconciler
+from services.jobs.store import Store
+from services.settings import Settings
+
+
+@dataclass(frozen=True)
+class ServiceState:
+    """The service's parts."""
+
+    settings: Settings
+    store: Store
+    drivers: RayDrivers
+    reconciler: Reconciler
+
+
+def service_state(request: Request) -> ServiceState:
+    """The parts of the app that answers this request."""
+    state: ServiceState = request.app.state.service
+    return state
+
+
+Service = Annotated[ServiceState, Depends(service_state)]

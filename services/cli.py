@@ -1,0 +1,166 @@
+"""The `wmss` command: serve, submit, watch, jobs, cancel, export, demo."""
+
+import logging
+import shutil
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import openai
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from services import client as service
+from services.settings import Settings
+from services.supervisor import Endpoint, ServeError, Supervisor
+from services.watching import JobView
+from wmss.config import JobSpec, load_job, parse_job
+from wmss.errors import WmssError
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+console = Console()
+
+BaseUrl = Annotated[str | None, typer.Option(help="Service to talk to; default WMSS_BASE_URL or the running local one.")]
+
+
+def main() -> None:
+    """Entry point: whatever the user can cause ends in one line and exit code 1."""
+    try:
+        app()
+    except (WmssError, ServeError) as error:
+        _stop(str(error))
+    except openai.OpenAIError as error:
+        _stop(service.explain_failure(error))
+
+
+def _stop(message: str) -> None:
+    Console(stderr=True, soft_wrap=True).print(f"[red]error[/red] {message}", highlight=False)
+    sys.exit(1)
+
+
+@app.command()
+def serve(
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port of the REST API.", min=1, max=65535)] = 8000,
+    home: Annotated[Path | None, typer.Option(help="Folder of the service's state; default WMSS_HOME or ~/.wmss.")] = None,
+) -> None:
+    """Run the service on this machine: a Ray head and the REST API. Ctrl-C stops everything."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    settings = Settings(home=home) if home else Settings()
+
+    def ready(endpoint: Endpoint) -> None:
+        console.print(f"REST API       {endpoint.base_url}", highlight=False)
+        console.print(f"Ray dashboard  {endpoint.dashboard_url}", highlight=False)
+        console.print(f"Ray token      {endpoint.token_path}", highlight=False)
+        console.print("Ready. Ctrl-C stops everything.", highlight=False)
+
+    Supervisor(settings, host=host, port=port).run(ready)
+
+
+@app.command()
+def submit(
+    file: Annotated[Path | None, typer.Argument(help="Job as TOML; the options below override it.")] = None,
+    model: Annotated[str | None, typer.Option(help="Start checkpoint.")] = None,
+    training_file: Annotated[Path | None, typer.Option(help="JSONL file to train on.")] = None,
+    validation_file: Annotated[Path | None, typer.Option(help="Held-out JSONL file.")] = None,
+    method: Annotated[str | None, typer.Option(help="wmss or supervised.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of the draw and of the order.")] = None,
+    suffix: Annotated[str | None, typer.Option(help="Part of the finished model's name.")] = None,
+    follow: Annotated[bool, typer.Option("--watch", help="Watch the job until it ends.")] = False,
+    base_url: BaseUrl = None,
+) -> None:
+    """Upload the files of a job and submit it. Prints the job's id."""
+    values: dict[str, Any] = {}
+    if file is not None:
+        values = load_job(file).model_dump(mode="json", exclude_unset=True)
+        for key in ("training_file", "validation_file"):
+            if values.get(key):
+                values[key] = str((file.parent / values[key]).resolve())  # paths in a file are relative to it
+    given = {
+        "model": model,
+        "training_file": None if training_file is None else str(training_file),
+        "validation_file": None if validation_file is None else str(validation_file),
+        "method": None if method is None else {"type": method},
+        "seed": seed,
+        "suffix": suffix,
+    }
+    spec = parse_job(values | {key: value for key, value in given.items() if value is not None})
+    api = service.connect(base_url)
+    job_id = service.submit(api, _with_uploads(api, spec))
+    console.print(job_id, highlight=False)
+    if follow:
+        _watch(api, job_id)
+
+
+def _with_uploads(api: openai.OpenAI, spec: JobSpec) -> JobSpec:
+    uploaded = {}
+    for key in ("training_file", "validation_file"):
+        path = getattr(spec, key)
+        if path is None:
+            continue
+        if not Path(path).is_file():
+            raise WmssError(f"{key}: there is no file {path}", param=key)
+        uploaded[key] = service.upload(api, Path(path))
+    return parse_job(spec.model_dump(mode="json", exclude_unset=True) | uploaded)
+
+
+@app.command()
+def watch(job_id: Annotated[str, typer.Argument(help="Id of the job.")], base_url: BaseUrl = None) -> None:
+    """Show a job's phases, progress and messages until it ends. Exits 1 unless it succeeded."""
+    _watch(service.connect(base_url), job_id)
+
+
+def _watch(api: openai.OpenAI, job_id: str) -> None:
+    with JobView(console, job_id) as view:
+        job = service.watch(api, job_id, view.update)
+    if job.status == "succeeded":
+        console.print(f"[green]succeeded[/green] {job.fine_tuned_model}", highlight=False)
+        return
+    _stop(f"{job_id} {job.status}" + (f": {job.error.message}" if job.error and job.error.message else ""))
+
+
+@app.command()
+def jobs(limit: Annotated[int, typer.Option(help="How many.", min=1, max=100)] = 20, base_url: BaseUrl = None) -> None:
+    """List jobs, newest first."""
+    table = Table("id", "status", "method", "model", "result")
+    for job in service.connect(base_url).fine_tuning.jobs.list(limit=limit).data:
+        method = job.method.type if job.method else ""
+        table.add_row(job.id, job.status, method, job.model, job.fine_tuned_model or "")
+    console.print(table)
+
+
+@app.command()
+def cancel(job_id: Annotated[str, typer.Argument(help="Id of the job.")], base_url: BaseUrl = None) -> None:
+    """Cancel a job; its workers and engines go within seconds."""
+    job = service.connect(base_url).fine_tuning.jobs.cancel(job_id)
+    console.print(f"{job.id} {job.status}" + (", stopping" if job.status == "running" else ""), highlight=False)
+
+
+@app.command()
+def export(
+    job_id: Annotated[str, typer.Argument(help="Id of a succeeded job.")],
+    target: Annotated[Path, typer.Argument(help="Folder to make.")],
+    base_url: BaseUrl = None,
+) -> None:
+    """Copy a finished model to a folder: config, safetensors and tokenizer, ready for transformers or vLLM."""
+    job = service.connect(base_url).fine_tuning.jobs.retrieve(job_id)
+    if job.status != "succeeded":
+        raise WmssError(f"{job_id} is {job.status}; only a succeeded job has a model")
+    if target.exists():
+        raise WmssError(f"{target} exists already; name a folder to be made")
+    source = Settings().models / job_id
+    if not source.is_dir():
+        raise WmssError(f"the model is not in {source}; set WMSS_HOME to the home of the service that ran the job")
+    shutil.copytree(source, target)
+    console.print(str(target), highlight=False)
+
+
+@app.command()
+def demo(
+    home: Annotated[Path | None, typer.Option(help="Folder of the demo's service; default WMSS_HOME or ~/.wmss.")] = None,
+) -> None:
+    """Run the main job on this machine: base model, weak-driven job, plain fine-tuning control, one table."""
+    from services.demo import run_demo
+
+    run_demo(Settings(home=home) if home else Settings(), console)

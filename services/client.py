@@ -1,0 +1,84 @@
+"""A running service from the outside: the stock OpenAI client, and what it has no method for."""
+
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import openai
+from openai import OpenAI
+
+from services.settings import Settings
+from services.supervisor import Endpoint, endpoint_file
+from wmss.config import JobSpec
+
+TERMINAL = ("succeeded", "failed", "cancelled")
+
+
+def connect(base_url: str | None = None) -> OpenAI:
+    """A client for the service at `base_url`, `WMSS_BASE_URL`, the running service of the home, or port 8000."""
+    url = base_url or os.environ.get("WMSS_BASE_URL")
+    if url is None:
+        file = endpoint_file(Settings())
+        running = Endpoint.model_validate_json(file.read_text(encoding="utf-8")) if file.is_file() else None
+        url = running.base_url if running else "http://127.0.0.1:8000/v1"
+    return OpenAI(base_url=url, api_key=os.environ.get("WMSS_API_KEY", "local"))
+
+
+def upload(client: OpenAI, path: Path) -> str:
+    """Upload a training file; returns its id."""
+    return client.files.create(file=path, purpose="fine-tune").id
+
+
+def submit(client: OpenAI, spec: JobSpec) -> str:
+    """Submit a job; returns its id. Only what the caller set is sent, so that the service's defaults apply."""
+    body = spec.model_dump(mode="json", exclude_unset=True)
+    extra = {key: body.pop(key) for key in ("resources", "checkpointing") if key in body}
+    return client.fine_tuning.jobs.create(**body, extra_body=extra or None).id
+
+
+def phases(client: OpenAI, job_id: str) -> list[dict[str, Any]]:
+    """All phases of a job with their progress."""
+    page: Any = client.get(f"/fine_tuning/jobs/{job_id}/phases", cast_to=object)
+    return list(page["data"])
+
+
+def new_events(client: OpenAI, job_id: str, seen: str | None) -> list[Any]:
+    """Events after the one with id `seen`, oldest first."""
+    fresh: list[Any] = []
+    for event in client.fine_tuning.jobs.list_events(job_id, limit=100):
+        if event.id == seen:
+            break
+        fresh.append(event)
+    return fresh[::-1]
+
+
+def watch(
+    client: OpenAI,
+    job_id: str,
+    on_change: Callable[[Any, list[dict[str, Any]], list[Any]], None],
+    *,
+    every_s: float = 1.0,
+) -> Any:
+    """Poll a job until it has ended, calling `on_change(job, phases, new events)`; returns the ended job."""
+    seen = None
+    while True:
+        job = client.fine_tuning.jobs.retrieve(job_id)
+        fresh = new_events(client, job_id, seen)
+        seen = fresh[-1].id if fresh else seen
+        on_change(job, phases(client, job_id), fresh)
+        if job.status in TERMINAL:
+            return job
+        time.sleep(every_s)
+
+
+def explain_failure(error: openai.OpenAIError) -> str:
+    """One line for a person: the service's own message, or how to reach it."""
+    if isinstance(error, openai.APIStatusError):
+        body = error.body if isinstance(error.body, dict) else {}
+        return str(body.get("message") or body.get("detail") or error)
+    if isinstance(error, openai.APIConnectionError):
+        url = error.request.url
+        return f"no service answers at {url.scheme}://{url.netloc.decode()}; start one with `wmss serve` or set WMSS_BASE_URL"
+    return str(error)

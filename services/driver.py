@@ -1,0 +1,191 @@
+"""The driver of one attempt at one job: a Ray job that runs the job's phases. Started by the reconcile loop as
+
+python -m services.driver JOB_ID ATTEMPT
+"""
+
+import contextlib
+import hashlib
+import logging
+import os
+import sys
+import threading
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray import serve
+
+from services.generator import GeneratorReplica, ServeGenerator
+from services.jobs.states import State
+from services.jobs.store import Fence, LostLeaseError, NewEvent, Store
+from services.jobs.tables import JobRow
+from services.scorer import ScorerReplica, ServeScorer, replica_options
+from services.settings import Settings
+from services.trainer import run_training
+from wmss.config import JobSpec
+from wmss.errors import WmssError
+from wmss.rounds.stages import Artifacts, Job, run_job
+from wmss.scoring.vllm_entropy import provenance
+from wmss.training.loop import TrainingRun
+
+logger = logging.getLogger(__name__)
+
+
+def main(job_id: str, attempt: int) -> None:
+    """Run the job's phases to the end and record how it ended."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    settings = Settings()
+    store = Store(settings.database)
+    fence = Fence(store, job_id, attempt, lease_s=settings.lease_s)
+    fence.renew()
+    threading.Thread(target=_keep_lease, args=(fence, settings.lease_s / 3), daemon=True, name="lease").start()
+    row = store.job(job_id)
+    assert row is not None
+    journal = DatabaseJournal(store, fence, job_id)
+    try:
+        ray.init(address="auto", log_to_driver=True)
+        job = resolve(row, settings)
+        run_job(job, RayEngines(job, settings, fence, attempt, row.fine_tuned_model), journal)
+    except LostLeaseError:
+        raise
+    except WmssError as error:
+        _fail(fence, {"code": error.code, "message": error.message, "param": error.param})
+    except Exception as error:  # the outermost frame: whatever it was, the job must say so
+        logger.error("job %s failed:\n%s", job_id, traceback.format_exc())
+        text = f"{type(error).__name__}: {error}".splitlines()[0]
+        _fail(fence, {"code": "internal_error", "message": f"{text} (driver log of {job_id}-{attempt})", "param": None})
+    else:
+        tokens = _trained_tokens(store, job_id)
+        fence.end(State.SUCCEEDED, error=None, message=f"Done: {row.fine_tuned_model}", trained_tokens=tokens)
+
+
+def _fail(fence: Fence, error: dict[str, Any]) -> None:
+    fence.end(State.FAILED, error=error, message=f"Failed: {error['message']}", trained_tokens=None)
+
+
+def _trained_tokens(store: Store, job_id: str) -> int:
+    events, _ = store.events(job_id, after=None, limit=10**9)
+    return sum(int(event.data["num_tokens"]) for event in events if event.type == "metrics" and event.data)
+
+
+def _keep_lease(fence: Fence, every_s: float) -> None:
+    """A driver whose lease is gone must stop at once: another one may be running."""
+    while True:
+        try:
+            fence.renew()
+        except LostLeaseError as error:
+            logger.error("%s; this driver stops", error)
+            os._exit(3)
+        except Exception:
+            logger.exception("the lease could not be renewed; trying again")
+        threading.Event().wait(every_s)
+
+
+def resolve(row: JobRow, settings: Settings) -> Job:
+    """The database row as the library's job."""
+    spec = JobSpec.model_validate(row.spec)
+    paths = row.paths
+    return Job(
+        id=row.id,
+        spec=spec,
+        base=Path(paths["model"]),
+        weak=Path(paths["weak_model"]),
+        strong=Path(paths["strong_model"]) if paths["strong_model"] else None,
+        training_file=settings.file_path(spec.training_file),
+        validation_file=settings.file_path(spec.validation_file) if spec.validation_file else None,
+        folder=settings.job_folder(row.id),
+        cache=settings.root / "cache",
+        result=settings.models / row.id,
+        result_name=row.fine_tuned_model,
+    )
+
+
+class DatabaseJournal:
+    """The library's `Journal`, kept in the job database under this driver's fence."""
+
+    def __init__(self, store: Store, fence: Fence, job_id: str) -> None:
+        self._fence = fence
+        self._finished = {row.name: row.artifacts for row in store.phases(job_id) if row.artifacts is not None}
+
+    def artifacts(self, phase: str) -> Artifacts | None:
+        """What a finished phase recorded, in this attempt or an earlier one."""
+        return self._finished.get(phase)
+
+    def start(self, phase: str) -> None:
+        """A phase begins."""
+        self._fence.start_phase(phase)
+
+    def finish(self, phase: str, artifacts: Artifacts) -> None:
+        """A phase is done."""
+        self._fence.finish_phase(phase, artifacts)
+        self._finished[phase] = artifacts
+
+    def progress(self, phase: str, done: int, total: int) -> None:
+        """How far a phase is."""
+        self._fence.progress(phase, done, total)
+
+    def event(self, message: str, *, level: str = "info", data: dict[str, Any] | None = None) -> None:
+        """Tell the owner."""
+        self._fence.record_events([NewEvent(message, level=level, data=data)])
+
+
+class RayEngines:
+    """The library's `Engines` on this Ray cluster: Ray Train for training, Ray Serve for scoring and generation."""
+
+    def __init__(self, job: Job, settings: Settings, fence: Fence, attempt: int, model_name: str) -> None:
+        self._job = job
+        self._settings = settings
+        self._fence = fence
+        self._record = {"job_id": job.id, "attempt": attempt, "model_name": model_name}
+        asked = job.spec.resources.use_gpu
+        self._use_gpu = ray.cluster_resources().get("GPU", 0) > 0 if asked is None else asked
+
+    def train(self, run: TrainingRun, *, name: str) -> Path:
+        """Run one training phase to its end under Ray Train."""
+        return run_training(
+            run,
+            name=name,
+            storage=self._settings.runs,
+            num_workers=self._job.spec.resources.num_workers,
+            use_gpu=self._use_gpu,
+            keep_last=self._job.spec.checkpointing.keep_last,
+            record=self._record,
+        )
+
+    @contextlib.contextmanager
+    def scorer(self, checkpoint: Path, *, max_length: int) -> Iterator[ServeScorer]:
+        """A scorer application for the time of the context."""
+        with self._application("scorer", ScorerReplica, checkpoint, max_length) as handle:
+            yield ServeScorer(handle)
+
+    @contextlib.contextmanager
+    def generator(self, checkpoint: Path, *, max_length: int) -> Iterator[ServeGenerator]:
+        """A generator application for the time of the context."""
+        with self._application("generator", GeneratorReplica, checkpoint, max_length) as handle:
+            yield ServeGenerator(handle)
+
+    def provenance(self) -> dict[str, Any]:
+        """What the engines say of themselves, without starting one."""
+        return provenance()
+
+    @contextlib.contextmanager
+    def _application(self, kind: str, deployment: Any, checkpoint: Path, max_length: int) -> Iterator[Any]:
+        digest = hashlib.sha256(f"{checkpoint} {max_length}".encode()).hexdigest()[:12]
+        app = f"{kind}-{digest}"
+        self._fence.use_engine(app)
+        try:
+            # Handles only: Serve's HTTP proxy would take a port, and nothing here speaks HTTP to an engine.
+            serve.start(proxy_location="Disabled")
+            bound = deployment.options(ray_actor_options=replica_options(use_gpu=self._use_gpu)).bind(
+                str(checkpoint), max_length
+            )
+            yield serve.run(bound, name=app, route_prefix=None)
+        finally:
+            if self._fence.release_engine(app):
+                serve.delete(app)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], int(sys.argv[2]))

@@ -1,0 +1,19 @@
+"""Delete Serve applications: `python -m services.engines APP [APP ...]`. Exits 0 when they are gone."""
+
+import sys
+
+import ray
+from ray import serve
+
+
+def main(apps: list[str]) -> None:
+    """Attach to the cluster, delete, leave."""
+    ray.init(address="auto", log_to_driver=False, configure_logging=False)
+    deployed = serve.status().applications
+    for app in apps:
+        if app in deployed:
+            serve.delete(app)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,35 @@
+"""Text generation behind Ray Serve, for evaluation."""
+
+from pathlib import Path
+from typing import Any
+
+from ray import serve
+from ray.serve.handle import DeploymentHandle
+
+from services.scorer import EngineReplica, call_replica
+
+
+@serve.deployment(max_ongoing_requests=8, health_check_timeout_s=120, graceful_shutdown_timeout_s=2)
+class GeneratorReplica(EngineReplica):
+    """Holds one checkpoint in a vLLM generation engine."""
+
+    def __init__(self, checkpoint: str, max_length: int) -> None:
+        super().__init__()
+        from wmss.scoring.vllm_generation import VllmGenerator
+
+        self._generator = self.build(lambda: VllmGenerator(Path(checkpoint), max_length=max_length))
+
+    async def generate(self, prompts: list[list[int]], max_tokens: list[int]) -> list[list[int]]:
+        """Greedy continuations."""
+        return list(await self.run(self._generator.generate, prompts, max_tokens))
+
+
+class ServeGenerator:
+    """The driver's side: a `Generator` whose engine lives in a Serve application."""
+
+    def __init__(self, handle: DeploymentHandle[Any]) -> None:
+        self._handle = handle
+
+    def generate(self, prompts: list[list[int]], max_tokens: list[int]) -> list[list[int]]:
+        """Greedy continuation of each prompt, without the end token."""
+        return list(call_replica(self._handle.generate, prompts, max_tokens))

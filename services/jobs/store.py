@@ -1,0 +1,382 @@
+"""The job database: the source of truth. Every method is one transaction.
+
+What a driver writes goes through `Fence`, which touches the job's row first under the condition that the attempt is
+still the current one; a driver that lost its job can change nothing.
+"""
+
+import secrets
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from alembic import command
+from alembic.config import Config as AlembicConfig
+from sqlalchemy import ColumnElement, Update, create_engine, delete, event, func, select, update
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.orm import Session, sessionmaker
+
+from services.jobs.states import ACTIVE, TERMINAL, State
+from services.jobs.tables import Base, CheckpointRow, EngineRow, EventRow, FileRow, JobRow, PhaseRow
+
+
+class LostLeaseError(RuntimeError):
+    """This driver's attempt is no longer the current one: another driver has the job, or the job has ended."""
+
+
+class UnknownCursorError(ValueError):
+    """`after` names nothing in the list."""
+
+
+@dataclass(frozen=True)
+class NewEvent:
+    """An event to be recorded."""
+
+    message: str
+    level: str = "info"
+    type: str = "message"
+    data: dict[str, Any] | None = None
+    key: str | None = None
+
+
+def new_id(prefix: str) -> str:
+    """An opaque id that cannot be guessed."""
+    return f"{prefix}-{secrets.token_hex(12)}"
+
+
+class Store:
+    """Sessions on one database; safe to share between threads."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self._engine = create_engine(url, pool_pre_ping=True)
+        if self._engine.dialect.name == "sqlite":
+            event.listen(self._engine, "connect", _configure_sqlite)
+        self._session = sessionmaker(self._engine, expire_on_commit=False)
+
+    def migrate(self) -> None:
+        """Bring the schema to the newest revision."""
+        config = AlembicConfig()
+        config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+        config.attributes["engine"] = self._engine
+        command.upgrade(config, "head")
+
+    def ping(self) -> None:
+        """Raise unless the database answers."""
+        with self._session() as session:
+            session.execute(select(1))
+
+    def close(self) -> None:
+        """Close all connections."""
+        self._engine.dispose()
+
+    # Files
+
+    def add_file(self, file_id: str, *, filename: str, purpose: str, size: int, sha256: str) -> FileRow:
+        """Record an uploaded file."""
+        row = FileRow(
+            id=file_id, created_at=int(time.time()), filename=filename, purpose=purpose, bytes=size, sha256=sha256
+        )
+        with self._session.begin() as session:
+            session.add(row)
+        return row
+
+    def file(self, file_id: str) -> FileRow | None:
+        """One file."""
+        return self._one(FileRow, FileRow.id == file_id)
+
+    # Jobs, as their owner sees them
+
+    def create_job(
+        self, job_id: str, *, spec: dict[str, Any], paths: dict[str, Any], fine_tuned_model: str
+    ) -> JobRow:
+        """Accept a job: from here on it is never lost."""
+        row = JobRow(
+            id=job_id,
+            created_at=int(time.time()),
+            state=State.QUEUED,
+            spec=spec,
+            paths=paths,
+            fine_tuned_model=fine_tuned_model,
+            attempt=0,
+        )
+        with self._session.begin() as session:
+            session.add(row)
+            session.flush()
+            _add_events(session, job_id, [NewEvent("Job accepted; it starts when a place is free")])
+        return row
+
+    def job(self, job_id: str) -> JobRow | None:
+        """One job."""
+        return self._one(JobRow, JobRow.id == job_id)
+
+    def job_of_model(self, name: str) -> JobRow | None:
+        """The succeeded job whose model has this name."""
+        return self._one(JobRow, JobRow.fine_tuned_model == name, JobRow.state == State.SUCCEEDED)
+
+    def jobs(self, *, after: str | None, limit: int, metadata: dict[str, str]) -> tuple[list[JobRow], bool]:
+        """Newest first, after the job with id `after`; the flag says whether more follow."""
+        conditions = [JobRow.spec["metadata"][key].as_string() == value for key, value in metadata.items()]
+        return self._page(JobRow, conditions, after=after, limit=limit)
+
+    def succeeded_jobs(self) -> list[JobRow]:
+        """All jobs that left a model, oldest first."""
+        with self._session() as session:
+            query = select(JobRow).where(JobRow.state == State.SUCCEEDED).order_by(JobRow.number)
+            return list(session.scalars(query))
+
+    def request_cancel(self, job_id: str) -> State:
+        """Mark a job for cancelling; a queued one is cancelled at once. Returns the state found."""
+        with self._session.begin() as session:
+            queued = (JobRow.id == job_id, JobRow.state == State.QUEUED)
+            if _end(session, job_id, queued, State.CANCELLED, error=None, message="Cancelled before it started"):
+                return State.QUEUED
+            running = (JobRow.id == job_id, JobRow.state == State.RUNNING)
+            if _changed(session, update(JobRow).where(*running).values(state=State.CANCELLING)):
+                _add_events(session, job_id, [NewEvent("Cancelling: stopping training and engines")])
+                return State.RUNNING
+            return State(session.scalars(select(JobRow.state).where(JobRow.id == job_id)).one())
+
+    def events(self, job_id: str, *, after: str | None, limit: int) -> tuple[list[EventRow], bool]:
+        """Newest first."""
+        number = None
+        if after is not None:
+            prefix, _, digits = after.rpartition("-")
+            if prefix != "ftevent" or not digits.isdecimal():
+                raise UnknownCursorError(after)
+            number = int(digits)
+        with self._session() as session:
+            query = select(EventRow).where(EventRow.job_id == job_id).order_by(EventRow.number.desc())
+            if number is not None:
+                query = query.where(EventRow.number < number)
+            rows = list(session.scalars(query.limit(limit + 1)))
+        return rows[:limit], len(rows) > limit
+
+    def checkpoints(self, job_id: str, *, after: str | None, limit: int) -> tuple[list[CheckpointRow], bool]:
+        """Newest first."""
+        return self._page(CheckpointRow, [CheckpointRow.job_id == job_id], after=after, limit=limit)
+
+    def checkpoint_of_model(self, name: str) -> CheckpointRow | None:
+        """The checkpoint whose model has this name."""
+        return self._one(CheckpointRow, CheckpointRow.model_name == name)
+
+    def phases(self, job_id: str) -> list[PhaseRow]:
+        """In the order they began."""
+        with self._session() as session:
+            return list(session.scalars(select(PhaseRow).where(PhaseRow.job_id == job_id).order_by(PhaseRow.started_at)))
+
+    # Jobs, as the reconcile loop sees them
+
+    def active_jobs(self) -> list[JobRow]:
+        """Jobs that have not ended, oldest first."""
+        with self._session() as session:
+            return list(session.scalars(select(JobRow).where(JobRow.state.in_(ACTIVE)).order_by(JobRow.number)))
+
+    def claim(self, job: JobRow, *, message: str, level: str = "info") -> int | None:
+        """Start the next attempt at a job; None if somebody else was faster. The old driver is fenced off at once."""
+        with self._session.begin() as session:
+            claimed = update(JobRow).where(*_unchanged(job))
+            if not _changed(
+                session, claimed.values(attempt=job.attempt + 1, state=State.RUNNING, lease_expires_at=None)
+            ):
+                return None
+            _add_events(session, job.id, [NewEvent(message, level=level)])
+        return job.attempt + 1
+
+    def end_job(self, job: JobRow, state: State, *, error: dict[str, Any] | None, message: str) -> bool:
+        """Close a job from outside its driver; False if its attempt or state has changed meanwhile."""
+        with self._session.begin() as session:
+            return _end(session, job.id, _unchanged(job), state, error=error, message=message)
+
+    def orphaned_engines(self) -> list[str]:
+        """Serve applications none of whose users is alive."""
+        with self._session() as session:
+            alive = (
+                select(EngineRow.app)
+                .join(JobRow, JobRow.id == EngineRow.job_id)
+                .where(JobRow.state.not_in(TERMINAL))
+            )
+            return list(session.scalars(select(EngineRow.app).where(EngineRow.app.not_in(alive)).distinct()))
+
+    def forget_engines(self, apps: Sequence[str]) -> None:
+        """Their applications are gone."""
+        with self._session.begin() as session:
+            session.execute(delete(EngineRow).where(EngineRow.app.in_(apps)))
+
+    # Internals
+
+    def _one(self, table: Any, *conditions: ColumnElement[bool]) -> Any:
+        with self._session() as session:
+            return session.scalars(select(table).where(*conditions)).one_or_none()
+
+    def _page(
+        self, table: Any, conditions: Sequence[ColumnElement[bool]], *, after: str | None, limit: int
+    ) -> tuple[list[Any], bool]:
+        with self._session() as session:
+            query = select(table).where(*conditions).order_by(table.number.desc())
+            if after is not None:
+                number = session.scalar(select(table.number).where(table.id == after))
+                if number is None:
+                    raise UnknownCursorError(after)
+                query = query.where(table.number < number)
+            rows = list(session.scalars(query.limit(limit + 1)))
+        return rows[:limit], len(rows) > limit
+
+    @contextmanager
+    def fenced(self, job_id: str, attempt: int, *, lease_s: float) -> Iterator[Session]:
+        """A transaction that only the current attempt of a running job gets; it also renews the lease."""
+        with self._session.begin() as session:
+            current = (JobRow.id == job_id, JobRow.attempt == attempt, JobRow.state == State.RUNNING)
+            renewed = update(JobRow).where(*current).values(lease_expires_at=time.time() + lease_s)
+            if not _changed(session, renewed):
+                raise LostLeaseError(f"attempt {attempt} at {job_id} is not the current one any more")
+            yield session
+
+
+class Fence:
+    """One driver's (or its workers') hand on the database, valid while its attempt is the current one."""
+
+    def __init__(self, store: Store, job_id: str, attempt: int, *, lease_s: float) -> None:
+        self._store = store
+        self._job_id = job_id
+        self._attempt = attempt
+        self._lease_s = lease_s
+
+    def _write(self) -> Any:
+        return self._store.fenced(self._job_id, self._attempt, lease_s=self._lease_s)
+
+    def renew(self) -> None:
+        """Keep the lease."""
+        with self._write():
+            pass
+
+    def record_events(self, events: Sequence[NewEvent]) -> None:
+        """Tell the owner."""
+        with self._write() as session:
+            _add_events(session, self._job_id, events)
+
+    def start_phase(self, name: str) -> None:
+        """A phase begins, or begins again."""
+        with self._write() as session:
+            session.merge(PhaseRow(job_id=self._job_id, name=name, started_at=time.time(), done=0, total=0))
+
+    def progress(self, name: str, done: int, total: int) -> None:
+        """How far a phase is."""
+        with self._write() as session:
+            session.execute(
+                update(PhaseRow)
+                .where(PhaseRow.job_id == self._job_id, PhaseRow.name == name)
+                .values(done=done, total=total)
+            )
+
+    def finish_phase(self, name: str, artifacts: dict[str, Any]) -> None:
+        """A phase is done."""
+        with self._write() as session:
+            row = session.get_one(PhaseRow, (self._job_id, name))
+            row.finished_at, row.artifacts = time.time(), artifacts
+            row.total = max(row.total, 1)
+            row.done = row.total
+
+    def record_checkpoint(
+        self, *, phase: str, step: int, path: Path, model_name: str, metrics: dict[str, Any], keep_last: int
+    ) -> None:
+        """A checkpoint exists; those of the phase that retention has removed are forgotten."""
+        with self._write() as session:
+            same_phase = (CheckpointRow.job_id == self._job_id, CheckpointRow.phase == phase)
+            session.execute(delete(CheckpointRow).where(*same_phase, CheckpointRow.step == step))
+            session.add(
+                CheckpointRow(
+                    id=new_id("ftckpt"),
+                    job_id=self._job_id,
+                    created_at=int(time.time()),
+                    phase=phase,
+                    step=step,
+                    path=str(path),
+                    model_name=model_name,
+                    metrics=metrics,
+                )
+            )
+            session.flush()
+            kept = select(CheckpointRow.number).where(*same_phase).order_by(CheckpointRow.step.desc()).limit(keep_last)
+            kept_numbers = list(session.scalars(kept))
+            session.execute(delete(CheckpointRow).where(*same_phase, CheckpointRow.number.not_in(kept_numbers)))
+
+    def use_engine(self, app: str) -> None:
+        """Before an application is deployed, so that it is found and deleted whatever happens next."""
+        with self._write() as session:
+            session.merge(EngineRow(app=app, job_id=self._job_id))
+
+    def release_engine(self, app: str) -> bool:
+        """This job is done with an application; True if nobody else uses it, so that it can be deleted."""
+        with self._write() as session:
+            session.execute(delete(EngineRow).where(EngineRow.app == app, EngineRow.job_id == self._job_id))
+            return session.scalar(select(func.count()).where(EngineRow.app == app)) == 0
+
+    def end(self, state: State, *, error: dict[str, Any] | None, message: str, trained_tokens: int | None) -> None:
+        """Close the job."""
+        with self._write() as session:
+            _end(session, self._job_id, (JobRow.id == self._job_id,), state, error=error, message=message)
+            session.execute(update(JobRow).where(JobRow.id == self._job_id).values(trained_tokens=trained_tokens))
+
+
+# Every change of state is one conditional UPDATE: a read first would let two writers both believe they won.
+
+
+def _unchanged(job: JobRow) -> tuple[ColumnElement[bool], ...]:
+    """The job is still as this row says."""
+    return (JobRow.id == job.id, JobRow.attempt == job.attempt, JobRow.state == job.state)
+
+
+def _changed(session: Session, statement: Update) -> bool:
+    return session.execute(statement).rowcount == 1  # type: ignore[attr-defined, no-any-return]
+
+
+def _end(
+    session: Session,
+    job_id: str,
+    conditions: Sequence[ColumnElement[bool]],
+    state: State,
+    *,
+    error: dict[str, Any] | None,
+    message: str,
+) -> bool:
+    """Close a job if the conditions hold."""
+    closed = update(JobRow).where(*conditions)
+    values = {"state": state, "error": error, "finished_at": int(time.time()), "lease_expires_at": None}
+    if not _changed(session, closed.values(values)):
+        return False
+    _add_events(session, job_id, [NewEvent(message, level="error" if state is State.FAILED else "info")])
+    return True
+
+
+def _add_events(session: Session, job_id: str, events: Sequence[NewEvent]) -> None:
+    if not events:
+        return
+    rows = [
+        {
+            "job_id": job_id,
+            "key": item.key,
+            "created_at": int(time.time()),
+            "level": item.level,
+            "type": item.type,
+            "message": item.message,
+            "data": item.data,
+        }
+        for item in events
+    ]
+    dialect = sqlite if session.get_bind().dialect.name == "sqlite" else postgresql
+    insert = dialect.insert(EventRow).on_conflict_do_nothing(index_elements=["job_id", "key"])  # type: ignore[attr-defined]
+    session.execute(insert, rows)
+
+
+def _configure_sqlite(connection: Any, _record: Any) -> None:
+    """Readers beside one writer (WAL), waiting instead of failing, and no accepted job lost to a power cut."""
+    connection.execute("PRAGMA journal_mode=WAL")
+    connection.execute("PRAGMA busy_timeout=30000")
+    connection.execute("PRAGMA synchronous=FULL")
+    connection.execute("PRAGMA foreign_keys=ON")
+
+
+__all__ = ["Base", "Fence", "LostLeaseError", "NewEvent", "Store", "UnknownCursorError", "new_id"]

@@ -1,0 +1,103 @@
+"""The database's tables."""
+
+from typing import Any
+
+from sqlalchemy import JSON, BigInteger, Float, ForeignKey, Index, Integer, String, Text, UniqueConstraint
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+Key = BigInteger().with_variant(Integer, "sqlite")  # SQLite counts up only in a column declared INTEGER
+
+
+class Base(DeclarativeBase):
+    """Base of all tables; times are Unix seconds, ids strings with OpenAI's prefixes."""
+
+    type_annotation_map = {dict[str, Any]: JSON, str: String(255)}
+
+
+class FileRow(Base):
+    """An uploaded file."""
+
+    __tablename__ = "files"
+
+    number: Mapped[int] = mapped_column(Key, primary_key=True)
+    id: Mapped[str] = mapped_column(unique=True)
+    created_at: Mapped[int]
+    filename: Mapped[str]
+    purpose: Mapped[str]
+    bytes: Mapped[int] = mapped_column(BigInteger)
+    sha256: Mapped[str]
+
+
+class JobRow(Base):
+    """A job. `attempt` is the fencing token: only the driver of the current attempt may write."""
+
+    __tablename__ = "jobs"
+
+    number: Mapped[int] = mapped_column(Key, primary_key=True)
+    id: Mapped[str] = mapped_column(unique=True)
+    created_at: Mapped[int]
+    finished_at: Mapped[int | None]
+    state: Mapped[str] = mapped_column(index=True)
+    spec: Mapped[dict[str, Any]]
+    paths: Mapped[dict[str, Any]]
+    fine_tuned_model: Mapped[str] = mapped_column(unique=True)
+    error: Mapped[dict[str, Any] | None]
+    trained_tokens: Mapped[int | None] = mapped_column(BigInteger)
+    attempt: Mapped[int] = mapped_column(default=0)
+    lease_expires_at: Mapped[float | None] = mapped_column(Float)
+
+
+class PhaseRow(Base):
+    """A phase of a job: how far it is and, once finished, what it left."""
+
+    __tablename__ = "phases"
+
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"), primary_key=True)
+    name: Mapped[str] = mapped_column(primary_key=True)
+    started_at: Mapped[float]
+    finished_at: Mapped[float | None]
+    done: Mapped[int] = mapped_column(default=0)
+    total: Mapped[int] = mapped_column(default=0)
+    artifacts: Mapped[dict[str, Any] | None]
+
+
+class EventRow(Base):
+    """Something the owner of a job is told; `key` makes a repeated metric of a resumed run the same event."""
+
+    __tablename__ = "events"
+    __table_args__ = (UniqueConstraint("job_id", "key"), Index("events_of_job", "job_id", "number"))
+
+    number: Mapped[int] = mapped_column(Key, primary_key=True)
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"))
+    key: Mapped[str | None]
+    created_at: Mapped[int]
+    level: Mapped[str]
+    type: Mapped[str]
+    message: Mapped[str] = mapped_column(Text)
+    data: Mapped[dict[str, Any] | None]
+
+
+class CheckpointRow(Base):
+    """A training checkpoint that exists."""
+
+    __tablename__ = "checkpoints"
+    __table_args__ = (UniqueConstraint("job_id", "phase", "step"),)
+
+    number: Mapped[int] = mapped_column(Key, primary_key=True)
+    id: Mapped[str] = mapped_column(unique=True)
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"), index=True)
+    created_at: Mapped[int]
+    phase: Mapped[str]
+    step: Mapped[int]
+    path: Mapped[str] = mapped_column(Text)
+    model_name: Mapped[str] = mapped_column(unique=True)
+    metrics: Mapped[dict[str, Any]]
+
+
+class EngineRow(Base):
+    """A Serve application that a job uses; without a live user it is deleted."""
+
+    __tablename__ = "engines"
+
+    app: Mapped[str] = mapped_column(primary_key=True)
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"), primary_key=True)

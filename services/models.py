@@ -1,0 +1,62 @@
+"""From the name of a model to its folder: finished jobs, their checkpoints, and folders under allowed roots."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from services.jobs.store import Store
+from services.settings import Settings
+from wmss.errors import ModelError
+
+
+@dataclass(frozen=True)
+class KnownModel:
+    """A model that may be named in a job."""
+
+    id: str
+    created_at: int
+    owned_by: str
+
+
+def resolve_model(name: str, store: Store, settings: Settings, *, param: str) -> Path:
+    """The folder of a model; raises `ModelError` naming the field, and says what names are possible."""
+    if name.startswith("ft:"):
+        job = store.job_of_model(name)
+        if job is not None:
+            return settings.models / job.id
+        checkpoint = store.checkpoint_of_model(name)
+        if checkpoint is not None:
+            return Path(checkpoint.path) / "strong"
+        raise ModelError(f"{param}: there is no finished model or checkpoint {name!r}; see /v1/models", param=param)
+    for root in settings.allowed_roots:
+        folder = (root / name).resolve()
+        # resolve() follows links and dots first: a name may not lead out of its root.
+        if folder.is_relative_to(root.resolve()) and folder != root.resolve() and (folder / "config.json").is_file():
+            return folder
+    roots = ", ".join(str(root) for root in settings.allowed_roots)
+    raise ModelError(
+        f"{param}: no model {name!r}: expected the name of a finished model (ft:...) or a folder with a config.json "
+        f"under {roots}; put it there or add its parent to WMSS_MODEL_ROOTS",
+        param=param,
+    )
+
+
+def known_models(store: Store, settings: Settings) -> list[KnownModel]:
+    """Every model that can be named: folders under the roots, then finished jobs' models."""
+    folders = [
+        KnownModel(id=folder.name, created_at=int(folder.stat().st_mtime), owned_by="local")
+        for root in settings.allowed_roots
+        if root.is_dir()
+        for folder in sorted(root.iterdir())
+        if (folder / "config.json").is_file() and not (folder / "wmss.json").is_file()
+    ]
+    finished = [
+        KnownModel(id=job.fine_tuned_model, created_at=job.finished_at or job.created_at, owned_by=job.id)
+        for job in store.succeeded_jobs()
+    ]
+    return folders + finished
+
+
+def fine_tuned_name(model: str, suffix: str | None, job_id: str) -> str:
+    """Name of a job's result: ft:<base-name>:<suffix>:<id>. The base of a fine-tuned model is its own base."""
+    base = model.split(":")[1] if model.startswith("ft:") else Path(model).name
+    return f"ft:{base}:{suffix or ''}:{job_id}"

@@ -1,0 +1,94 @@
+"""Entropy scoring behind Ray Serve: token ids in, arrays out, one application per checkpoint."""
+
+import asyncio
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from ray import serve
+from ray.exceptions import RayActorError, RayTaskError
+from ray.serve.handle import DeploymentHandle
+
+from services.settings import ENGINE_ENVIRONMENT
+
+SCORE_TIMEOUT_S = 3600.0
+MAX_RETRIES = 3
+
+
+class EngineReplica:
+    """An engine with one thread of its own: it is not thread-safe, and Serve's event loop must stay free."""
+
+    def __init__(self) -> None:
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="engine")
+
+    async def run(self, function: Any, *arguments: Any) -> Any:
+        """Call `function` on the engine's thread."""
+        return await asyncio.get_running_loop().run_in_executor(self._thread, function, *arguments)
+
+    def build(self, function: Any) -> Any:
+        """Make the engine on its thread; waits."""
+        return self._thread.submit(function).result()
+
+
+@serve.deployment(max_ongoing_requests=8, health_check_timeout_s=120, graceful_shutdown_timeout_s=2)
+class ScorerReplica(EngineReplica):
+    """Holds one checkpoint in a vLLM pooling engine."""
+
+    def __init__(self, checkpoint: str, max_length: int) -> None:
+        super().__init__()
+        from wmss.scoring.vllm_entropy import VllmEntropyScorer
+
+        self._scorer = self.build(lambda: VllmEntropyScorer(Path(checkpoint), max_length=max_length))
+
+    async def score(
+        self, token_ids: npt.NDArray[np.int32], lengths: npt.NDArray[np.int64]
+    ) -> npt.NDArray[np.float32]:
+        """Flat ids of several sequences and their lengths -> flat [sum(lengths), 2], entropy and next-token NLL."""
+        sequences = [part.tolist() for part in np.split(token_ids, np.cumsum(lengths)[:-1])]
+        return np.concatenate(await self.run(self._scorer.score, sequences))
+
+    async def provenance(self) -> dict[str, Any]:
+        """Engine, version, precision."""
+        return dict(self._scorer.provenance())
+
+
+class ServeScorer:
+    """The driver's side: a `Scorer` whose engine lives in a Serve application."""
+
+    def __init__(self, handle: DeploymentHandle[Any]) -> None:
+        self._handle = handle
+
+    def score(self, sequences: list[list[int]]) -> list[npt.NDArray[np.float32]]:
+        """Per sequence [T, 2]; a call that dies with its replica is made again."""
+        lengths = np.array([len(ids) for ids in sequences], dtype=np.int64)
+        flat = np.fromiter((token for ids in sequences for token in ids), dtype=np.int32, count=int(lengths.sum()))
+        statistics = call_replica(self._handle.score, flat, lengths)
+        return np.split(statistics, np.cumsum(lengths)[:-1])
+
+    def provenance(self) -> dict[str, Any]:
+        """What the engine says of itself."""
+        return dict(call_replica(self._handle.provenance))
+
+
+def call_replica(method: Any, *arguments: Any) -> Any:
+    """One remote call, made again (a few times) when its replica dies under it; Serve starts a new replica."""
+    for attempt in range(MAX_RETRIES + 1):
+        try:
+            return method.remote(*arguments).result(timeout_s=SCORE_TIMEOUT_S)
+        except RayTaskError:
+            raise  # the engine refused this input; it would again
+        except RayActorError:
+            if attempt == MAX_RETRIES:
+                raise
+    raise AssertionError("unreachable")
+
+
+def replica_options(*, use_gpu: bool) -> dict[str, Any]:
+    """Ray resources and environment of one engine replica."""
+    return {
+        "num_cpus": 1,
+        "num_gpus": 1 if use_gpu else 0,
+        "runtime_env": {"env_vars": ENGINE_ENVIRONMENT},
+    }

@@ -1,0 +1,82 @@
+"""Where the service keeps things and how it finds its parts: environment variables `WMSS_*`, read once."""
+
+from pathlib import Path
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+ENGINE_ENVIRONMENT = {
+    # Largest effect on CPU found: with more threads than cores to itself an engine falls 10-100x behind.
+    "OMP_NUM_THREADS": "1",
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+    "VLLM_CPU_KVCACHE_SPACE": "1",
+    # One process per engine: a replica that dies takes its engine along, and start-up is 20 s shorter.
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+    "VLLM_NO_USAGE_STATS": "1",
+    "VLLM_LOGGING_LEVEL": "WARNING",
+    "HF_HUB_OFFLINE": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+    "RAY_TRAIN_ENABLE_STATE_TRACKING": "1",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    # 3 s, the default, is too short for a driver to write down where it stopped.
+    "RAY_JOB_STOP_WAIT_TIME_S": "10",
+}
+"""Environment of the Ray node and of everything it starts. No secrets: Ray shows it to whoever asks."""
+
+
+class Settings(BaseSettings):
+    """Settings of every process of the service; each field is the variable `WMSS_<FIELD>`."""
+
+    model_config = SettingsConfigDict(env_prefix="WMSS_", frozen=True, use_attribute_docstrings=True)
+
+    home: Path = Path("~/.wmss")
+    """Folder of the service's state."""
+    database_url: str | None = None
+    """SQLAlchemy URL of the job database; default SQLite in the home."""
+    model_roots: str = ""
+    """Folders models may be taken from, separated by colons, besides the home's `models/`."""
+    ray_dashboard_url: str = "http://127.0.0.1:8265"
+    """Address of the Ray dashboard, whose Jobs API runs the drivers."""
+    max_running_jobs: int = Field(default=1, ge=1)
+    """Jobs that run at a time; the others wait in order."""
+    max_attempts: int = Field(default=3, ge=1)
+    """Drivers a job may use up before it fails."""
+    lease_s: float = Field(default=30.0, gt=0)
+    """A driver that has not renewed its lease for so long has lost the job."""
+    reconcile_s: float = Field(default=2.0, gt=0)
+    """Seconds between two comparisons of the database with Ray."""
+    max_file_bytes: int = Field(default=2**30, ge=1)
+    """Largest file an upload may have."""
+
+    @property
+    def root(self) -> Path:
+        """The home as an absolute path."""
+        return self.home.expanduser().resolve()
+
+    @property
+    def database(self) -> str:
+        """The database URL in force."""
+        return self.database_url or f"sqlite:///{self.root / 'wmss.db'}"
+
+    @property
+    def models(self) -> Path:
+        """Where finished models lie; always an allowed root."""
+        return self.root / "models"
+
+    @property
+    def allowed_roots(self) -> list[Path]:
+        """Folders a model may be named from."""
+        return [self.models, *(Path(root).expanduser().resolve() for root in self.model_roots.split(":") if root)]
+
+    def file_path(self, file_id: str) -> Path:
+        """Where an uploaded file lies."""
+        return self.root / "files" / f"{file_id}.jsonl"
+
+    def job_folder(self, job_id: str) -> Path:
+        """Where a job's artifacts lie."""
+        return self.root / "jobs" / job_id
+
+    @property
+    def runs(self) -> Path:
+        """Ray Train's storage path."""
+        return self.root / "runs"

@@ -1,0 +1,255 @@
+"""`wmss serve`: one command that runs a Ray head and the API, and takes both down again.
+
+Both are children of this process. A dead API is started again and finds the cluster; when the supervisor goes, for
+whatever reason, its children go with it, and what they left behind is adopted and ended.
+"""
+
+import ctypes
+import logging
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+
+import psutil
+from pydantic import BaseModel
+
+from services.settings import ENGINE_ENVIRONMENT, Settings
+
+logger = logging.getLogger(__name__)
+
+PR_SET_PDEATHSIG = 1
+PR_SET_CHILD_SUBREAPER = 36
+START_TIMEOUT_S = 120.0
+STOP_TIMEOUT_S = 10.0
+MAX_SOCKET_ROOT = 40
+"""Ray's socket paths add some 65 characters to its temp folder, and Linux allows 107."""
+
+
+class Endpoint(BaseModel):
+    """How to reach a running service; written to `endpoint.json` in its home when it is ready."""
+
+    base_url: str
+    dashboard_url: str
+    token_path: str
+    pid: int
+
+
+class ServeError(RuntimeError):
+    """The service cannot start; the message says what to change."""
+
+
+def endpoint_file(settings: Settings) -> Path:
+    """Where a running service says how to reach it."""
+    return settings.root / "endpoint.json"
+
+
+class Supervisor:
+    """Starts, watches and stops the children."""
+
+    def __init__(self, settings: Settings, *, host: str, port: int) -> None:
+        self._settings = settings
+        self._host = host
+        self._port = port
+        self._stop_requested = False
+        self._ray: subprocess.Popen[bytes] | None = None
+        self._api: subprocess.Popen[bytes] | None = None
+        self._logs = settings.root / "logs"
+
+    def run(self, on_ready: Callable[[Endpoint], None]) -> None:
+        """Start everything, call `on_ready`, and keep it running until SIGTERM or Ctrl-C."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._request_stop)
+        # Orphans of dead children (Ray's workers) become our children: none can be left behind.
+        ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+        self._check_port()
+        self._logs.mkdir(parents=True, exist_ok=True)
+        token_path = self._make_token()
+        try:
+            dashboard_url = self._start_ray(token_path)
+            environment = self._environment(token_path) | {"WMSS_RAY_DASHBOARD_URL": dashboard_url}
+            self._api = self._start_api(environment)
+            base_url = f"http://{self._host}:{self._port}"
+            self._wait_until_ready(base_url)
+            endpoint = Endpoint(
+                base_url=f"{base_url}/v1", dashboard_url=dashboard_url, token_path=str(token_path), pid=os.getpid()
+            )
+            if not self._stop_requested:
+                endpoint_file(self._settings).write_text(endpoint.model_dump_json(indent=2) + "\n", encoding="utf-8")
+                on_ready(endpoint)
+            self._watch(environment)
+        finally:
+            endpoint_file(self._settings).unlink(missing_ok=True)
+            self._stop_children()
+
+    def _request_stop(self, number: int, frame: FrameType | None) -> None:
+        self._stop_requested = True
+
+    def _check_port(self) -> None:
+        if self._host not in ("127.0.0.1", "localhost", "::1"):
+            logger.warning("listening on %s: anyone who reaches it can use this service", self._host)
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((self._host, self._port))
+            except OSError as error:
+                raise ServeError(
+                    f"--port: {self._host}:{self._port} cannot be used ({error.strerror}); stop what listens there or "
+                    "choose another port"
+                ) from error
+
+    def _make_token(self) -> Path:
+        path = self._settings.root / "ray_token"
+        if not path.is_file():
+            path.touch(mode=0o600)
+            path.write_text(secrets.token_hex(32), encoding="utf-8")
+        return path
+
+    def _environment(self, token_path: Path) -> dict[str, str]:
+        # Ray picks "auto" clusters from RAY_ADDRESS and a file of the machine; another cluster's must not leak in.
+        inherited = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
+        return inherited | ENGINE_ENVIRONMENT | {
+            "RAY_AUTH_MODE": "token",
+            "RAY_AUTH_TOKEN_PATH": str(token_path),
+            "WMSS_HOME": str(self._settings.root),
+            "WMSS_MODEL_ROOTS": self._settings.model_roots,
+        }
+
+    def _start_ray(self, token_path: Path) -> str:
+        temp_dir = self._settings.root / "ray"
+        if len(str(temp_dir)) > MAX_SOCKET_ROOT:
+            temp_dir = Path(f"/tmp/wmss-ray-{os.getuid()}-{secrets.token_hex(4)}")
+        gcs, dashboard, agent, client = (free_port() for _ in range(4))
+        self._ray = self._spawn(
+            "ray",
+            [
+                str(Path(sys.executable).with_name("ray")),
+                "start",
+                "--head",
+                "--block",
+                "--node-ip-address=127.0.0.1",
+                f"--port={gcs}",
+                f"--dashboard-port={dashboard}",
+                "--dashboard-host=127.0.0.1",
+                f"--dashboard-agent-listen-port={agent}",
+                f"--ray-client-server-port={client}",
+                f"--temp-dir={temp_dir}",
+                # Two cores are oversubscribed on purpose: an engine and a trainer that wait must not block a third.
+                f"--num-cpus={max(4, os.cpu_count() or 1)}",
+                "--disable-usage-stats",
+            ],
+            self._environment(token_path),
+        )
+        url = f"http://127.0.0.1:{dashboard}"
+        self._wait_for("the Ray head", self._ray, lambda: _answers(url), "ray.log")
+        return url
+
+    def _start_api(self, environment: dict[str, str]) -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-m", "uvicorn", "services.api.app:create_app", "--factory"]
+        return self._spawn(
+            "api", [*command, "--host", self._host, "--port", str(self._port), "--log-level", "warning"], environment
+        )
+
+    def _spawn(self, name: str, command: list[str], environment: dict[str, str]) -> subprocess.Popen[bytes]:
+        with (self._logs / f"{name}.log").open("ab") as log:
+            # A session of its own: Ctrl-C reaches the supervisor alone, which then stops the children in order.
+            return subprocess.Popen(
+                command,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                preexec_fn=_die_with_parent,
+            )
+
+    def _wait_until_ready(self, base_url: str) -> None:
+        assert self._api is not None
+        self._wait_for("the API", self._api, lambda: _answers(f"{base_url}/readyz"), "api.log")
+
+    def _wait_for(
+        self, what: str, process: subprocess.Popen[bytes], answers: Callable[[], bool], log: str
+    ) -> None:
+        deadline = time.monotonic() + START_TIMEOUT_S
+        while not self._stop_requested and not answers():
+            if process.poll() is not None:
+                raise ServeError(f"{what} ended while starting (code {process.returncode}); see {self._logs / log}")
+            if time.monotonic() > deadline:
+                raise ServeError(f"{what} did not answer within {START_TIMEOUT_S:.0f} s; see {self._logs / log}")
+            time.sleep(0.2)
+
+    def _watch(self, environment: dict[str, str]) -> None:
+        assert self._ray is not None and self._api is not None
+        while not self._stop_requested:
+            if self._ray.poll() is not None:
+                raise ServeError(
+                    f"the Ray head ended (code {self._ray.returncode}); see {self._logs / 'ray.log'}. Jobs are kept: "
+                    "`wmss serve` again goes on with them"
+                )
+            if self._api.poll() is not None:
+                logger.warning("the API ended (code %s); starting it again", self._api.returncode)
+                time.sleep(0.5)
+                self._api = self._start_api(environment)
+            _reap_adopted(self._ray.pid, self._api.pid)
+            time.sleep(0.2)
+
+    def _stop_children(self) -> None:
+        """SIGTERM to API and Ray, then whatever is still below this process; SIGKILL after a while."""
+        for child in (self._api, self._ray):
+            if child is not None and child.poll() is None:
+                child.terminate()
+                try:
+                    child.wait(STOP_TIMEOUT_S)
+                except subprocess.TimeoutExpired:
+                    child.kill()
+                    child.wait()
+        rest = psutil.Process().children(recursive=True)
+        for process in rest:
+            _ignore_gone(process.terminate)
+        _, alive = psutil.wait_procs(rest, timeout=3)
+        while alive:
+            for process in alive:
+                _ignore_gone(process.kill)
+            psutil.wait_procs(alive, timeout=3)
+            alive = psutil.Process().children(recursive=True)
+
+
+def free_port() -> int:
+    """A port nobody listens on; above 32767, outside the range Ray gives to its workers."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _die_with_parent() -> None:
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+
+
+def _reap_adopted(*own: int) -> None:
+    """Collect adopted orphans that have ended, or they would stay as zombies."""
+    for process in psutil.Process().children():
+        if process.pid not in own and process.status() == psutil.STATUS_ZOMBIE:
+            _ignore_gone(lambda process=process: os.waitpid(process.pid, os.WNOHANG))
+
+
+def _ignore_gone(action: Callable[[], object]) -> None:
+    try:
+        action()
+    except (psutil.NoSuchProcess, ChildProcessError):
+        return
+
+
+def _answers(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=2) as response:
+            return bool(response.status == 200)
+    except OSError as error:
+        # With a token on, the dashboard answers 401 to us: it is up.
+        return getattr(error, "code", None) == 401

@@ -1,0 +1,139 @@
+"""Training behind Ray Train: runs `wmss.training.loop` on a group of workers and writes down what they report."""
+
+import contextlib
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import ray.train
+import torch
+from ray.train import Checkpoint, CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+from ray.train.torch import TorchTrainer, get_device
+
+from services.jobs.store import Fence, NewEvent, Store
+from services.settings import ENGINE_ENVIRONMENT, Settings
+from wmss.errors import TrainingError, WmssError
+from wmss.training.loop import TrainingRun, train
+
+MAX_WORKER_FAILURES = 3
+FLUSH_S = 0.5
+
+
+def run_training(
+    run: TrainingRun,
+    *,
+    name: str,
+    storage: Path,
+    num_workers: int,
+    use_gpu: bool,
+    keep_last: int,
+    record: dict[str, Any],
+) -> Path:
+    """Run a phase under Ray Train; returns its last checkpoint folder.
+
+    A run of the same name and storage goes on from its last checkpoint. `record` names the job, the attempt and the
+    model the checkpoints belong to.
+    """
+    trainer = TorchTrainer(
+        train_worker,
+        train_loop_config={"run": run.model_dump(mode="json"), "record": {**record, "keep_last": keep_last}},
+        scaling_config=ScalingConfig(num_workers=num_workers, use_gpu=use_gpu),
+        run_config=RunConfig(
+            name=name,
+            storage_path=str(storage),
+            failure_config=FailureConfig(max_failures=MAX_WORKER_FAILURES),
+            checkpoint_config=CheckpointConfig(num_to_keep=keep_last),
+            worker_runtime_env={"env_vars": ENGINE_ENVIRONMENT},
+        ),
+    )
+    result = trainer.fit()
+    if result.return_value is not None:
+        raise TrainingError(result.return_value["message"], param=result.return_value["param"])
+    assert result.checkpoint is not None, f"training {name} ended without a checkpoint"
+    return Path(result.checkpoint.path)
+
+
+def train_worker(config: dict[str, Any]) -> dict[str, Any] | None:
+    """One worker. The caller's own faults are returned, not raised: Ray Train would try them again."""
+    run = TrainingRun.model_validate(config["run"])
+    with contextlib.closing(RayHost(phase=run.phase, **config["record"])) as host:
+        try:
+            train(run, host)
+        except WmssError as error:
+            return {"message": error.message, "param": error.param}
+    return None
+
+
+class RayHost:
+    """The loop's `Host` on a Ray Train worker."""
+
+    def __init__(self, *, phase: str, job_id: str, attempt: int, model_name: str, keep_last: int) -> None:
+        context = ray.train.get_context()
+        self.rank = context.get_world_rank()
+        self.world_size = context.get_world_size()
+        self.device: torch.device = get_device()
+        self._storage = Path(context.get_storage().storage_fs_path)
+        self._phase = phase
+        self._model_name = model_name
+        self._keep_last = keep_last
+        settings = Settings()
+        self._store = Store(settings.database)
+        self._fence = Fence(self._store, job_id, attempt, lease_s=settings.lease_s)
+        self._pending: list[dict[str, float]] = []
+        self._flushed_at = time.monotonic()
+
+    @contextlib.contextmanager
+    def latest_checkpoint(self) -> Iterator[Path | None]:
+        """A local folder with the newest complete checkpoint, or None."""
+        checkpoint = ray.train.get_checkpoint()
+        if checkpoint is None:
+            yield None
+            return
+        with checkpoint.as_directory() as folder:
+            yield Path(folder)
+
+    def log(self, metrics: dict[str, float]) -> None:
+        """Record a step; written at most twice a second, so that the database never slows a step down."""
+        self._pending.append(metrics)
+        if time.monotonic() - self._flushed_at >= FLUSH_S:
+            self._flush()
+
+    def checkpoint(self, folder: Path, metrics: dict[str, float]) -> None:
+        """Copy a checkpoint folder to the run's storage and make it the one to resume from."""
+        step = int(metrics["step"])
+        name = f"step-{step:08d}"
+        ray.train.report(metrics, checkpoint=Checkpoint.from_directory(str(folder)), checkpoint_dir_name=name)
+        if self.rank == 0:
+            self._flush()
+            self._fence.record_checkpoint(
+                phase=self._phase,
+                step=step,
+                path=self._storage / name,
+                model_name=f"{self._model_name}:ckpt-{self._phase}-{step}",
+                metrics=metrics,
+                keep_last=self._keep_last,
+            )
+
+    def close(self) -> None:
+        """Write what is pending and let go of the database."""
+        self._flush()
+        self._store.close()
+
+    def _flush(self) -> None:
+        if self._pending:
+            newest = self._pending[-1]
+            self._fence.record_events([_metrics_event(self._phase, metrics) for metrics in self._pending])
+            self._fence.progress(self._phase, int(newest["step"]), int(newest["num_steps"]))
+            self._pending = []
+        self._flushed_at = time.monotonic()
+
+
+def _metrics_event(phase: str, metrics: dict[str, float]) -> NewEvent:
+    step, num_steps = int(metrics["step"]), int(metrics["num_steps"])
+    return NewEvent(
+        f"{phase} step {step}/{num_steps}: train_loss {metrics['train_loss']:.4f}",
+        type="metrics",
+        data={"phase": phase, **metrics, "step": step, "num_steps": num_steps},
+        key=f"{phase}-1-{step}",
+    )

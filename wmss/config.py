@@ -1,0 +1,281 @@
+"""Which knobs exist: names, bounds, units and defaults. One declaration for REST, TOML and the trainer.
+
+Every model is frozen and refuses unknown keys; the text under a field is its help. Importing this loads no torch.
+"""
+
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+
+from wmss.errors import ConfigError
+
+
+class Knobs(BaseModel):
+    """Base of every configuration model."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
+
+
+class Hyperparameters(Knobs):
+    """How a model is trained."""
+
+    n_epochs: int = Field(default=1, ge=1, le=1000)
+    """Passes over the phase's samples. With `wmss`: of the weak-driven phase."""
+    max_steps: int | None = Field(default=None, ge=1)
+    """Upper bound on the optimizer steps of each training phase; null = none."""
+    batch_size: int | Literal["auto"] = Field(default="auto")
+    """Samples per optimizer step, over all workers; "auto" = the preset's, but at most an eighth of the samples."""
+    learning_rate: float = Field(default=1e-5, gt=0, le=1)
+    """Peak learning rate of AdamW (0.9, 0.999)."""
+    lr_schedule: Literal["linear", "cosine", "constant"] = "linear"
+    """Decay after warm-up: to 0 along a line or half a cosine, or none."""
+    warmup_ratio: float = Field(default=0.1, ge=0, le=1)
+    """Share of the phase's steps over which the learning rate rises from 0; 0 = no warm-up."""
+    weight_decay: float = Field(default=0.0, ge=0, le=1)
+    """Decoupled weight decay of matrices; 0 = off. Norms and biases are never decayed."""
+    gradient_clip: float | None = Field(default=1.0, gt=0)
+    """Largest global gradient norm, both branches together; null = no clipping."""
+    max_length: int | Literal["auto"] = "auto"
+    """Tokens per sample; longer completions are cut and reported. "auto" = 4096 or the model's context if shorter."""
+    micro_batch_tokens: int = Field(default=8192, ge=1)
+    """Padded tokens per forward pass and worker. It bounds memory and does not change the result."""
+
+    @model_validator(mode="after")
+    def _positive_counts(self) -> Self:
+        for name in ("batch_size", "max_length"):
+            value = getattr(self, name)
+            if value != "auto" and value < (1 if name == "batch_size" else 2):
+                raise ValueError(f'{name}: expected "auto" or a positive number, got {value}')
+        return self
+
+
+class WmssHyperparameters(Hyperparameters):
+    """As `Hyperparameters`, plus the supervised phase that makes the strong checkpoint."""
+
+    sft_epochs: int = Field(default=1, ge=1, le=1000)
+    """Epochs of supervised fine-tuning that turn `model` into the strong checkpoint; unused with `strong_model`."""
+
+
+class SupervisedConfig(Knobs):
+    """Plain supervised fine-tuning (`method.supervised`)."""
+
+    hyperparameters: Hyperparameters = Hyperparameters()
+    """How the model is trained."""
+
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "wmss-v2": {"weighting": "v2", "deduplicate": True, "weak_update": "joint", "hyperparameters": {}},
+    "wmss-v1": {
+        "weighting": "per_term",
+        "deduplicate": False,
+        "weak_update": "joint",
+        "hyperparameters": {"warmup_ratio": 0.0},
+    },
+    "efficient": {"weighting": "v2", "deduplicate": True, "weak_update": "frozen", "hyperparameters": {}},
+}
+"""Values a preset gives to knobs that the caller left out: the paper's current text, what the official code runs,
+and the current text with a frozen weak model (a third of the extra cost; a different algorithm from the paper's)."""
+
+PRESET_BATCH_SIZE = {"wmss-v2": 512, "wmss-v1": 256, "efficient": 512}
+"""What `batch_size: auto` starts from."""
+
+
+class WmssConfig(Knobs):
+    """Weak-driven training (`method.wmss`; `[wmss]` in TOML)."""
+
+    preset: Literal["wmss-v2", "wmss-v1", "efficient"] = "wmss-v2"
+    """Named set of values for the knobs left out below."""
+    weak_model: str | None = None
+    """The weak checkpoint; null = `model`."""
+    strong_model: str | None = None
+    """The strong checkpoint; null = made from `model` by supervised fine-tuning."""
+    mixing_weight: float = Field(default=0.5, ge=0, le=1)
+    """λ, the weight of the strong logits; 1 = plain fine-tuning of the strong model."""
+    weak_update: Literal["joint", "frozen"] = "joint"
+    """Train the weak branch too (the paper's method), or hold it fixed."""
+    weighting: Literal["v2", "v1", "per_term", "uniform"] = "v2"
+    """How entropies become sampling weights; see `wmss.core.curriculum`."""
+    alpha: float = Field(default=0.1, ge=0)
+    """Coefficient of the first term (v2: entropy drop; v1 and per_term: weak entropy)."""
+    beta: float = Field(default=0.8, ge=0)
+    """Coefficient of the second term (v2: strong entropy; v1 and per_term: entropy drop)."""
+    gamma: float = Field(default=0.1, ge=0)
+    """Coefficient of the third term (entropy rise)."""
+    deduplicate: bool = True
+    """Train on each drawn sample once, however often it was drawn."""
+    hyperparameters: WmssHyperparameters = WmssHyperparameters()
+    """How the models are trained."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _apply_preset(cls, given: Any) -> Any:
+        if not isinstance(given, dict) or given.get("preset", "wmss-v2") not in PRESETS:
+            return given
+        values = PRESETS[given.get("preset", "wmss-v2")]
+        hyperparameters = given.get("hyperparameters", {})
+        if not isinstance(hyperparameters, dict):
+            return {**values, **given}
+        return {**values, **given, "hyperparameters": {**values["hyperparameters"], **hyperparameters}}
+
+    @model_validator(mode="after")
+    def _no_unused_knob(self) -> Self:
+        if self.strong_model is not None and "sft_epochs" in self.hyperparameters.model_fields_set:
+            raise ValueError(
+                "hyperparameters.sft_epochs: unused when strong_model is given (no supervised phase runs); remove one"
+            )
+        if self.weighting == "uniform" and self.model_fields_set & {"alpha", "beta", "gamma"}:
+            raise ValueError("alpha, beta, gamma: unused with weighting 'uniform'; remove them")
+        if self.weighting != "uniform" and self.alpha == self.beta == self.gamma == 0:
+            raise ValueError("alpha, beta, gamma: expected at least one above 0, got three zeros")
+        return self
+
+
+class SupervisedMethod(Knobs):
+    """Plain supervised fine-tuning."""
+
+    type: Literal["supervised"] = "supervised"
+    """Which algorithm runs."""
+    supervised: SupervisedConfig = SupervisedConfig()
+    """Its knobs."""
+
+
+class WmssMethod(Knobs):
+    """Weak-driven training on mixed logits."""
+
+    type: Literal["wmss"]
+    """Which algorithm runs."""
+    wmss: WmssConfig = WmssConfig()
+    """Its knobs."""
+
+
+class Resources(Knobs):
+    """What a job may occupy."""
+
+    num_workers: int = Field(default=1, ge=1, le=1024)
+    """Training workers; each holds a copy of the model(s) and takes its share of every batch."""
+    use_gpu: bool | None = None
+    """One GPU per training worker and engine; null = if the cluster has any."""
+
+
+class Checkpointing(Knobs):
+    """When training state is saved, for resuming and for use as a model."""
+
+    every_steps: int = Field(default=100, ge=1)
+    """Optimizer steps between checkpoints; the end of a phase always makes one."""
+    keep_last: int = Field(default=2, ge=1)
+    """Checkpoints kept per training phase."""
+
+
+Suffix = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+
+
+class JobSpec(Knobs):
+    """A fine-tuning job, as posted to `/v1/fine_tuning/jobs` or written in a TOML file."""
+
+    model: str = Field(min_length=1)
+    """Start checkpoint: a folder under an allowed root, or the name of a finished job's model."""
+    training_file: str = Field(min_length=1)
+    """File id (REST) or path (TOML, CLI) of JSON lines: chat `messages`, or `prompt` and `completion`."""
+    validation_file: str | None = None
+    """Held-out file of the same form, for the `evaluate` phase; null = that phase is skipped."""
+    method: Annotated[SupervisedMethod | WmssMethod, Field(discriminator="type")] = SupervisedMethod()
+    """The algorithm and its knobs."""
+    seed: int = Field(default=42, ge=0, lt=2**32)
+    """Seed of the draw and of the order of samples."""
+    suffix: Suffix | None = None
+    """Part of the finished model's name, up to 64 letters, digits, '.', '_' or '-'."""
+    metadata: (
+        dict[
+            Annotated[str, StringConstraints(min_length=1, max_length=64)],
+            Annotated[str, StringConstraints(max_length=512)],
+        ]
+        | None
+    ) = Field(default=None, max_length=16)
+    """Up to 16 pairs of your own, for filtering the job list."""
+    resources: Resources = Resources()
+    """What the job may occupy."""
+    checkpointing: Checkpointing = Checkpointing()
+    """When training state is saved."""
+
+    @property
+    def hyperparameters(self) -> Hyperparameters:
+        """The hyperparameters of whichever method was chosen."""
+        method = self.method
+        return method.wmss.hyperparameters if isinstance(method, WmssMethod) else method.supervised.hyperparameters
+
+
+def resolve_batch_size(spec: JobSpec, num_samples: int) -> int:
+    """Samples per optimizer step: as given, or min(the preset's, an eighth of the samples), at least 1."""
+    given = spec.hyperparameters.batch_size
+    if given != "auto":
+        return given
+    preset = spec.method.wmss.preset if isinstance(spec.method, WmssMethod) else "wmss-v2"
+    return max(1, min(PRESET_BATCH_SIZE[preset], num_samples // 8))
+
+
+def resolve_max_length(spec: JobSpec, context_length: int) -> int:
+    """Tokens per sample: as given (refused above the model's context), or 4096 capped by the context."""
+    given = spec.hyperparameters.max_length
+    if given == "auto":
+        return min(4096, context_length)
+    if given > context_length:
+        raise ConfigError(
+            f"max_length: expected at most the model's context of {context_length} tokens, got {given}",
+            param=f"method.{spec.method.type}.hyperparameters.max_length",
+        )
+    return given
+
+
+def parse_job(values: Any) -> JobSpec:
+    """Validate a job from JSON values; every problem becomes one `ConfigError` that names the fields."""
+    try:
+        return JobSpec.model_validate(values)
+    except ValidationError as error:
+        raise explain(error.errors(include_url=False)) from None
+
+
+def load_job(path: Path) -> JobSpec:
+    """Read a job from TOML: the keys of `JobSpec`, with `[wmss]` or `[supervised]` in place of `method`."""
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(f"{path}: expected a readable TOML file: {error}") from error
+    methods = [name for name in ("wmss", "supervised") if name in values]
+    if "method" in values or len(methods) > 1:
+        raise ConfigError(f"{path}: expected one table, [wmss] or [supervised], in place of `method`; keep one")
+    if methods:
+        values["method"] = {"type": methods[0], methods[0]: values.pop(methods[0])}
+    return parse_job(values)
+
+
+def explain(errors: Sequence[Mapping[str, Any]]) -> ConfigError:
+    """One message for all of pydantic's `errors()`, `param` naming the first field (e.g. `method.wmss.alpha`)."""
+    problems = [(field_path(item["loc"]), item) for item in errors]
+    lines = []
+    for field, item in problems:
+        if item["type"] == "extra_forbidden":
+            text = "unknown field; remove it or correct its spelling"
+        elif item["type"] == "missing":
+            text = "required field is missing"
+        else:
+            text = item["msg"].removeprefix("Value error, ")
+            if item["type"] != "value_error":
+                text += f" (got {_short(item['input'])})"
+        lines.append(f"{field}: {text}" if field else text)
+    return ConfigError("; ".join(lines), param=problems[0][0] or None)
+
+
+def field_path(location: tuple[int | str, ...]) -> str:
+    """A field's dotted path as the caller wrote it: pydantic repeats the tag after a tagged union's field."""
+    parts = [str(part) for part in location]
+    if parts[:1] == ["method"] and len(parts) > 1:
+        del parts[1]
+    return ".".join(parts)
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."

@@ -1,0 +1,119 @@
+"""From the entropies of two checkpoints: how often is each sample drawn?"""
+
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+FloatArray = npt.NDArray[np.float64]
+Weighting = Literal["v2", "v1", "per_term", "uniform"]
+TERMS: dict[str, tuple[str, str, str]] = {
+    "v2": ("drop", "strong", "rise"),
+    "v1": ("weak", "drop", "rise"),
+    "per_term": ("weak", "drop", "rise"),
+}
+"""Which quantity alpha, beta and gamma multiply: H_weak, H_strong, the entropy's drop or its rise."""
+
+
+def sampling_weights(
+    weak_entropy: npt.ArrayLike,
+    strong_entropy: npt.ArrayLike,
+    *,
+    weighting: Weighting = "v2",
+    alpha: float = 0.1,
+    beta: float = 0.8,
+    gamma: float = 0.1,
+) -> FloatArray:
+    """Sampling probability of every sample, float64 [n], sum 1.
+
+    With ΔH = H_strong − H_weak and [u]₊ = max(u, 0):
+
+        v2        p ∝ α [−ΔH]₊  + β H_strong + γ [ΔH]₊      (Eq. 9 of the current text)
+        v1        p ∝ α H_weak  + β [−ΔH]₊   + γ [ΔH]₊      (the first version's meaning)
+        per_term  as v1, each term first scaled to sum 1     (what the official code runs)
+        uniform   p = 1/n                                    (control)
+
+    Args:
+        weak_entropy, strong_entropy: [n], mean entropy per sample in nats, finite and >= 0.
+        alpha, beta, gamma: non-negative coefficients of the three terms.
+
+    Raises:
+        ValueError: shapes differ, a value is negative or not finite, or no term has any mass.
+
+    Source: Weak-Driven Learning (arXiv 2602.08222 v2), Eq. 8 and 9, appendix B.6.
+    """
+    weak = _entropies("weak_entropy", weak_entropy)
+    strong = _entropies("strong_entropy", strong_entropy)
+    if weak.shape != strong.shape:
+        raise ValueError(f"strong_entropy: expected the shape of weak_entropy {weak.shape}, got {strong.shape}")
+    if weighting == "uniform":
+        return np.full(weak.size, 1.0 / weak.size)
+    terms = weighting_terms(weak, strong, weighting=weighting, alpha=alpha, beta=beta, gamma=gamma)
+    total = terms.sum(axis=0)
+    mass = total.sum()
+    if not mass > 0.0:
+        raise ValueError(
+            f"weighting {weighting!r}: no term has any mass (all entropies or all coefficients of non-empty terms "
+            'are 0); use weighting="uniform" or another weak checkpoint'
+        )
+    return total / mass
+
+
+def weighting_terms(
+    weak_entropy: FloatArray,
+    strong_entropy: FloatArray,
+    *,
+    weighting: Weighting,
+    alpha: float,
+    beta: float,
+    gamma: float,
+) -> FloatArray:
+    """The three terms of a weighting before their sum is normalised, float64 [3, n], in the order of `TERMS`."""
+    for name, value in (("alpha", alpha), ("beta", beta), ("gamma", gamma)):
+        if not (np.isfinite(value) and value >= 0.0):
+            raise ValueError(f"{name}: expected a finite number >= 0, got {value}")
+    if weighting not in TERMS:
+        raise ValueError(f"weighting: expected one of {[*TERMS, 'uniform']}, got {weighting!r}")
+    delta = strong_entropy - weak_entropy
+    quantity = {
+        "weak": weak_entropy,
+        "strong": strong_entropy,
+        "drop": np.maximum(-delta, 0.0),
+        "rise": np.maximum(delta, 0.0),
+    }
+    parts = np.stack([quantity[name] for name in TERMS[weighting]])
+    if weighting == "per_term":
+        # A term without mass drops out and the others share its part when the sum is normalised.
+        sums = parts.sum(axis=1, keepdims=True)
+        parts = np.divide(parts, sums, out=np.zeros_like(parts), where=sums > 0.0)
+    return np.array([[alpha], [beta], [gamma]]) * parts
+
+
+def draw(weights: npt.ArrayLike, *, num_draws: int, seed: int, deduplicate: bool) -> npt.NDArray[np.int64]:
+    """Indices drawn with replacement from `weights` [n]; with `deduplicate`, each drawn index once.
+
+    De-duplicated indices come in ascending order (a set has no order; the trainer shuffles). The same arguments
+    give the same indices.
+
+    Source: Weak-Driven Learning (arXiv 2602.08222 v2), section 4.2.
+    """
+    probabilities = np.asarray(weights, dtype=np.float64)
+    if probabilities.ndim != 1 or probabilities.size == 0:
+        raise ValueError(f"weights: expected a non-empty vector, got shape {probabilities.shape}")
+    if not np.isfinite(probabilities).all() or (probabilities < 0).any() or not probabilities.sum() > 0:
+        raise ValueError("weights: expected finite numbers >= 0 with a positive sum")
+    if num_draws < 1:
+        raise ValueError(f"num_draws: expected a positive number, got {num_draws}")
+    rng = np.random.default_rng(seed)
+    drawn = rng.choice(probabilities.size, size=num_draws, replace=True, p=probabilities / probabilities.sum())
+    return np.unique(drawn) if deduplicate else drawn
+
+
+def _entropies(name: str, values: npt.ArrayLike) -> FloatArray:
+    array = np.asarray(values, dtype=np.float64)
+    if array.ndim != 1 or array.size == 0:
+        raise ValueError(f"{name}: expected a non-empty vector [n], got shape {array.shape}")
+    if not np.isfinite(array).all() or (array < 0).any():
+        bad = int(np.flatnonzero(~(np.isfinite(array) & (array >= 0)))[0])
+        raise ValueError(f"{name}: expected finite values >= 0 in nats, got {array[bad]} at index {bad}")
+    return array

@@ -1,0 +1,14 @@
+"""Estimates from counts, with their uncertainty."""
+
+import math
+
+
+def wilson_interval(num_correct: int, num_trials: int, *, z: float = 1.959964) -> tuple[float, float]:
+    """Wilson score interval (low, high) of a proportion; z = 1.959964 gives 95 %. It stays inside [0, 1]."""
+    if not 0 <= num_correct <= num_trials or num_trials == 0:
+        raise ValueError(f"expected 0 <= num_correct <= num_trials > 0, got {num_correct} of {num_trials}")
+    p = num_correct / num_trials
+    denominator = 1 + z * z / num_trials
+    centre = (p + z * z / (2 * num_trials)) / denominator
+    half = z * math.sqrt(p * (1 - p) / num_trials + z * z / (4 * num_trials**2)) / denominator
+    return max(0.0, centre - half), min(1.0, centre + half)

@@ -1,0 +1,162 @@
+"""The one place where text becomes tokens and a mask: every phase (training, scoring, evaluation) uses its result.
+
+Chat rows are rendered by the tokenizer's own chat template. Every assistant turn is supervised, from the first
+token after the generation prompt to its end token inclusive; nothing else is. The mask comes from rendering each
+prefix of the conversation, so a template that rewrites earlier turns is refused rather than guessed at.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+from transformers import PreTrainedTokenizerBase
+
+from wmss.data.dataset import Sample, raise_rows
+from wmss.errors import DataError
+from wmss.records import TokenizedSample
+
+
+def tokenize_samples(
+    samples: Sequence[Sample],
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    max_length: int,
+    source: Path,
+    param: str = "training_file",
+) -> tuple[list[TokenizedSample], list[int]]:
+    """Render, tokenize and mask every sample.
+
+    Returns:
+        The samples, in order, and the lines whose completion was cut at `max_length` (their end token is lost).
+
+    Raises:
+        DataError: with line numbers, where the prompt alone fills `max_length` or the template cannot be masked.
+    """
+    tokenized, cut, problems = [], [], []
+    for sample in samples:
+        try:
+            input_ids, mask = _render(sample, tokenizer)
+        except DataError as error:
+            problems.append(f"line {sample.line}: {error}")
+            continue
+        if not any(mask[:max_length]):
+            problems.append(
+                f"line {sample.line}: 0 supervised tokens: the prompt of {mask.index(True)} tokens fills "
+                f"max_length {max_length}; shorten it or raise max_length"
+            )
+            continue
+        if len(input_ids) > max_length:
+            cut.append(sample.line)
+            input_ids, mask = input_ids[:max_length], mask[:max_length]
+        tokenized.append(
+            TokenizedSample(
+                line=sample.line,
+                input_ids=np.asarray(input_ids, dtype=np.int32),
+                target_mask=np.asarray(mask, dtype=np.bool_),
+            )
+        )
+    raise_rows(source, problems, param)
+    return tokenized, cut
+
+
+def _render(sample: Sample, tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[bool]]:
+    return _render_chat(sample, tokenizer) if sample.messages else _render_completion(sample, tokenizer)
+
+
+def _render_completion(sample: Sample, tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[bool]]:
+    """Prompt and completion are tokenized apart: that is what the model will see when it generates."""
+    if tokenizer.eos_token_id is None:
+        raise DataError("the tokenizer has no end-of-sequence token; add eos_token to its configuration")
+    prompt_ids = list(tokenizer(sample.prompt)["input_ids"])
+    if prompt_ids and prompt_ids[-1] == tokenizer.eos_token_id:
+        prompt_ids.pop()  # some tokenizers close every text; the prompt goes on
+    if not prompt_ids:
+        raise DataError("prompt: expected at least one token: the first completion token needs a predecessor")
+    completion_ids = list(tokenizer(sample.completion, add_special_tokens=False)["input_ids"])
+    completion_ids.append(tokenizer.eos_token_id)
+    return prompt_ids + completion_ids, [False] * len(prompt_ids) + [True] * len(completion_ids)
+
+
+def _render_chat(sample: Sample, tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[bool]]:
+    if not tokenizer.chat_template:
+        raise DataError("the tokenizer has no chat template; use prompt/completion rows or another model")
+    messages = list(sample.messages)
+    input_ids = _apply_template(tokenizer, messages, generation_prompt=False)
+    mask = [False] * len(input_ids)
+    special_ids = set(tokenizer.all_special_ids)
+    for index, message in enumerate(messages):
+        if message["role"] != "assistant":
+            continue
+        prompt = _apply_template(tokenizer, messages[:index], generation_prompt=True)
+        through = _apply_template(tokenizer, messages[: index + 1], generation_prompt=False)
+        if input_ids[: len(through)] != through or through[: len(prompt)] != prompt:
+            raise DataError(
+                f"messages[{index}]: the chat template renders this turn differently once more turns follow, so its "
+                "tokens cannot be told apart; split the conversation into rows that end with this turn"
+            )
+        end = len(through)
+        while end > len(prompt) and through[end - 1] not in special_ids:
+            end -= 1  # what the template writes after the end token (a newline, mostly) is never generated
+        if end == len(prompt):
+            raise DataError(
+                f"messages[{index}]: the chat template closes the assistant's turn without a special token, so the "
+                "model would never learn to stop; use a template with an end-of-turn token"
+            )
+        mask[len(prompt) : end] = [True] * (end - len(prompt))
+    return input_ids, mask
+
+
+def _apply_template(
+    tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, str]], *, generation_prompt: bool
+) -> list[int]:
+    rendered = tokenizer.apply_chat_template(
+        messages, tokenize=True, add_generation_prompt=generation_prompt, return_dict=False
+    )
+    return list(rendered)
+
+
+_SCHEMA = pa.schema(
+    [("line", pa.int32()), ("input_ids", pa.list_(pa.int32())), ("target_mask", pa.list_(pa.bool_()))]
+)
+
+
+def save_tokenized(samples: Sequence[TokenizedSample], path: Path) -> None:
+    """Write samples as parquet, in order."""
+    columns = {
+        "line": [sample.line for sample in samples],
+        "input_ids": [sample.input_ids for sample in samples],
+        "target_mask": [sample.target_mask for sample in samples],
+    }
+    pq.write_table(pa.table(columns, schema=_SCHEMA), path)
+
+
+def load_tokenized(path: Path) -> list[TokenizedSample]:
+    """Read what `save_tokenized` wrote."""
+    table = pq.read_table(path, schema=_SCHEMA)
+    return [
+        TokenizedSample(line=line, input_ids=ids, target_mask=mask)
+        for line, ids, mask in zip(
+            table["line"].to_pylist(),
+            _rows(table["input_ids"], np.int32),
+            _rows(table["target_mask"], np.bool_),
+            strict=True,
+        )
+    ]
+
+
+def _rows(column: pa.ChunkedArray, dtype: type) -> list[npt.NDArray]:  # type: ignore[type-arg]
+    return [np.asarray(value, dtype=dtype) for value in column.to_pylist()]
+
+
+def tokens_digest(samples: Sequence[TokenizedSample]) -> str:
+    """SHA-256 over ids, masks and boundaries: two files with equal digests are the same data to every model."""
+    digest = hashlib.sha256()
+    for sample in samples:
+        digest.update(len(sample.input_ids).to_bytes(8, "little"))
+        digest.update(sample.input_ids.tobytes())
+        digest.update(sample.target_mask.tobytes())
+    return digest.hexdigest()

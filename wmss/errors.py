@@ -1,0 +1,48 @@
+"""Errors a caller can cause. Each says what was expected, what came, where, and what to do.
+
+They are picklable (Ray carries them between processes) and become `error{code, message, param}` at the API.
+"""
+
+from typing import Any
+
+
+class WmssError(ValueError):
+    """Base of all caller-facing errors. `code` is stable and machine-readable; `param` names the field."""
+
+    code = "invalid_request"
+
+    def __init__(self, message: str, *, param: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.param = param
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuild, (type(self), self.message, self.param)
+
+
+class ConfigError(WmssError):
+    """A knob is unknown, out of range or contradicts another."""
+
+    code = "invalid_config"
+
+
+class DataError(WmssError):
+    """A training or validation file cannot be used; the message carries line numbers."""
+
+    code = "invalid_file"
+
+
+class ModelError(WmssError):
+    """A model cannot be found, loaded or paired with another."""
+
+    code = "invalid_model"
+
+
+class TrainingError(WmssError):
+    """Training had to stop: a non-finite loss, or workers that failed more often than allowed."""
+
+    code = "training_failed"
+
+
+def _rebuild(kind: type[WmssError], message: str, param: str | None) -> WmssError:
+    return kind(message, param=param)

@@ -1,0 +1,121 @@
+"""From a checkpoint folder to a model, a tokenizer and a digest; and whether two checkpoints may be mixed.
+
+Only safetensors weights are read, and no code that comes with a checkpoint is ever run.
+"""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from wmss.errors import ModelError
+
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
+UNSUPPORTED_LOGIT_CHANGES = {"final_logit_softcapping": (None,), "logit_scale": (None, 1, 1.0)}
+"""Config fields that change logits after the head, with the values that change nothing. The mixed loss works on
+hidden states and heads, so a model that uses one is refused rather than trained on other logits than it serves."""
+
+
+def check_checkpoint(path: Path, *, param: str) -> None:
+    """Raise `ModelError` unless `path` is a complete, safe causal-LM folder (config, safetensors, tokenizer)."""
+    if not path.is_dir():
+        raise ModelError(f"{param}: expected a folder with a model, found none at {path}", param=param)
+    for name in ("config.json", "tokenizer.json"):
+        if not (path / name).is_file():
+            raise ModelError(f"{param}: {path} has no {name}; save the model and its tokenizer there", param=param)
+    if not list(path.glob("*.safetensors")):
+        raise ModelError(f"{param}: {path} has no *.safetensors; pickled weights are not read, convert them", param=param)
+    try:
+        config = json.loads((path / "config.json").read_text(encoding="utf-8"))
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ModelError(f"{param}: {path}/config.json is not valid JSON: {error}", param=param) from error
+    if _mentions_auto_map(config):
+        raise ModelError(f"{param}: {path}/config.json asks to run its own code (auto_map); that is refused", param=param)
+    architectures = config.get("architectures") or []
+    if len(architectures) != 1 or not architectures[0].endswith("ForCausalLM"):
+        raise ModelError(f"{param}: expected one *ForCausalLM architecture, got {architectures} ({path})", param=param)
+    for name, neutral in UNSUPPORTED_LOGIT_CHANGES.items():
+        if config.get(name) not in neutral:
+            raise ModelError(f"{param}: {name}={config[name]} is not supported yet ({path}/config.json)", param=param)
+
+
+def _mentions_auto_map(value: Any) -> bool:
+    if isinstance(value, dict):
+        return "auto_map" in value or any(_mentions_auto_map(item) for item in value.values())
+    return isinstance(value, list) and any(_mentions_auto_map(item) for item in value)
+
+
+def load_model(path: Path, *, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
+    """The causal LM at `path`, on the CPU, without a key/value cache."""
+    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, use_safetensors=True)
+    model.config.use_cache = False
+    return model
+
+
+def load_tokenizer(path: Path) -> PreTrainedTokenizerBase:
+    """The tokenizer at `path`."""
+    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(path)
+    return tokenizer
+
+
+def context_length(path: Path) -> int:
+    """The longest sequence the model at `path` was made for, in tokens."""
+    return int(AutoConfig.from_pretrained(path).max_position_embeddings)
+
+
+def hidden_states(model: PreTrainedModel, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+    """States [B, T, D] that enter the output head, for input_ids and attention_mask [B, T]."""
+    output: Tensor = model.base_model(
+        input_ids=input_ids, attention_mask=attention_mask, use_cache=False
+    ).last_hidden_state
+    return output
+
+
+def output_head(model: PreTrainedModel) -> tuple[Tensor, Tensor | None]:
+    """The output head's weight [V, D] and its bias [V] or None."""
+    head = model.get_output_embeddings()
+    assert isinstance(head, nn.Linear), f"expected a linear output head, got {type(head).__name__}"
+    return head.weight, head.bias
+
+
+def checkpoint_digest(path: Path) -> str:
+    """SHA-256 over weights, architecture and tokenizer: equal digests score and generate alike."""
+    digest = hashlib.sha256()
+    names = sorted(file.name for file in path.glob("*.safetensors"))
+    for name in ["config.json", *names, *TOKENIZER_FILES]:
+        file = path / name
+        if not file.is_file():
+            continue
+        digest.update(name.encode())
+        with file.open("rb") as handle:
+            digest.update(hashlib.file_digest(handle, "sha256").digest())
+    return digest.hexdigest()
+
+
+def check_pair(strong: Path, weak: Path, *, param: str) -> None:
+    """Raise `ModelError` unless both checkpoints give every token the same id and have heads of the same size."""
+    sizes = [int(AutoConfig.from_pretrained(path).vocab_size) for path in (strong, weak)]
+    if sizes[0] != sizes[1]:
+        raise ModelError(
+            f"{param}: strong and weak vocabulary sizes differ: {sizes[0]} vs {sizes[1]} ({strong} vs {weak}); "
+            "choose checkpoints of one model family",
+            param=param,
+        )
+    tokenizers = [load_tokenizer(path) for path in (strong, weak)]
+    vocabularies = [tokenizer.get_vocab() for tokenizer in tokenizers]
+    if vocabularies[0] != vocabularies[1]:
+        token = next(t for t in sorted({**vocabularies[0], **vocabularies[1]}) if _differs(t, *vocabularies))
+        raise ModelError(
+            f"{param}: the tokenizers of {strong} and {weak} differ, first at token {token!r} "
+            f"(ids {vocabularies[0].get(token)} and {vocabularies[1].get(token)}); logits can only be mixed over one "
+            "vocabulary, choose checkpoints with the same tokenizer",
+            param=param,
+        )
+
+
+def _differs(token: str, first: dict[str, int], second: dict[str, int]) -> bool:
+    return first.get(token) != second.get(token)

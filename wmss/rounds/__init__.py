@@ -1,0 +1,1 @@
+"""The order of things: which phases a job has, and what each hands to the next."""

@@ -1,0 +1,431 @@
+"""The phases of one job, told in order. Engines and bookkeeping come from outside, so this runs with or without Ray.
+
+Every phase is idempotent: its artifacts are recorded in the journal when it ends, and a job that starts again skips
+what is recorded. Nothing but files under `Job.folder` and `Job.cache` is written.
+"""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from wmss import __version__
+from wmss.config import Hyperparameters, JobSpec, WmssConfig, WmssMethod, resolve_batch_size, resolve_max_length
+from wmss.core.curriculum import TERMS, draw, sampling_weights, weighting_terms
+from wmss.data.dataset import Sample, read_samples
+from wmss.data.tokenization import load_tokenized, save_tokenized, tokenize_samples, tokens_digest
+from wmss.errors import ConfigError
+from wmss.models.checkpoints import STRONG
+from wmss.models.loading import check_checkpoint, check_pair, checkpoint_digest, context_length, load_tokenizer
+from wmss.scoring.evaluation import verified_accuracy
+from wmss.scoring.interfaces import Generator, Progress, Scorer
+from wmss.scoring.rewards import is_verifiable
+from wmss.scoring.tables import EntropyTable, score_samples
+from wmss.training.loop import TrainingRun
+
+Artifacts = dict[str, Any]
+SCORE_BATCH_TOKENS = 32768
+
+
+@dataclass(frozen=True)
+class Job:
+    """One job with every name resolved to a path."""
+
+    id: str
+    spec: JobSpec
+    base: Path
+    """The checkpoint that `model` names, M0."""
+    weak: Path
+    strong: Path | None
+    """The strong checkpoint if the caller gave one."""
+    training_file: Path
+    validation_file: Path | None
+    folder: Path
+    """Where this job's artifacts lie."""
+    cache: Path
+    """Where scores and evaluations lie that any job may use again."""
+    result: Path
+    """Where the finished model goes."""
+    result_name: str
+
+
+class Engines(Protocol):
+    """What runs models. Each context manager frees its engine on the way out."""
+
+    def train(self, run: TrainingRun, *, name: str) -> Path:
+        """Run one training phase to its end; returns its last checkpoint folder. The same name resumes."""
+
+    def scorer(self, checkpoint: Path, *, max_length: int) -> AbstractContextManager[Scorer]:
+        """An entropy scorer."""
+
+    def generator(self, checkpoint: Path, *, max_length: int) -> AbstractContextManager[Generator]:
+        """A text generator."""
+
+    def provenance(self) -> dict[str, Any]:
+        """What a scorer or generator of these engines would say of itself, known without starting one."""
+
+
+class Journal(Protocol):
+    """Durable memory of a job: what is done, and what its owner is told."""
+
+    def artifacts(self, phase: str) -> Artifacts | None:
+        """What a finished phase recorded, or None."""
+
+    def start(self, phase: str) -> None:
+        """A phase begins."""
+
+    def finish(self, phase: str, artifacts: Artifacts) -> None:
+        """A phase is done; its artifacts become visible to a restarted job at once."""
+
+    def progress(self, phase: str, done: int, total: int) -> None:
+        """How far a phase is."""
+
+    def event(self, message: str, *, level: str = "info", data: dict[str, Any] | None = None) -> None:
+        """Tell the owner."""
+
+
+PHASES = {
+    "supervised": ("validate", "sft", "export", "evaluate"),
+    "wmss": ("validate", "sft", "score_weak", "score_strong", "weigh", "joint", "export", "evaluate"),
+}
+
+
+def phases_of(spec: JobSpec) -> tuple[str, ...]:
+    """The phases this job will run, in order."""
+    given_strong = isinstance(spec.method, WmssMethod) and spec.method.wmss.strong_model is not None
+    skipped = {"sft"} if given_strong else set()
+    if spec.validation_file is None:
+        skipped.add("evaluate")
+    return tuple(phase for phase in PHASES[spec.method.type] if phase not in skipped)
+
+
+def run_job(job: Job, engines: Engines, journal: Journal) -> Artifacts:
+    """Run all phases of a job, skipping what an earlier attempt finished; returns the artifacts of the last ones."""
+    stage = _Stage(job, engines, journal)
+    spec = job.spec
+    stage.once("validate", stage.validate)
+    if isinstance(spec.method, WmssMethod):
+        wmss = spec.method.wmss
+        strong = job.strong
+        if strong is None:
+            strong = Path(stage.once("sft", lambda: stage.sft(wmss.hyperparameters, wmss.hyperparameters.sft_epochs))["checkpoint"])
+        weak_scores = stage.once("score_weak", lambda: stage.score(job.weak, "score_weak"))
+        strong_scores = stage.once("score_strong", lambda: stage.score(strong, "score_strong"))
+        drawn = stage.once("weigh", lambda: stage.weigh(wmss, weak_scores, strong_scores))
+        trained = stage.once("joint", lambda: stage.joint(wmss, strong, drawn))
+        compared = {"base": job.base, "strong_before": strong}
+    else:
+        knobs = spec.hyperparameters
+        trained = stage.once("sft", lambda: stage.sft(knobs, knobs.n_epochs))
+        compared = {"base": job.base}
+    exported = stage.once("export", lambda: stage.export(Path(trained["checkpoint"])))
+    if job.validation_file is not None:
+        stage.once("evaluate", lambda: stage.evaluate({**compared, "result": job.result}))
+    return exported
+
+
+@dataclass
+class _Stage:
+    """The phases themselves. Each reads and writes files and returns a small JSON record of what it did."""
+
+    job: Job
+    engines: Engines
+    journal: Journal
+
+    def once(self, phase: str, run: Callable[[], Artifacts]) -> Artifacts:
+        """Run a phase unless its artifacts are already recorded."""
+        done = self.journal.artifacts(phase)
+        if done is not None:
+            return done
+        self.journal.start(phase)
+        artifacts = run()
+        self.journal.finish(phase, artifacts)
+        return artifacts
+
+    @property
+    def _samples_file(self) -> Path:
+        return self.job.folder / "samples.parquet"
+
+    @property
+    def _validation_samples_file(self) -> Path:
+        return self.job.folder / "validation_samples.parquet"
+
+    def validate(self) -> Artifacts:
+        """Refuse what cannot work before an engine is started; tokenize once for every later phase."""
+        job, spec = self.job, self.job.spec
+        check_checkpoint(job.base, param="model")
+        others = {"weak_model": job.weak, "strong_model": job.strong}
+        for name, checkpoint in others.items():
+            if checkpoint is not None and checkpoint != job.base:
+                check_checkpoint(checkpoint, param=f"method.wmss.{name}")
+                check_pair(job.base, checkpoint, param=f"method.wmss.{name}")
+        context = min(context_length(path) for path in (job.base, job.weak, job.strong) if path is not None)
+        max_length = resolve_max_length(spec, context)
+        job.folder.mkdir(parents=True, exist_ok=True)
+        tokenized, num_cut = self._tokenize(job.training_file, "training_file", max_length, self._samples_file)
+        batch_size = resolve_batch_size(spec, len(tokenized))
+        if batch_size > len(tokenized):
+            raise ConfigError(
+                f"batch_size: expected at most the {len(tokenized)} samples of the training file, got {batch_size}",
+                param=f"method.{spec.method.type}.hyperparameters.batch_size",
+            )
+        if job.validation_file is not None:
+            self._tokenize(job.validation_file, "validation_file", max_length, self._validation_samples_file)
+        num_targets = sum(sample.num_targets for sample in tokenized)
+        self.journal.event(
+            f"{len(tokenized)} samples, {sum(len(s.input_ids) for s in tokenized)} tokens, {num_targets} of them "
+            f"supervised; up to {max_length} tokens a sample, {batch_size} samples a step"
+        )
+        return {
+            "num_samples": len(tokenized),
+            "num_tokens": sum(len(sample.input_ids) for sample in tokenized),
+            "num_targets": num_targets,
+            "num_truncated": num_cut,
+            "max_length": max_length,
+            "batch_size": batch_size,
+        }
+
+    def _tokenize(self, path: Path, param: str, max_length: int, target: Path) -> tuple[list[Any], int]:
+        samples = read_samples(path, param=param)
+        tokenizer = load_tokenizer(self.job.base)
+        tokenized, cut = tokenize_samples(samples, tokenizer, max_length=max_length, source=path, param=param)
+        if cut:
+            self.journal.event(
+                f"{param}: {len(cut)} completions are longer than max_length {max_length} and are cut, their end "
+                f"token with them (lines {cut[:20]}{' ...' if len(cut) > 20 else ''}); raise max_length to keep them",
+                level="warn",
+            )
+        save_tokenized(tokenized, target)
+        return tokenized, len(cut)
+
+    def sft(self, knobs: Hyperparameters, num_epochs: int) -> Artifacts:
+        """Supervised fine-tuning of the base on every sample."""
+        validated = self._recorded("validate")
+        return self._train(
+            phase="sft",
+            strong=self.job.base,
+            weak=None,
+            indices=range(validated["num_samples"]),
+            batch_size=validated["batch_size"],
+            num_epochs=num_epochs,
+            knobs=knobs,
+        )
+
+    def score(self, checkpoint: Path, phase: str) -> Artifacts:
+        """Exact entropy of every training sample (and validation sample) under a checkpoint."""
+        tables = self._score_files(checkpoint, phase)
+        table = EntropyTable.load(tables["training"])
+        self.journal.event(f"{phase}: mean entropy {table.mean_entropy:.4f} nat, NLL {table.token_nll:.4f} nat/token")
+        return {
+            "table": str(tables["training"]),
+            "mean_entropy": table.mean_entropy,
+            "nll": table.token_nll,
+            "provenance": self.engines.provenance(),
+        }
+
+    def weigh(self, wmss: WmssConfig, weak_scores: Artifacts, strong_scores: Artifacts) -> Artifacts:
+        """Turn both entropies into sampling weights and draw the samples of the weak-driven phase."""
+        weak = EntropyTable.load(Path(weak_scores["table"]))
+        strong = EntropyTable.load(Path(strong_scores["table"]))
+        coefficients = {"alpha": wmss.alpha, "beta": wmss.beta, "gamma": wmss.gamma}
+        weights = sampling_weights(weak.entropy, strong.entropy, weighting=wmss.weighting, **coefficients)
+        indices = draw(weights, num_draws=len(weights), seed=self.job.spec.seed, deduplicate=wmss.deduplicate)
+        times_drawn = np.bincount(indices, minlength=len(weights))
+        table = self.job.folder / "curriculum.parquet"
+        columns = {
+            "line": weak.line,
+            "weak_entropy": weak.entropy,
+            "strong_entropy": strong.entropy,
+            "weight": weights,
+            "times_drawn": times_drawn,
+        }
+        pq.write_table(pa.table(columns), table)
+        masses = {}
+        if wmss.weighting != "uniform":
+            terms = weighting_terms(weak.entropy, strong.entropy, weighting=wmss.weighting, **coefficients)
+            shares = terms.sum(axis=1) / terms.sum()
+            masses = dict(zip(TERMS[wmss.weighting], shares.tolist(), strict=True))
+        unique = int((times_drawn > 0).sum())
+        described = ", ".join(f"{name} {share:.1%}" for name, share in masses.items())
+        self.journal.event(
+            f"entropy weak → strong: {weak.mean_entropy:.4f} → {strong.mean_entropy:.4f} nat; {len(indices)} samples "
+            f"to train on, {unique} distinct of {len(weights)}" + (f"; mass of the terms: {described}" if masses else "")
+        )
+        return {
+            "table": str(table),
+            "indices": indices.tolist(),
+            "term_masses": masses,
+            "num_unique": unique,
+            "effective_sample_size": float(1.0 / np.square(weights).sum()),
+            "mean_entropy_weak": weak.mean_entropy,
+            "mean_entropy_strong": strong.mean_entropy,
+        }
+
+    def joint(self, wmss: WmssConfig, strong: Path, drawn: Artifacts) -> Artifacts:
+        """Train strong (and weak) on the mixed logits of the drawn samples."""
+        batch_size = min(self._recorded("validate")["batch_size"], len(drawn["indices"]))
+        return self._train(
+            phase="joint",
+            strong=strong,
+            weak=self.job.weak,
+            indices=drawn["indices"],
+            batch_size=batch_size,
+            num_epochs=wmss.hyperparameters.n_epochs,
+            knobs=wmss.hyperparameters,
+            mixing_weight=wmss.mixing_weight,
+            weak_frozen=wmss.weak_update == "frozen",
+        )
+
+    def _train(
+        self,
+        *,
+        phase: Any,
+        strong: Path,
+        weak: Path | None,
+        indices: Any,
+        batch_size: int,
+        num_epochs: int,
+        knobs: Hyperparameters,
+        mixing_weight: float = 1.0,
+        weak_frozen: bool = True,
+    ) -> Artifacts:
+        run = TrainingRun(
+            phase=phase,
+            strong=strong,
+            weak=weak,
+            samples=self._samples_file,
+            indices=tuple(indices),
+            mixing_weight=mixing_weight,
+            weak_frozen=weak_frozen,
+            batch_size=batch_size,
+            num_epochs=num_epochs,
+            hyperparameters=Hyperparameters(**knobs.model_dump(include=set(Hyperparameters.model_fields))),
+            seed=self.job.spec.seed,
+            checkpoint_every=self.job.spec.checkpointing.every_steps,
+        )
+        num_steps = run.sampler().num_steps
+        self.journal.event(
+            f"{phase}: {num_steps} steps of {batch_size} samples, {len(run.indices)} samples an epoch, peak learning "
+            f"rate {knobs.learning_rate:g}" + (f", mixing weight {mixing_weight:g}" if weak is not None else "")
+        )
+        folder = self.engines.train(run, name=f"{self.job.id}-{phase}-1")
+        return {"checkpoint": str(folder / STRONG), "num_steps": num_steps}
+
+    def export(self, checkpoint: Path) -> Artifacts:
+        """Put the strong branch, alone, where finished models lie, with a record of where it comes from."""
+        job = self.job
+        staging = job.result.with_name(job.result.name + ".partial")
+        shutil.rmtree(staging, ignore_errors=True)
+        shutil.copytree(checkpoint, staging)
+        card = {
+            "name": job.result_name,
+            "job": job.id,
+            "wmss_version": __version__,
+            "base": str(job.base),
+            "weak": str(job.weak),
+            "strong": str(job.strong) if job.strong else None,
+            "method": job.spec.method.model_dump(mode="json"),
+            "seed": job.spec.seed,
+            "digest": checkpoint_digest(staging),
+        }
+        (staging / "wmss.json").write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
+        if job.result.exists():
+            shutil.rmtree(job.result)  # left by an attempt that died before it could record this phase
+        staging.rename(job.result)
+        self.journal.event(f"model saved as {job.result_name}")
+        return {"path": str(job.result), "name": job.result_name, "digest": card["digest"]}
+
+    def evaluate(self, checkpoints: dict[str, Path]) -> Artifacts:
+        """NLL and verified accuracy of several checkpoints on the validation file; each is computed once, ever."""
+        results = {label: self._evaluate_one(path) for label, path in checkpoints.items()}
+        for label, result in results.items():
+            accuracy = result["accuracy"]
+            said = f"pass@1 {accuracy['pass_at_1']:.1%}, " if accuracy else ""
+            self.journal.event(f"{label}: {said}NLL {result['nll']:.4f} nat/token on the validation file", data=result)
+        if not next(iter(results.values()))["accuracy"]:
+            self.journal.event(
+                "no pass@1: not every reference answer of the validation file ends in '#### value'", level="warn"
+            )
+        return {"results": results}
+
+    def _evaluate_one(self, checkpoint: Path) -> Artifacts:
+        job = self.job
+        assert job.validation_file is not None
+        tokenized = load_tokenized(self._validation_samples_file)
+        max_length = self._recorded("validate")["max_length"]
+        key = _cache_key(checkpoint_digest(checkpoint), tokens_digest(tokenized), self.engines.provenance(), max_length)
+        cached = job.cache / "evaluations" / f"{key}.json"
+        if cached.is_file():
+            return json.loads(cached.read_text(encoding="utf-8"))  # type: ignore[no-any-return]
+        table = EntropyTable.load(self._score_files(checkpoint, "evaluate", only_validation=True)["validation"])
+        samples: list[Sample] = read_samples(job.validation_file, param="validation_file")
+        accuracy = None
+        if all(is_verifiable(sample.answer) for sample in samples):
+            with self.engines.generator(checkpoint, max_length=max_length) as generator:
+                accuracy = verified_accuracy(
+                    samples,
+                    tokenized,
+                    load_tokenizer(checkpoint),
+                    generator,
+                    max_length=max_length,
+                    progress=self._reporter("evaluate"),
+                )
+        result = {"nll": table.token_nll, "mean_entropy": table.mean_entropy, "accuracy": accuracy}
+        cached.parent.mkdir(parents=True, exist_ok=True)
+        _write_atomically(cached, json.dumps(result))
+        return result
+
+    def _score_files(self, checkpoint: Path, phase: str, *, only_validation: bool = False) -> dict[str, Path]:
+        """Entropy tables of the job's files under a checkpoint, from the cache where they are known already."""
+        files = {} if only_validation else {"training": self._samples_file}
+        if self.job.validation_file is not None:
+            files["validation"] = self._validation_samples_file
+        samples = {name: load_tokenized(path) for name, path in files.items()}
+        max_length = self._recorded("validate")["max_length"]
+        digest = checkpoint_digest(checkpoint)
+        folder = self.job.cache / "entropy"
+        folder.mkdir(parents=True, exist_ok=True)
+        provenance = self.engines.provenance()
+        tables = {
+            name: folder / f"{_cache_key(digest, tokens_digest(rows), provenance)}.parquet"
+            for name, rows in samples.items()
+        }
+        missing = [name for name, table in tables.items() if not table.is_file()]
+        if not missing:
+            return tables
+        with self.engines.scorer(checkpoint, max_length=max_length) as scorer:
+            assert scorer.provenance() == provenance, f"{scorer.provenance()} is not the promised {provenance}"
+            for name in missing:
+                table = score_samples(
+                    samples[name], scorer, batch_tokens=SCORE_BATCH_TOKENS, progress=self._reporter(phase)
+                )
+                partial = tables[name].with_suffix(f".{self.job.id}.partial")
+                table.save(partial)
+                partial.rename(tables[name])
+        return tables
+
+    def _recorded(self, phase: str) -> Artifacts:
+        artifacts = self.journal.artifacts(phase)
+        assert artifacts is not None, f"phase {phase} has not run"
+        return artifacts
+
+    def _reporter(self, phase: str) -> Progress:
+        return lambda done, total: self.journal.progress(phase, done, total)
+
+
+def _cache_key(*parts: Any) -> str:
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def _write_atomically(path: Path, text: str) -> None:
+    partial = path.with_suffix(".partial")
+    partial.write_text(text, encoding="utf-8")
+    partial.rename(path)

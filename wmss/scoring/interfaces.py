@@ -1,0 +1,27 @@
+"""What an entropy scorer and a text generator are, whatever engine stands behind them."""
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+Progress = Callable[[int, int], None]
+"""progress(done, total), called as work completes."""
+
+
+class Scorer(Protocol):
+    """Exact entropy under one checkpoint."""
+
+    def score(self, sequences: list[list[int]]) -> list[npt.NDArray[np.float32]]:
+        """Per sequence of T token ids: [T, 2], entropy (nats) at each position and NLL of the next token (last NaN)."""
+
+    def provenance(self) -> dict[str, Any]:
+        """Engine, version and precision: figures of different provenance are not comparable."""
+
+
+class Generator(Protocol):
+    """Text generation under one checkpoint."""
+
+    def generate(self, prompts: list[list[int]], max_tokens: list[int]) -> list[list[int]]:
+        """Greedy continuation of each prompt, at most `max_tokens[i]` ids, without the end token."""

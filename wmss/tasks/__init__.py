@@ -1,0 +1,1 @@
+"""Synthetic tasks whose answers can be verified, for demos, tests and experiments."""

@@ -1,0 +1,97 @@
+"""A small base checkpoint of a real architecture (Qwen3), with a tokenizer of its own, trained here in a minute.
+
+It knows the arithmetic task a little: enough for fine-tuning to help, not enough to be done.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
+
+from wmss.config import Hyperparameters
+from wmss.data.dataset import Sample
+from wmss.data.sampler import BatchSampler
+from wmss.data.tokenization import tokenize_samples
+from wmss.tasks.arithmetic import make_problems
+from wmss.training.optim import make_optimizer, make_schedule
+from wmss.training.step import Branches, collate
+
+CHAT_TEMPLATE = (
+    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+def make_tokenizer() -> PreTrainedTokenizerFast:
+    """Byte-level BPE with ChatML turns; digits stay single tokens."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=280,
+        special_tokens=["<|endoftext|>", "<|im_start|>", "<|im_end|>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(["system\nuser\nassistant\n #### "] * 8, trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        eos_token="<|im_end|>",
+        pad_token="<|endoftext|>",
+        additional_special_tokens=["<|im_start|>"],
+        chat_template=CHAT_TEMPLATE,
+        model_max_length=256,
+        clean_up_tokenization_spaces=False,
+    )
+
+
+def make_base_model(
+    folder: Path,
+    *,
+    num_steps: int = 300,
+    batch_size: int = 48,
+    seed: int = 0,
+    progress: Callable[[int, int, float], None] | None = None,
+) -> None:
+    """Train the base checkpoint and save it to `folder`; `progress(step, num_steps, loss)` is called every step."""
+    torch.manual_seed(seed)
+    tokenizer = make_tokenizer()
+    config = Qwen3Config(
+        vocab_size=len(tokenizer),
+        hidden_size=128,
+        intermediate_size=256,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=32,
+        max_position_embeddings=256,
+        tie_word_embeddings=True,
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    model = Qwen3ForCausalLM(config)
+    rows = make_problems(num_steps * batch_size, seed=seed, min_steps=1, max_steps=3)
+    samples = [Sample(line=i, messages=tuple(row["messages"])) for i, row in enumerate(rows, start=1)]
+    tokenized, _ = tokenize_samples(samples, tokenizer, max_length=256, source=Path("base problems"))
+    branches = Branches(model, None, mixing_weight=1.0, weak_frozen=True)
+    knobs = Hyperparameters(learning_rate=2e-3, warmup_ratio=0.1, lr_schedule="cosine")
+    sampler = BatchSampler(range(len(tokenized)), batch_size=batch_size, num_epochs=1, max_steps=num_steps, seed=seed)
+    optimizer = make_optimizer(branches, knobs)
+    schedule = make_schedule(optimizer, knobs, num_steps=sampler.num_steps)
+    for step in range(sampler.num_steps):
+        batch = [tokenized[i] for i in sampler.batch(step)]
+        loss = branches(collate(batch, device=torch.device("cpu"))) / sum(s.num_targets for s in batch)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(branches.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        optimizer.zero_grad(set_to_none=True)
+        if progress is not None:
+            progress(step + 1, sampler.num_steps, loss.item())
+    model.save_pretrained(folder, safe_serialization=True)
+    tokenizer.save_pretrained(folder)
