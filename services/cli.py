@@ -21,7 +21,9 @@ from wmss.errors import WmssError
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 console = Console()
 
-BaseUrl = Annotated[str | None, typer.Option(help="Service to talk to; default WMSS_BASE_URL or the running local one.")]
+BaseUrl = Annotated[
+    str | None, typer.Option(help="Service to talk to; default WMSS_BASE_URL or the running local one.")
+]
 
 
 def main() -> None:
@@ -43,7 +45,9 @@ def _stop(message: str) -> None:
 def serve(
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port of the REST API.", min=1, max=65535)] = 8000,
-    home: Annotated[Path | None, typer.Option(help="Folder of the service's state; default WMSS_HOME or ~/.wmss.")] = None,
+    home: Annotated[
+        Path | None, typer.Option(help="Folder of the service's state; default WMSS_HOME or ~/.wmss.")
+    ] = None,
 ) -> None:
     """Run the service on this machine: a Ray head and the REST API. Ctrl-C stops everything."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
@@ -158,9 +162,15 @@ def export(
 
 @app.command()
 def demo(
-    home: Annotated[Path | None, typer.Option(help="Folder of the demo's service; default WMSS_HOME or ~/.wmss.")] = None,
+    home: Annotated[
+        Path | None, typer.Option(help="Folder of the demo's service; default WMSS_HOME or ~/.wmss.")
+    ] = None,
 ) -> None:
     """Run the main job on this machine: base model, weak-driven job, plain fine-tuning control, one table."""
     from services.demo import run_demo
 
     run_demo(Settings(home=home) if home else Settings(), console)
+
+
+if __name__ == "__main__":
+    main()

@@ -80,5 +80,6 @@ def explain_failure(error: openai.OpenAIError) -> str:
         return str(body.get("message") or body.get("detail") or error)
     if isinstance(error, openai.APIConnectionError):
         url = error.request.url
-        return f"no service answers at {url.scheme}://{url.netloc.decode()}; start one with `wmss serve` or set WMSS_BASE_URL"
+        where = f"{url.scheme}://{url.netloc.decode()}"
+        return f"no service answers at {where}; start one with `wmss serve` or set WMSS_BASE_URL"
     return str(error)

@@ -42,9 +42,7 @@ class ScorerReplica(EngineReplica):
 
         self._scorer = self.build(lambda: VllmEntropyScorer(Path(checkpoint), max_length=max_length))
 
-    async def score(
-        self, token_ids: npt.NDArray[np.int32], lengths: npt.NDArray[np.int64]
-    ) -> npt.NDArray[np.float32]:
+    async def score(self, token_ids: npt.NDArray[np.int32], lengths: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
         """Flat ids of several sequences and their lengths -> flat [sum(lengths), 2], entropy and next-token NLL."""
         sequences = [part.tolist() for part in np.split(token_ids, np.cumsum(lengths)[:-1])]
         return np.concatenate(await self.run(self._scorer.score, sequences))

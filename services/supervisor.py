@@ -15,6 +15,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import FrameType
 
@@ -115,12 +116,16 @@ class Supervisor:
     def _environment(self, token_path: Path) -> dict[str, str]:
         # Ray picks "auto" clusters from RAY_ADDRESS and a file of the machine; another cluster's must not leak in.
         inherited = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
-        return inherited | ENGINE_ENVIRONMENT | {
-            "RAY_AUTH_MODE": "token",
-            "RAY_AUTH_TOKEN_PATH": str(token_path),
-            "WMSS_HOME": str(self._settings.root),
-            "WMSS_MODEL_ROOTS": self._settings.model_roots,
-        }
+        return (
+            inherited
+            | ENGINE_ENVIRONMENT
+            | {
+                "RAY_AUTH_MODE": "token",
+                "RAY_AUTH_TOKEN_PATH": str(token_path),
+                "WMSS_HOME": str(self._settings.root),
+                "WMSS_MODEL_ROOTS": self._settings.model_roots,
+            }
+        )
 
     def _start_ray(self, token_path: Path) -> str:
         temp_dir = self._settings.root / "ray"
@@ -174,9 +179,7 @@ class Supervisor:
         assert self._api is not None
         self._wait_for("the API", self._api, lambda: _answers(f"{base_url}/readyz"), "api.log")
 
-    def _wait_for(
-        self, what: str, process: subprocess.Popen[bytes], answers: Callable[[], bool], log: str
-    ) -> None:
+    def _wait_for(self, what: str, process: subprocess.Popen[bytes], answers: Callable[[], bool], log: str) -> None:
         deadline = time.monotonic() + START_TIMEOUT_S
         while not self._stop_requested and not answers():
             if process.poll() is not None:
@@ -236,7 +239,7 @@ def _reap_adopted(*own: int) -> None:
     """Collect adopted orphans that have ended, or they would stay as zombies."""
     for process in psutil.Process().children():
         if process.pid not in own and process.status() == psutil.STATUS_ZOMBIE:
-            _ignore_gone(lambda process=process: os.waitpid(process.pid, os.WNOHANG))
+            _ignore_gone(partial(os.waitpid, process.pid, os.WNOHANG))
 
 
 def _ignore_gone(action: Callable[[], object]) -> None:

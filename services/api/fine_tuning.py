@@ -34,7 +34,9 @@ def create(service: Service, spec: JobSpec) -> JobObject:
     try:
         service.drivers.ping()
     except Exception as error:  # whatever it is, Ray does not answer
-        message = f"Ray does not answer at {service.settings.ray_dashboard_url} ({type(error).__name__}); no job was made"
+        message = (
+            f"Ray does not answer at {service.settings.ray_dashboard_url} ({type(error).__name__}); no job was made"
+        )
         raise Problem(503, "ray_unavailable", message, retry_after=5) from error
     job_id = new_id("ftjob")
     row = service.store.create_job(
@@ -141,4 +143,6 @@ def _job(service: ServiceState, job_id: str) -> JobRow:
 
 
 def _bad_cursor(after: str | None) -> Problem:
-    return Problem(400, "invalid_cursor", f"after: expected the id of an item of this list, got {after!r}", param="after")
+    return Problem(
+        400, "invalid_cursor", f"after: expected the id of an item of this list, got {after!r}", param="after"
+    )

@@ -30,7 +30,9 @@ TITLES = {
 class Problem(Exception):
     """An answer other than success."""
 
-    def __init__(self, status: int, code: str, message: str, *, param: str | None = None, retry_after: int | None = None):
+    def __init__(
+        self, status: int, code: str, message: str, *, param: str | None = None, retry_after: int | None = None
+    ):
         super().__init__(message)
         self.status, self.code, self.message, self.param = status, code, message, param
         self.retry_after = retry_after
@@ -102,4 +104,3 @@ def install(app: FastAPI) -> None:
         logger.error("database: %s", error)
         message = "the job database does not answer; nothing was changed, try again"
         return problem_response(request, Problem(503, "database_unavailable", message, retry_after=5))
-

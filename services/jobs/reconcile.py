@@ -165,12 +165,14 @@ class Reconciler:
     def _recover(self, job: JobRow) -> None:
         """The driver is gone without having ended the job: the next attempt goes on from the last finished phase."""
         if job.attempt < self._settings.max_attempts:
-            message = f"The driver of attempt {job.attempt} was lost; attempt {job.attempt + 1} goes on from its last phase"
+            message = (
+                f"The driver of attempt {job.attempt} was lost; attempt {job.attempt + 1} goes on from its last phase"
+            )
             self._next_attempt(job, message=message, level="warn")
             return
         text = (
-            f"all {job.attempt} drivers of this job were lost (memory or a node, as a rule); see the Ray dashboard's log "
-            f"of {submission_id(job.id, job.attempt)}, then submit again with less per step"
+            f"all {job.attempt} drivers of this job were lost (memory or a node, as a rule); see the log of "
+            f"{submission_id(job.id, job.attempt)} in the Ray dashboard, then submit again with less per step"
         )
         error = {"code": "driver_lost", "message": text, "param": None}
         self._store.end_job(job, State.FAILED, error=error, message=f"Failed: {text}")

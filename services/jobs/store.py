@@ -10,16 +10,19 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast
 
 from alembic import command
 from alembic.config import Config as AlembicConfig
-from sqlalchemy import ColumnElement, Update, create_engine, delete, event, func, select, update
+from sqlalchemy import ColumnElement, CursorResult, Update, create_engine, delete, event, func, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session, sessionmaker
 
 from services.jobs.states import ACTIVE, TERMINAL, State
 from services.jobs.tables import Base, CheckpointRow, EngineRow, EventRow, FileRow, JobRow, PhaseRow
+
+Row = TypeVar("Row", bound=Base)
+Listed = TypeVar("Listed", JobRow, CheckpointRow)
 
 
 class LostLeaseError(RuntimeError):
@@ -89,9 +92,7 @@ class Store:
 
     # Jobs, as their owner sees them
 
-    def create_job(
-        self, job_id: str, *, spec: dict[str, Any], paths: dict[str, Any], fine_tuned_model: str
-    ) -> JobRow:
+    def create_job(self, job_id: str, *, spec: dict[str, Any], paths: dict[str, Any], fine_tuned_model: str) -> JobRow:
         """Accept a job: from here on it is never lost."""
         row = JobRow(
             id=job_id,
@@ -165,7 +166,9 @@ class Store:
     def phases(self, job_id: str) -> list[PhaseRow]:
         """In the order they began."""
         with self._session() as session:
-            return list(session.scalars(select(PhaseRow).where(PhaseRow.job_id == job_id).order_by(PhaseRow.started_at)))
+            return list(
+                session.scalars(select(PhaseRow).where(PhaseRow.job_id == job_id).order_by(PhaseRow.started_at))
+            )
 
     # Jobs, as the reconcile loop sees them
 
@@ -194,9 +197,7 @@ class Store:
         """Serve applications none of whose users is alive."""
         with self._session() as session:
             alive = (
-                select(EngineRow.app)
-                .join(JobRow, JobRow.id == EngineRow.job_id)
-                .where(JobRow.state.not_in(TERMINAL))
+                select(EngineRow.app).join(JobRow, JobRow.id == EngineRow.job_id).where(JobRow.state.not_in(TERMINAL))
             )
             return list(session.scalars(select(EngineRow.app).where(EngineRow.app.not_in(alive)).distinct()))
 
@@ -207,13 +208,13 @@ class Store:
 
     # Internals
 
-    def _one(self, table: Any, *conditions: ColumnElement[bool]) -> Any:
+    def _one(self, table: type[Row], *conditions: ColumnElement[bool]) -> Row | None:
         with self._session() as session:
             return session.scalars(select(table).where(*conditions)).one_or_none()
 
     def _page(
-        self, table: Any, conditions: Sequence[ColumnElement[bool]], *, after: str | None, limit: int
-    ) -> tuple[list[Any], bool]:
+        self, table: type[Listed], conditions: Sequence[ColumnElement[bool]], *, after: str | None, limit: int
+    ) -> tuple[list[Listed], bool]:
         with self._session() as session:
             query = select(table).where(*conditions).order_by(table.number.desc())
             if after is not None:
@@ -312,7 +313,7 @@ class Fence:
         """This job is done with an application; True if nobody else uses it, so that it can be deleted."""
         with self._write() as session:
             session.execute(delete(EngineRow).where(EngineRow.app == app, EngineRow.job_id == self._job_id))
-            return session.scalar(select(func.count()).where(EngineRow.app == app)) == 0
+            return not session.scalar(select(func.count()).where(EngineRow.app == app))
 
     def end(self, state: State, *, error: dict[str, Any] | None, message: str, trained_tokens: int | None) -> None:
         """Close the job."""
@@ -330,7 +331,8 @@ def _unchanged(job: JobRow) -> tuple[ColumnElement[bool], ...]:
 
 
 def _changed(session: Session, statement: Update) -> bool:
-    return session.execute(statement).rowcount == 1  # type: ignore[attr-defined, no-any-return]
+    result = cast("CursorResult[Any]", session.execute(statement))
+    return bool(result.rowcount == 1)
 
 
 def _end(
@@ -367,7 +369,7 @@ def _add_events(session: Session, job_id: str, events: Sequence[NewEvent]) -> No
         for item in events
     ]
     dialect = sqlite if session.get_bind().dialect.name == "sqlite" else postgresql
-    insert = dialect.insert(EventRow).on_conflict_do_nothing(index_elements=["job_id", "key"])  # type: ignore[attr-defined]
+    insert = dialect.insert(EventRow).on_conflict_do_nothing(index_elements=["job_id", "key"])
     session.execute(insert, rows)
 
 

@@ -1,6 +1,6 @@
 """The database's tables."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 from sqlalchemy import JSON, BigInteger, Float, ForeignKey, Index, Integer, String, Text, UniqueConstraint
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
@@ -11,7 +11,7 @@ Key = BigInteger().with_variant(Integer, "sqlite")  # SQLite counts up only in a
 class Base(DeclarativeBase):
     """Base of all tables; times are Unix seconds, ids strings with OpenAI's prefixes."""
 
-    type_annotation_map = {dict[str, Any]: JSON, str: String(255)}
+    type_annotation_map: ClassVar = {dict[str, Any]: JSON, str: String(255)}
 
 
 class FileRow(Base):

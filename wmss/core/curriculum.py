@@ -56,7 +56,7 @@ def sampling_weights(
             f"weighting {weighting!r}: no term has any mass (all entropies or all coefficients of non-empty terms "
             'are 0); use weighting="uniform" or another weak checkpoint'
         )
-    return total / mass
+    return np.asarray(total / mass)
 
 
 def weighting_terms(
@@ -86,7 +86,7 @@ def weighting_terms(
         # A term without mass drops out and the others share its part when the sum is normalised.
         sums = parts.sum(axis=1, keepdims=True)
         parts = np.divide(parts, sums, out=np.zeros_like(parts), where=sums > 0.0)
-    return np.array([[alpha], [beta], [gamma]]) * parts
+    return np.asarray(np.array([[alpha], [beta], [gamma]]) * parts)
 
 
 def draw(weights: npt.ArrayLike, *, num_draws: int, seed: int, deduplicate: bool) -> npt.NDArray[np.int64]:

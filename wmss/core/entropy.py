@@ -52,9 +52,9 @@ def token_entropy(
         logits_CV = hidden[chunk].to(dtype) @ head_VD.t()
         if bias is not None:
             logits_CV.add_(bias.to(dtype))
-        entropy_N[chunk], chunk_nll_C = entropy_of_logits_(logits_CV, None if labels is None else labels[chunk])
-        if nll_N is not None:
-            nll_N[chunk] = chunk_nll_C
+        entropy_N[chunk], nll_C = entropy_of_logits_(logits_CV, None if labels is None else labels[chunk])
+        if nll_N is not None and nll_C is not None:
+            nll_N[chunk] = nll_C
     return entropy_N, nll_N
 
 

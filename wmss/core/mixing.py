@@ -3,9 +3,11 @@
 Shape suffixes: N rows (token positions), R supervised rows, C rows of one chunk, V vocabulary, D hidden width.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor
-from torch.autograd.function import FunctionCtx, once_differentiable
+from torch.autograd.function import once_differentiable
 
 from wmss.core.rows import DEFAULT_IGNORE_INDEX, compute_dtype, resolve_chunk_size, supervised_rows
 
@@ -68,7 +70,7 @@ def mixed_linear_cross_entropy(
             'labels: expected at least one supervised row, got only ignore_index; use reduction="sum" for empty shards'
         )
     scale = 1.0 / rows_R.numel() if reduction == "mean" else 1.0
-    loss: Tensor = _MixedLinearCrossEntropy.apply(
+    loss: Tensor = _MixedLinearCrossEntropy.apply(  # type: ignore[no-untyped-call]
         strong_hidden,
         strong_head,
         strong_bias,
@@ -128,8 +130,8 @@ class _Branch:
 
 class _MixedLinearCrossEntropy(torch.autograd.Function):
     @staticmethod
-    def forward(  # type: ignore[override]
-        ctx: FunctionCtx,
+    def forward(
+        ctx: Any,
         strong_hidden: Tensor,
         strong_head: Tensor,
         strong_bias: Tensor | None,
@@ -143,7 +145,7 @@ class _MixedLinearCrossEntropy(torch.autograd.Function):
         scale: float,
         grad_enabled: bool,
     ) -> Tensor:
-        needs = [grad_enabled and needed for needed in ctx.needs_input_grad[:6]]  # type: ignore[attr-defined]
+        needs = [grad_enabled and needed for needed in ctx.needs_input_grad[:6]]
         strong = _Branch(strong_hidden, strong_head, strong_bias, rows_R, mixing_weight, (needs[0], needs[1], needs[2]))
         weak = _Branch(weak_hidden, weak_head, weak_bias, rows_R, 1.0 - mixing_weight, (needs[3], needs[4], needs[5]))
         labels_R = labels.index_select(0, rows_R)
@@ -187,9 +189,9 @@ class _MixedLinearCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: FunctionCtx, grad_loss: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        saved = ctx.saved_tensors  # type: ignore[attr-defined]
-        return (*(None if grad is None else grad * grad_loss.to(grad.dtype) for grad in saved), *(None,) * 6)
+    def backward(ctx: Any, grad_loss: Tensor) -> tuple[Tensor | None, ...]:
+        gradients = (None if grad is None else grad * grad_loss.to(grad.dtype) for grad in ctx.saved_tensors)
+        return (*gradients, *(None,) * 6)
 
 
 def _spread(grad_RD: Tensor | None, rows_R: Tensor, like_ND: Tensor) -> Tensor | None:

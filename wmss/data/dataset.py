@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -112,7 +113,7 @@ def _messages(messages: Any) -> tuple[dict[str, str], ...]:
             raise _RowError(f"{where}.role: a system message may only come first")
         parsed.append({"role": message["role"], "content": message["content"]})
     turns = [message["role"] for message in parsed if message["role"] != "system"]
-    if turns[:1] != ["user"] or any(a == b for a, b in zip(turns, turns[1:], strict=False)):
+    if turns[:1] != ["user"] or any(a == b for a, b in pairwise(turns)):
         raise _RowError(f"messages: expected user and assistant to alternate, starting with user, got {turns}")
     if turns[-1] != "assistant":
         raise _RowError("messages: expected the last message to be the assistant's (0 supervised tokens)")

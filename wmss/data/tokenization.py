@@ -119,9 +119,7 @@ def _apply_template(
     return list(rendered)
 
 
-_SCHEMA = pa.schema(
-    [("line", pa.int32()), ("input_ids", pa.list_(pa.int32())), ("target_mask", pa.list_(pa.bool_()))]
-)
+_SCHEMA = pa.schema([("line", pa.int32()), ("input_ids", pa.list_(pa.int32())), ("target_mask", pa.list_(pa.bool_()))])
 
 
 def save_tokenized(samples: Sequence[TokenizedSample], path: Path) -> None:

@@ -1,8 +1,8 @@
 """A training checkpoint on disk: the strong branch as an ordinary model folder, and the state to resume from.
 
-    strong/             config, safetensors, tokenizer: loads anywhere
-    training_state.pt   weak branch, optimizer, schedule, step (tensors and numbers only)
-    rng_rank{r}.pt      random-number state of each worker
+strong/             config, safetensors, tokenizer: loads anywhere
+training_state.pt   weak branch, optimizer, schedule, step (tensors and numbers only)
+rng_rank{r}.pt      random-number state of each worker
 """
 
 import shutil

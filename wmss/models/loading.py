@@ -28,13 +28,17 @@ def check_checkpoint(path: Path, *, param: str) -> None:
         if not (path / name).is_file():
             raise ModelError(f"{param}: {path} has no {name}; save the model and its tokenizer there", param=param)
     if not list(path.glob("*.safetensors")):
-        raise ModelError(f"{param}: {path} has no *.safetensors; pickled weights are not read, convert them", param=param)
+        raise ModelError(
+            f"{param}: {path} has no *.safetensors; pickled weights are not read, convert them", param=param
+        )
     try:
         config = json.loads((path / "config.json").read_text(encoding="utf-8"))
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
         raise ModelError(f"{param}: {path}/config.json is not valid JSON: {error}", param=param) from error
     if _mentions_auto_map(config):
-        raise ModelError(f"{param}: {path}/config.json asks to run its own code (auto_map); that is refused", param=param)
+        raise ModelError(
+            f"{param}: {path}/config.json asks to run its own code (auto_map); that is refused", param=param
+        )
     architectures = config.get("architectures") or []
     if len(architectures) != 1 or not architectures[0].endswith("ForCausalLM"):
         raise ModelError(f"{param}: expected one *ForCausalLM architecture, got {architectures} ({path})", param=param)

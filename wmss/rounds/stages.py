@@ -116,7 +116,11 @@ def run_job(job: Job, engines: Engines, journal: Journal) -> Artifacts:
         wmss = spec.method.wmss
         strong = job.strong
         if strong is None:
-            strong = Path(stage.once("sft", lambda: stage.sft(wmss.hyperparameters, wmss.hyperparameters.sft_epochs))["checkpoint"])
+            strong = Path(
+                stage.once("sft", lambda: stage.sft(wmss.hyperparameters, wmss.hyperparameters.sft_epochs))[
+                    "checkpoint"
+                ]
+            )
         weak_scores = stage.once("score_weak", lambda: stage.score(job.weak, "score_weak"))
         strong_scores = stage.once("score_strong", lambda: stage.score(strong, "score_strong"))
         drawn = stage.once("weigh", lambda: stage.weigh(wmss, weak_scores, strong_scores))
@@ -257,7 +261,8 @@ class _Stage:
         described = ", ".join(f"{name} {share:.1%}" for name, share in masses.items())
         self.journal.event(
             f"entropy weak → strong: {weak.mean_entropy:.4f} → {strong.mean_entropy:.4f} nat; {len(indices)} samples "
-            f"to train on, {unique} distinct of {len(weights)}" + (f"; mass of the terms: {described}" if masses else "")
+            f"to train on, {unique} distinct of {len(weights)}"
+            + (f"; mass of the terms: {described}" if masses else "")
         )
         return {
             "table": str(table),

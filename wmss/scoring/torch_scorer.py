@@ -15,7 +15,7 @@ class TorchEntropyScorer:
     """Scores token sequences under one checkpoint, one sequence at a time. `dtype` float64 gives the reference."""
 
     def __init__(self, checkpoint: Path, *, dtype: torch.dtype = torch.float32, device: str = "cpu") -> None:
-        self._model = load_model(checkpoint, dtype=dtype).to(device).eval()  # type: ignore[arg-type]
+        self._model = load_model(checkpoint, dtype=dtype).to(device).eval()
         self._device = torch.device(device)
 
     @torch.no_grad()

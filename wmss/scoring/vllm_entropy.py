@@ -50,7 +50,7 @@ def _entropy_model(family: str) -> type[nn.Module]:
     if base is None:
         raise ImportError(f"vLLM has no model class for {family!r}")
 
-    class EntropyPooler(Pooler):  # type: ignore[misc]
+    class EntropyPooler(Pooler):
         """Hidden states of one engine step -> per finished request float32 [tokens, 2]: entropy, NLL of the next token.
 
         The statistics of a prompt prefilled in several chunks are kept per request, not its hidden states: two
@@ -80,7 +80,7 @@ def _entropy_model(family: str) -> type[nn.Module]:
                     for ids, length, end in zip(token_ids, chunk_lengths, ends, strict=True)
                 ]
             ).to(hidden_states.device, non_blocking=True)
-            statistics = self._statistics(hidden_states, labels).split(chunk_lengths)
+            statistics = torch.split(self._statistics(hidden_states, labels), chunk_lengths)
             outputs: list[Tensor | None] = []
             for state, part, done in zip(pooling_metadata.pooling_states, statistics, finished, strict=True):
                 state.hidden_states_cache.append(part)
@@ -139,7 +139,7 @@ class VllmEntropyScorer:
             model=str(checkpoint),
             runner="pooling",
             hf_overrides={"architectures": [_PREFIX + architecture]},
-            dtype=dtype,  # type: ignore[arg-type]
+            dtype=dtype,
             max_model_len=max_length,
             max_num_batched_tokens=max_batched_tokens,
             enforce_eager=True,

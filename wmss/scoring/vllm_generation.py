@@ -13,7 +13,7 @@ class VllmGenerator:
 
         self._llm = LLM(
             model=str(checkpoint),
-            dtype=dtype,  # type: ignore[arg-type]
+            dtype=dtype,
             max_model_len=max_length,
             enforce_eager=True,
             generation_config="vllm",
@@ -26,9 +26,7 @@ class VllmGenerator:
         from vllm import SamplingParams
 
         parameters = [SamplingParams(temperature=0.0, max_tokens=limit, detokenize=False) for limit in max_tokens]
-        outputs = self._llm.generate(
-            [{"prompt_token_ids": ids} for ids in prompts], parameters, use_tqdm=False
-        )
+        outputs = self._llm.generate([{"prompt_token_ids": ids} for ids in prompts], parameters, use_tqdm=False)
         return [_without_end(output.outputs[0]) for output in outputs]
 
 

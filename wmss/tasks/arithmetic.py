@@ -1,7 +1,7 @@
 """Chains of additions and subtractions, solved step by step: easy to verify, hard enough to plateau on.
 
-    user:       7+15-4
-    assistant:  7+15=22 22-4=18 #### 18
+user:       7+15-4
+assistant:  7+15=22 22-4=18 #### 18
 """
 
 import json
@@ -12,7 +12,7 @@ import numpy as np
 ANSWER_MARK = "#### "
 
 
-def make_problem(rng: np.random.Generator, *, num_steps: int, max_operand: int = 20) -> dict[str, list[dict[str, str]]]:
+def make_problem(rng: np.random.Generator, *, num_steps: int, max_operand: int = 9) -> dict[str, list[dict[str, str]]]:
     """One problem of `num_steps` operations as a chat row; every intermediate result is >= 0."""
     value = int(rng.integers(1, max_operand + 1))
     expression, steps = str(value), []

@@ -99,9 +99,9 @@ def train(run: TrainingRun, host: Host) -> None:
     samples = load_tokenized(run.samples)
     sampler = run.sampler()
     weak = load_model(run.weak) if run.weak is not None else None
-    branches = Branches(
-        load_model(run.strong), weak, mixing_weight=run.mixing_weight, weak_frozen=run.weak_frozen
-    ).to(host.device)
+    branches = Branches(load_model(run.strong), weak, mixing_weight=run.mixing_weight, weak_frozen=run.weak_frozen).to(
+        host.device
+    )
     optimizer = make_optimizer(branches, run.hyperparameters)
     schedule = make_schedule(optimizer, run.hyperparameters, num_steps=sampler.num_steps)
     with host.latest_checkpoint() as checkpoint:
@@ -230,9 +230,7 @@ def _clip(branches: Branches, norm: float, limit: float) -> None:
         torch._foreach_mul_(gradients, limit / norm)
 
 
-def _stop_if_not_finite(
-    loss: float, norm: float, step: int, rank: int, indices: list[int], samples: list[Any]
-) -> None:
+def _stop_if_not_finite(loss: float, norm: float, step: int, rank: int, indices: list[int], samples: list[Any]) -> None:
     if math.isfinite(loss) and math.isfinite(norm):
         return
     lines = sorted({samples[index].line for index in indices})

@@ -1,0 +1,60 @@
+# Every target makes .venv itself when it is missing or its lock has changed. Support: Linux x86-64, Python 3.11.
+
+PYTHON ?= python3.11
+VENV   := .venv
+BIN    := $(VENV)/bin
+LOCK   := requirements/dev.lock
+# torch's CPU build is not on the public package index. pip is first asked as it is configured (a wheel folder or a
+# mirror may have it); only if that fails, this index is added.
+TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
+
+export OMP_NUM_THREADS ?= 1
+export HF_HUB_OFFLINE ?= 1
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-slow check serve bench clean lock
+
+help: ## show the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+demo: $(VENV)/ready ## run the main job on this machine and print what came of it
+	$(BIN)/wmss demo
+
+test: $(VENV)/ready ## run the test suite (CPU, about ten minutes)
+	$(BIN)/python -m pytest
+
+test-slow: $(VENV)/ready ## run the long tests as well
+	$(BIN)/python -m pytest -m "slow or not slow"
+
+check: $(VENV)/ready ## formatting, lint, types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+serve: $(VENV)/ready ## run the service on this machine until Ctrl-C
+	$(BIN)/wmss serve
+
+bench: $(VENV)/ready ## run the benchmarks: one JSON line per arm
+	$(BIN)/python -m benchmarks
+
+clean: ## remove .venv and caches (not the service's home)
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis build *.egg-info
+
+lock: $(VENV)/ready ## resolve pyproject.toml anew and rewrite requirements/*.lock
+	BIN=$(BIN) TORCH_CPU_INDEX=$(TORCH_CPU_INDEX) requirements/lock.sh
+
+# The stamp holds the lock it was made from, so a changed lock, and only that, makes the environment anew.
+$(VENV)/ready: $(LOCK) pyproject.toml
+	@if ! cmp -s $(LOCK) $@; then \
+		set -e; \
+		echo "Setting up $(VENV) from $(LOCK): about two minutes, 3 GB"; \
+		rm -rf $(VENV); $(PYTHON) -m venv $(VENV); \
+		torch=$$(grep '^torch==' $(LOCK)); \
+		$(BIN)/pip install --quiet --no-deps $$torch 2>$(VENV)/pip.log \
+		|| { echo "pip, as configured, does not find $$torch; asking $(TORCH_CPU_INDEX)"; \
+		     $(BIN)/pip install --quiet --no-deps --index-url $(TORCH_CPU_INDEX) $$torch; }; \
+		$(BIN)/pip install --quiet --no-deps --requirement $(LOCK) 2>>$(VENV)/pip.log \
+		|| { cat $(VENV)/pip.log; exit 1; }; \
+	fi
+	@$(BIN)/pip install --quiet --no-deps --no-build-isolation --editable .
+	@cp $(LOCK) $@
