@@ -17,11 +17,11 @@ from typing import Any
 import ray
 from ray import serve
 
-from services.generator import GeneratorReplica, ServeGenerator
+from services.generator import ServeGenerator, deploy_generator
 from services.jobs.states import State
 from services.jobs.store import Fence, LostLeaseError, NewEvent, Store
 from services.jobs.tables import JobRow
-from services.scorer import ScorerReplica, ServeScorer, replica_options
+from services.scorer import ServeScorer, deploy_scorer
 from services.settings import Settings
 from services.trainer import run_training
 from wmss.config import JobSpec
@@ -157,31 +157,26 @@ class RayEngines:
     @contextlib.contextmanager
     def scorer(self, checkpoint: Path, *, max_length: int) -> Iterator[ServeScorer]:
         """A scorer application for the time of the context."""
-        with self._application("scorer", ScorerReplica, checkpoint, max_length) as handle:
-            yield ServeScorer(handle)
+        with self._application("scorer", checkpoint) as app:
+            yield deploy_scorer(app, checkpoint, max_length=max_length, use_gpu=self._use_gpu)
 
     @contextlib.contextmanager
     def generator(self, checkpoint: Path, *, max_length: int) -> Iterator[ServeGenerator]:
         """A generator application for the time of the context."""
-        with self._application("generator", GeneratorReplica, checkpoint, max_length) as handle:
-            yield ServeGenerator(handle)
+        with self._application("generator", checkpoint) as app:
+            yield deploy_generator(app, checkpoint, max_length=max_length, use_gpu=self._use_gpu)
 
     def provenance(self) -> dict[str, Any]:
         """What the engines say of themselves, without starting one."""
         return provenance()
 
     @contextlib.contextmanager
-    def _application(self, kind: str, deployment: Any, checkpoint: Path, max_length: int) -> Iterator[Any]:
-        digest = hashlib.sha256(f"{checkpoint} {max_length}".encode()).hexdigest()[:12]
-        app = f"{kind}-{digest}"
+    def _application(self, kind: str, checkpoint: Path) -> Iterator[str]:
+        """Name of an application, written down before it exists and deleted at the end unless another job uses it."""
+        app = f"{kind}-{hashlib.sha256(str(checkpoint).encode()).hexdigest()[:12]}"
         self._fence.use_engine(app)
         try:
-            # Handles only: Serve's HTTP proxy would take a port, and nothing here speaks HTTP to an engine.
-            serve.start(proxy_location="Disabled")
-            bound = deployment.options(ray_actor_options=replica_options(use_gpu=self._use_gpu)).bind(
-                str(checkpoint), max_length
-            )
-            yield serve.run(bound, name=app, route_prefix=None)
+            yield app
         finally:
             if self._fence.release_engine(app):
                 serve.delete(app)

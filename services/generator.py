@@ -6,7 +6,7 @@ from typing import Any
 from ray import serve
 from ray.serve.handle import DeploymentHandle
 
-from services.scorer import EngineReplica, call_replica
+from services.scorer import EngineReplica, call_replica, deploy
 
 
 @serve.deployment(max_ongoing_requests=8, health_check_timeout_s=120, graceful_shutdown_timeout_s=2)
@@ -33,3 +33,8 @@ class ServeGenerator:
     def generate(self, prompts: list[list[int]], max_tokens: list[int]) -> list[list[int]]:
         """Greedy continuation of each prompt, without the end token."""
         return list(call_replica(self._handle.generate, prompts, max_tokens))
+
+
+def deploy_generator(app: str, checkpoint: Path, *, max_length: int, use_gpu: bool) -> ServeGenerator:
+    """Deploy one checkpoint as the application `app` and wait until it generates."""
+    return ServeGenerator(deploy(GeneratorReplica, app, str(checkpoint), max_length, use_gpu=use_gpu))

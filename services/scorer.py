@@ -36,11 +36,13 @@ class EngineReplica:
 class ScorerReplica(EngineReplica):
     """Holds one checkpoint in a vLLM pooling engine."""
 
-    def __init__(self, checkpoint: str, max_length: int) -> None:
+    def __init__(self, checkpoint: str, max_length: int, max_batched_tokens: int) -> None:
         super().__init__()
         from wmss.scoring.vllm_entropy import VllmEntropyScorer
 
-        self._scorer = self.build(lambda: VllmEntropyScorer(Path(checkpoint), max_length=max_length))
+        self._scorer = self.build(
+            lambda: VllmEntropyScorer(Path(checkpoint), max_length=max_length, max_batched_tokens=max_batched_tokens)
+        )
 
     async def score(self, token_ids: npt.NDArray[np.int32], lengths: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
         """Flat ids of several sequences and their lengths -> flat [sum(lengths), 2], entropy and next-token NLL."""
@@ -70,6 +72,26 @@ class ServeScorer:
         return dict(call_replica(self._handle.provenance))
 
 
+def deploy_scorer(
+    app: str, checkpoint: Path, *, max_length: int, use_gpu: bool, max_batched_tokens: int = 8192
+) -> ServeScorer:
+    """Deploy one checkpoint as the application `app` and wait until it scores."""
+    return ServeScorer(deploy(ScorerReplica, app, str(checkpoint), max_length, max_batched_tokens, use_gpu=use_gpu))
+
+
+def deploy(deployment: Any, app: str, *arguments: Any, use_gpu: bool) -> DeploymentHandle[Any]:
+    """One replica of an engine as an application of its own; blocks until it is healthy."""
+    # Handles only: Serve's HTTP proxy would take a port, and nothing here speaks HTTP to an engine.
+    serve.start(proxy_location="Disabled")
+    options = {
+        "num_cpus": 1,
+        "num_gpus": 1 if use_gpu else 0,
+        "runtime_env": {"env_vars": ENGINE_ENVIRONMENT},
+    }
+    bound = deployment.options(ray_actor_options=options).bind(*arguments)
+    return serve.run(bound, name=app, route_prefix=None)
+
+
 def call_replica(method: Any, *arguments: Any) -> Any:
     """One remote call, made again (a few times) when its replica dies under it; Serve starts a new replica."""
     for attempt in range(MAX_RETRIES + 1):
@@ -81,12 +103,3 @@ def call_replica(method: Any, *arguments: Any) -> Any:
             if attempt == MAX_RETRIES:
                 raise
     raise AssertionError("unreachable")
-
-
-def replica_options(*, use_gpu: bool) -> dict[str, Any]:
-    """Ray resources and environment of one engine replica."""
-    return {
-        "num_cpus": 1,
-        "num_gpus": 1 if use_gpu else 0,
-        "runtime_env": {"env_vars": ENGINE_ENVIRONMENT},
-    }

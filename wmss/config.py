@@ -261,7 +261,7 @@ def explain(errors: Sequence[Mapping[str, Any]]) -> ConfigError:
         elif item["type"] == "missing":
             text = "required field is missing"
         else:
-            text = item["msg"].removeprefix("Value error, ")
+            text = item["msg"].removeprefix("Value error, ").replace("Input should be", "expected")
             if item["type"] != "value_error":
                 text += f" (got {_short(item['input'])})"
         lines.append(f"{field}: {text}" if field else text)

@@ -23,17 +23,17 @@ def upload(service: Service, file: UploadFile, purpose: Annotated[str, Form()]) 
     """Store a JSONL file for `training_file` or `validation_file`; a row that cannot be used refuses the file."""
     if purpose != "fine-tune":
         raise Problem(400, "invalid_purpose", f'purpose: expected "fine-tune", got {purpose!r}', param="purpose")
+    filename = os.path.basename((file.filename or "upload.jsonl").replace("\\", "/"))[:255]
     file_id = new_id("file")
     target = service.settings.file_path(file_id)
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.with_suffix(".partial")
     try:
         size, digest = _copy(file, partial, service.settings.max_file_bytes)
-        read_samples(partial, param="file")
+        read_samples(partial, param="file", name=filename)
         partial.rename(target)
     finally:
         partial.unlink(missing_ok=True)
-    filename = os.path.basename((file.filename or "upload.jsonl").replace("\\", "/"))[:255]
     row = service.store.add_file(file_id, filename=filename, purpose=purpose, size=size, sha256=digest)
     return FileObject.of(row)
 

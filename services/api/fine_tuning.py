@@ -53,23 +53,22 @@ def _resolve_models(service: ServiceState, spec: JobSpec) -> dict[str, str | Non
     # These load the tokenizers: imported late so that the API starts (and answers health checks) without torch.
     from wmss.models.loading import check_checkpoint, check_pair
 
-    def resolve(name: str, param: str) -> str:
+    def resolve(name: str, param: str) -> Path:
         folder = resolve_model(name, service.store, service.settings, param=param)
         check_checkpoint(folder, param=param)
-        return str(folder)
+        return folder
 
-    paths: dict[str, str | None] = {"model": resolve(spec.model, "model"), "strong_model": None}
-    paths["weak_model"] = paths["model"]
+    base = resolve(spec.model, "model")
+    weak, strong = base, None
     if isinstance(spec.method, WmssMethod):
-        for param in ("weak_model", "strong_model"):
-            name = getattr(spec.method.wmss, param)
-            if name is not None:
-                paths[param] = resolve(name, f"method.wmss.{param}")
-    for param in ("weak_model", "strong_model"):
-        other = paths[param]
-        if other is not None and other != paths["model"]:
-            check_pair(Path(str(paths["model"])), Path(other), param=f"method.wmss.{param}")
-    return paths
+        wmss = spec.method.wmss
+        if wmss.weak_model is not None:
+            weak = resolve(wmss.weak_model, "method.wmss.weak_model")
+            check_pair(base, weak, param="method.wmss.weak_model")
+        if wmss.strong_model is not None:
+            strong = resolve(wmss.strong_model, "method.wmss.strong_model")
+            check_pair(base, strong, param="method.wmss.strong_model")
+    return {"model": str(base), "weak_model": str(weak), "strong_model": None if strong is None else str(strong)}
 
 
 @router.get("")

@@ -28,39 +28,43 @@ class Sample:
         return self.messages[-1]["content"] if self.messages else self.completion
 
 
-def read_samples(path: Path, *, param: str = "training_file") -> list[Sample]:
-    """All samples of a JSONL file; raises `DataError` with line numbers (the first 100) if any row is unusable."""
+def read_samples(path: Path, *, param: str = "training_file", name: str | None = None) -> list[Sample]:
+    """All samples of a JSONL file; raises `DataError` with line numbers (the first 100) if any row is unusable.
+
+    `param` is the field, `name` the file name that messages speak of.
+    """
+    name = name or path.name
     samples: list[Sample] = []
     problems: list[str] = []
-    for line, text in _lines(path, param):
+    for line, text in _lines(path, param, name):
         try:
             samples.append(_parse(line, text))
         except _RowError as error:
             problems.append(f"line {line}: {error}")
     if problems:
-        raise DataError(_summary(path, problems), param=param)
+        raise DataError(_summary(name, problems), param=param)
     if not samples:
-        raise DataError(f"{param}: expected at least one JSON line, got an empty file ({path.name})", param=param)
+        raise DataError(f"{param}: expected at least one JSON line, got an empty file ({name})", param=param)
     return samples
 
 
-def _summary(path: Path, problems: list[str]) -> str:
+def _summary(name: str, problems: list[str]) -> str:
     more = f"; and {len(problems) - MAX_REPORTED} more" if len(problems) > MAX_REPORTED else ""
     rows = "row is" if len(problems) == 1 else "rows are"
-    return f"{len(problems)} {rows} unusable in {path.name}: " + "; ".join(problems[:MAX_REPORTED]) + more
+    return f"{len(problems)} {rows} unusable in {name}: " + "; ".join(problems[:MAX_REPORTED]) + more
 
 
-def raise_rows(path: Path, problems: list[str], param: str) -> None:
+def raise_rows(name: str, problems: list[str], param: str) -> None:
     """Raise one `DataError` for problems found in later checks of the same rows, if there are any."""
     if problems:
-        raise DataError(_summary(path, problems), param=param)
+        raise DataError(_summary(name, problems), param=param)
 
 
 class _RowError(Exception):
     pass
 
 
-def _lines(path: Path, param: str) -> Iterator[tuple[int, str]]:
+def _lines(path: Path, param: str, name: str) -> Iterator[tuple[int, str]]:
     """Non-empty lines with their number. A byte-order mark and CRLF are accepted: editors write them."""
     try:
         with path.open("rb") as file:
@@ -69,7 +73,7 @@ def _lines(path: Path, param: str) -> Iterator[tuple[int, str]]:
                     text = raw.decode("utf-8-sig" if number == 1 else "utf-8").strip()
                 except UnicodeDecodeError as error:
                     raise DataError(
-                        f"line {number} of {path.name}: expected UTF-8 text: {error}; save the file as UTF-8",
+                        f"line {number} of {name}: expected UTF-8 text: {error}; save the file as UTF-8",
                         param=param,
                     ) from error
                 if text:

@@ -25,7 +25,7 @@ def tokenize_samples(
     tokenizer: PreTrainedTokenizerBase,
     *,
     max_length: int,
-    source: Path,
+    source: str,
     param: str = "training_file",
 ) -> tuple[list[TokenizedSample], list[int]]:
     """Render, tokenize and mask every sample.

@@ -60,9 +60,14 @@ def load_model(path: Path, *, dtype: torch.dtype = torch.float32) -> PreTrainedM
     return model
 
 
-def load_tokenizer(path: Path) -> PreTrainedTokenizerBase:
-    """The tokenizer at `path`."""
-    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(path)
+def load_tokenizer(path: Path, *, param: str = "model") -> PreTrainedTokenizerBase:
+    """The tokenizer at `path`; `param` is the field that named it."""
+    try:
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(path)
+    except Exception as error:  # the tokenizer library raises bare Exception for a file it cannot read
+        raise ModelError(
+            f"{param}: the tokenizer in {path} cannot be read: {error}; save it anew", param=param
+        ) from error
     return tokenizer
 
 
@@ -109,7 +114,7 @@ def check_pair(strong: Path, weak: Path, *, param: str) -> None:
             "choose checkpoints of one model family",
             param=param,
         )
-    tokenizers = [load_tokenizer(path) for path in (strong, weak)]
+    tokenizers = [load_tokenizer(path, param=param) for path in (strong, weak)]
     vocabularies = [tokenizer.get_vocab() for tokenizer in tokenizers]
     if vocabularies[0] != vocabularies[1]:
         token = next(t for t in sorted({**vocabularies[0], **vocabularies[1]}) if _differs(t, *vocabularies))

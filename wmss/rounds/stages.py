@@ -200,7 +200,7 @@ class _Stage:
     def _tokenize(self, path: Path, param: str, max_length: int, target: Path) -> tuple[list[Any], int]:
         samples = read_samples(path, param=param)
         tokenizer = load_tokenizer(self.job.base)
-        tokenized, cut = tokenize_samples(samples, tokenizer, max_length=max_length, source=path, param=param)
+        tokenized, cut = tokenize_samples(samples, tokenizer, max_length=max_length, source=path.name, param=param)
         if cut:
             self.journal.event(
                 f"{param}: {len(cut)} completions are longer than max_length {max_length} and are cut, their end "

@@ -77,7 +77,7 @@ def make_base_model(
     model = Qwen3ForCausalLM(config)
     rows = make_problems(num_steps * batch_size, seed=seed, min_steps=1, max_steps=3)
     samples = [Sample(line=i, messages=tuple(row["messages"])) for i, row in enumerate(rows, start=1)]
-    tokenized, _ = tokenize_samples(samples, tokenizer, max_length=256, source=Path("base problems"))
+    tokenized, _ = tokenize_samples(samples, tokenizer, max_length=256, source="base problems")
     branches = Branches(model, None, mixing_weight=1.0, weak_frozen=True)
     knobs = Hyperparameters(learning_rate=2e-3, warmup_ratio=0.1, lr_schedule="cosine")
     sampler = BatchSampler(range(len(tokenized)), batch_size=batch_size, num_epochs=1, max_steps=num_steps, seed=seed)

@@ -1,0 +1,28 @@
+"""Fixtures for all tests: small checkpoints, and one running service for the session."""
+
+import os
+
+# Before torch and vLLM are imported anywhere: their thread pools read these once.
+for _name, _value in {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}.items():
+    os.environ.setdefault(_name, _value)
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.checkpoints import make_checkpoint
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Random small checkpoints that share a tokenizer: Qwen3 (two seeds, one wider), and Llama."""
+    folder = tmp_path_factory.mktemp("checkpoints")
+    return {
+        "qwen3": make_checkpoint(folder / "qwen3", "qwen3", seed=1),
+        "qwen3_other": make_checkpoint(folder / "qwen3_other", "qwen3", seed=2),
+        "qwen3_wide": make_checkpoint(folder / "qwen3_wide", "qwen3", seed=3, hidden_size=96),
+        "llama": make_checkpoint(folder / "llama", "llama", seed=4),
+    }

@@ -1,0 +1,231 @@
+"""The mixed loss against the full-logit float64 reference: values, all gradients, edges, and memory.
+
+pytest tests/core/test_mixing.py
+"""
+
+import pytest
+import torch
+from torch import Tensor
+
+from tests import reference
+from wmss.core.mixing import mixed_linear_cross_entropy
+
+NAMES = ("strong_hidden", "strong_head", "weak_hidden", "weak_head", "strong_bias", "weak_bias")
+
+
+def make_inputs(
+    *,
+    rows: int = 37,
+    vocabulary: int = 53,
+    strong_width: int = 12,
+    weak_width: int = 7,
+    bias: bool = True,
+    seed: int = 0,
+) -> tuple[dict[str, Tensor], Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+    tensors = {
+        "strong_hidden": normal(rows, strong_width),
+        "strong_head": normal(vocabulary, strong_width),
+        "weak_hidden": normal(rows, weak_width),
+        "weak_head": normal(vocabulary, weak_width),
+    }
+    if bias:
+        tensors |= {"strong_bias": normal(vocabulary), "weak_bias": normal(vocabulary)}
+    labels = torch.randint(vocabulary, (rows,), generator=generator)
+    labels[::5] = -100
+    return tensors, labels
+
+
+def run(function, tensors, labels, *, dtype, frozen=(), **options):
+    leaves = {name: tensor.detach().to(dtype).requires_grad_(name not in frozen) for name, tensor in tensors.items()}
+    loss = function(
+        leaves["strong_hidden"],
+        leaves["strong_head"],
+        leaves["weak_hidden"],
+        leaves["weak_head"],
+        labels,
+        strong_bias=leaves.get("strong_bias"),
+        weak_bias=leaves.get("weak_bias"),
+        **options,
+    )
+    loss.backward()
+    return loss.detach(), {name: leaf.grad for name, leaf in leaves.items()}
+
+
+def relative_error(value: Tensor, truth: Tensor) -> float:
+    scale = truth.double().norm()
+    return float((value.double() - truth.double()).norm() / scale if scale > 0 else value.double().norm())
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 2e-6)])
+@pytest.mark.parametrize("mixing_weight", [0.0, 0.3, 0.5, 1.0])
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+@pytest.mark.parametrize("frozen", [(), ("weak_hidden", "weak_head", "weak_bias")])
+def test_equals_full_logit_reference(dtype, tolerance, mixing_weight, bias, reduction, frozen):
+    tensors, labels = make_inputs(bias=bias)
+    options = {"mixing_weight": mixing_weight, "reduction": reduction}
+    truth, truth_grads = run(reference.mixed_cross_entropy, tensors, labels, dtype=torch.float64, **options)
+    loss, grads = run(mixed_linear_cross_entropy, tensors, labels, dtype=dtype, frozen=frozen, chunk_size=7, **options)
+    assert relative_error(loss, truth) <= tolerance
+    for name in tensors:
+        if name in frozen:
+            assert grads[name] is None
+        else:
+            assert relative_error(grads[name], truth_grads[name]) <= tolerance, name
+
+
+@pytest.mark.parametrize("chunk_size", [1, 2, 29, 30, 31, 1000, None])
+def test_chunk_size_changes_nothing(chunk_size):
+    tensors, labels = make_inputs()
+    truth, truth_grads = run(mixed_linear_cross_entropy, tensors, labels, dtype=torch.float64, mixing_weight=0.42)
+    loss, grads = run(
+        mixed_linear_cross_entropy, tensors, labels, dtype=torch.float64, mixing_weight=0.42, chunk_size=chunk_size
+    )
+    assert relative_error(loss, truth) <= 1e-14
+    assert max(relative_error(grads[name], truth_grads[name]) for name in tensors) <= 1e-13
+
+
+def test_by_hand():
+    # Two words; strong logits (2, 0), weak logits (0, 2), λ = 0.75: mixed (1.5, 0.5), loss of word 0 = log(1 + e^-1).
+    hidden = torch.ones(1, 1, dtype=torch.float64)
+    strong_head = torch.tensor([[2.0], [0.0]], dtype=torch.float64)
+    weak_head = torch.tensor([[0.0], [2.0]], dtype=torch.float64)
+    loss = mixed_linear_cross_entropy(hidden, strong_head, hidden, weak_head, torch.tensor([0]), mixing_weight=0.75)
+    assert float(loss) == pytest.approx(0.31326168751822286, rel=1e-15)
+
+
+def test_gradient_of_strong_rows_is_closed_form():
+    """Eq. 22: with an identity head, ∂L/∂z_strong = λ (P_mix − onehot); its rows sum to 0 and ignored rows are 0."""
+    vocabulary = 11
+    logits = torch.randn(2, 6, vocabulary, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    labels = torch.tensor([3, -100, 0, 10, -100, 5])
+    eye = torch.eye(vocabulary, dtype=torch.float64)
+    strong = logits[0].clone().requires_grad_()
+    mixed_linear_cross_entropy(strong, eye, logits[1], eye, labels, mixing_weight=0.3, reduction="sum").backward()
+    mixed = torch.softmax(0.3 * logits[0] + 0.7 * logits[1], dim=-1)
+    expected = 0.3 * (mixed - torch.nn.functional.one_hot(labels.clamp(min=0), vocabulary))
+    expected[labels < 0] = 0
+    torch.testing.assert_close(strong.grad, expected, rtol=1e-12, atol=1e-14)
+    assert strong.grad.sum(dim=1).abs().max() < 1e-14
+
+
+def test_identical_branches_make_the_mixing_weight_irrelevant():
+    tensors, labels = make_inputs(weak_width=12)
+    same = tensors | {"weak_hidden": tensors["strong_hidden"], "weak_head": tensors["strong_head"]}
+    same["weak_bias"] = same["strong_bias"]
+    losses = [
+        run(mixed_linear_cross_entropy, same, labels, dtype=torch.float64, mixing_weight=w)[0] for w in (0.0, 0.4, 1.0)
+    ]
+    assert max(losses) - min(losses) < 1e-13
+
+
+def test_micro_batches_add_up_to_the_batch():
+    tensors, labels = make_inputs()
+    whole, whole_grads = run(
+        mixed_linear_cross_entropy, tensors, labels, dtype=torch.float64, mixing_weight=0.5, reduction="sum"
+    )
+    parts = []
+    for rows in (slice(0, 10), slice(10, 37)):
+        part = tensors | {name: tensors[name][rows] for name in ("strong_hidden", "weak_hidden")}
+        parts.append(
+            run(mixed_linear_cross_entropy, part, labels[rows], dtype=torch.float64, mixing_weight=0.5, reduction="sum")
+        )
+    assert relative_error(parts[0][0] + parts[1][0], whole) <= 1e-14
+    for name in ("strong_head", "weak_head", "strong_bias"):
+        assert relative_error(parts[0][1][name] + parts[1][1][name], whole_grads[name]) <= 1e-13
+
+
+def test_bfloat16_is_no_worse_than_full_logits_in_bfloat16():
+    tensors, labels = make_inputs(rows=64, vocabulary=256, strong_width=64, weak_width=64, bias=False)
+    rounded = {name: tensor.bfloat16().double() for name, tensor in tensors.items()}
+    truth, truth_grads = run(reference.mixed_cross_entropy, rounded, labels, dtype=torch.float64, mixing_weight=0.5)
+    naive, naive_grads = run(reference.mixed_cross_entropy, rounded, labels, dtype=torch.bfloat16, mixing_weight=0.5)
+    loss, grads = run(mixed_linear_cross_entropy, rounded, labels, dtype=torch.bfloat16, mixing_weight=0.5)
+    assert loss.dtype == torch.float32
+    assert relative_error(loss, truth) <= relative_error(naive, truth) + 1e-6
+    for name in rounded:
+        error, naive_error = (relative_error(g[name], truth_grads[name]) for g in (grads, naive_grads))
+        assert error <= naive_error + 1e-6, name
+        assert error <= 4e-3, name
+
+
+def test_large_logits_do_not_overflow():
+    tensors, labels = make_inputs()
+    huge = {name: tensor * 200 for name, tensor in tensors.items()}
+    truth, _ = run(reference.mixed_cross_entropy, huge, labels, dtype=torch.float64, mixing_weight=0.5)
+    loss, grads = run(mixed_linear_cross_entropy, huge, labels, dtype=torch.float32, mixing_weight=0.5)
+    assert relative_error(loss, truth) <= 2e-6
+    assert all(torch.isfinite(grad).all() for grad in grads.values())
+
+
+def test_no_supervised_row():
+    tensors, labels = make_inputs()
+    ignored = torch.full_like(labels, -100)
+    loss, grads = run(
+        mixed_linear_cross_entropy, tensors, ignored, dtype=torch.float32, mixing_weight=0.5, reduction="sum"
+    )
+    assert float(loss) == 0.0
+    assert all(float(grad.abs().max()) == 0.0 for grad in grads.values())
+    with pytest.raises(ValueError, match=r"labels: expected at least one supervised row.*reduction=\"sum\""):
+        run(mixed_linear_cross_entropy, tensors, ignored, dtype=torch.float32, mixing_weight=0.5)
+
+
+def test_nothing_is_computed_for_what_needs_no_gradient():
+    tensors, labels = make_inputs(bias=False)
+    with torch.no_grad():
+        loss = mixed_linear_cross_entropy(*(tensors[name] for name in NAMES[:4]), labels, mixing_weight=0.5)
+    assert not loss.requires_grad
+    saved = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t.shape) or t, lambda t: t):
+        hidden = tensors["strong_hidden"].clone().requires_grad_()
+        rest = [tensors[name] for name in NAMES[1:4]]
+        mixed_linear_cross_entropy(hidden, *rest, labels, mixing_weight=0.5)
+    assert saved == [hidden.shape]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"mixing_weight": 1.1}, r"mixing_weight: expected a number in \[0, 1\], got 1.1"),
+        ({"mixing_weight": float("nan")}, r"mixing_weight: expected"),
+        ({"reduction": "none"}, r'reduction: expected "mean" or "sum"'),
+        ({"weak_head": torch.zeros(52, 7)}, r"vocabulary sizes differ: 53 vs 52"),
+        ({"weak_head": torch.zeros(53, 8)}, r"weak_hidden and weak_head: expected \[N, D\] and \[V, D\]"),
+        ({"labels": torch.zeros(36, dtype=torch.long)}, r"labels: expected \[37\]"),
+        ({"labels": torch.full((37,), 53)}, r"labels: expected values in \[0, 53\) or -100, got 53..53"),
+        ({"labels": torch.full((37,), -1)}, r"labels: expected values in \[0, 53\)"),
+        ({"strong_bias": torch.zeros(52)}, r"strong_bias: expected \[53\], got \[52\]"),
+        ({"chunk_size": 0}, r"chunk_size: expected a positive number of rows, got 0"),
+    ],
+)
+def test_refusals(change, message):
+    tensors, labels = make_inputs(bias=False)
+    arguments = {**tensors, "labels": labels, "mixing_weight": 0.5, **change}
+    with pytest.raises(ValueError, match=message):
+        mixed_linear_cross_entropy(**arguments)
+
+
+def peak_bytes(rows: int, vocabulary: int) -> int:
+    """Most tensor bytes alive at once inside the loss and its backward, beyond inputs and their gradients."""
+    from tests.memory import PeakTensorBytes
+
+    tensors, labels = make_inputs(rows=rows, vocabulary=vocabulary, strong_width=4, weak_width=4, bias=False)
+    leaves = {name: tensor.float().requires_grad_() for name, tensor in tensors.items()}
+    with PeakTensorBytes() as tracker:
+        mixed_linear_cross_entropy(**leaves, labels=labels, mixing_weight=0.5, chunk_size=16).backward()
+    # Gradients (and the copies of supervised rows) grow with N·D and V·D, which no implementation can avoid.
+    linear = sum(4 * tensor.numel() for tensor in leaves.values())
+    return tracker.peak - 3 * linear
+
+
+def test_memory_does_not_grow_with_rows_times_vocabulary():
+    vocabulary = 8192
+    few, many = peak_bytes(128, vocabulary), peak_bytes(4096, vocabulary)
+    full_logits = 4 * (4096 - 128) * vocabulary
+    assert many - few < 0.02 * full_logits
+    assert many < 0.05 * 4 * 4096 * vocabulary

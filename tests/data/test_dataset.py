@@ -1,0 +1,76 @@
+"""Training files: both row forms, and every kind of bad row refused with its line number."""
+
+import json
+
+import pytest
+
+from wmss.data.dataset import read_samples
+from wmss.errors import DataError
+
+USER, ASSISTANT = {"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}
+
+
+def write(tmp_path, *rows):
+    file = tmp_path / "file.jsonl"
+    file.write_text("\n".join(row if isinstance(row, str) else json.dumps(row) for row in rows))
+    return file
+
+
+def test_both_forms(tmp_path):
+    file = write(tmp_path, {"messages": [USER, ASSISTANT]}, "", {"prompt": "p", "completion": "c"})
+    chat, plain = read_samples(file)
+    assert (chat.line, chat.messages, chat.answer) == (1, (USER, ASSISTANT), "a")
+    assert (plain.line, plain.prompt, plain.completion, plain.answer) == (3, "p", "c", "c")
+
+
+def test_byte_order_mark_and_windows_line_ends(tmp_path):
+    file = tmp_path / "file.jsonl"
+    file.write_bytes(b'\xef\xbb\xbf{"prompt": "p", "completion": "\xc3\xa9"}\r\n')
+    assert read_samples(file)[0].completion == "é"
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ("{", r"not valid JSON"),
+        ("[" * 100_000, r"not valid JSON"),
+        ("[1]", r"expected a JSON object, got list"),
+        ({"text": "x"}, r'expected the keys "messages", or "prompt" and "completion", got \[.text.\]'),
+        ({"prompt": 1, "completion": "c"}, r"prompt: expected a string, got int"),
+        ({"prompt": "p", "completion": ""}, r"0 supervised tokens"),
+        ({"messages": []}, r"messages: expected a non-empty list"),
+        ({"messages": [USER]}, r"last message to be the assistant's \(0 supervised tokens\)"),
+        ({"messages": [USER, {"role": "assistant", "content": ""}]}, r"last assistant message is empty"),
+        ({"messages": [ASSISTANT]}, r"alternate, starting with user"),
+        ({"messages": [USER, USER, ASSISTANT]}, r"alternate"),
+        ({"messages": [{"role": "teacher", "content": "x"}, ASSISTANT]}, r"messages\[0\].role: expected one of"),
+        ({"messages": [USER, {"role": "assistant", "content": None}]}, r"messages\[1\].content: expected a string"),
+        ({"messages": [{"role": "user"}, ASSISTANT]}, r'messages\[0\]: expected an object with "role" and "content"'),
+        ({"messages": [USER, ASSISTANT, {"role": "system", "content": "s"}]}, r"a system message may only come first"),
+    ],
+)
+def test_bad_row_is_refused_with_its_line(tmp_path, row, message):
+    good = {"messages": [USER, ASSISTANT]}
+    with pytest.raises(DataError, match=rf"1 row is unusable in file.jsonl: line 2: .*{message}") as caught:
+        read_samples(write(tmp_path, good, row, good), param="validation_file")
+    assert caught.value.param == "validation_file"
+
+
+def test_all_bad_rows_are_listed_up_to_a_hundred(tmp_path):
+    with pytest.raises(DataError) as caught:
+        read_samples(write(tmp_path, *["{"] * 130))
+    assert "130 rows are unusable" in caught.value.message
+    assert "line 100:" in caught.value.message
+    assert "line 101:" not in caught.value.message
+    assert caught.value.message.endswith("and 30 more")
+
+
+def test_empty_binary_and_missing_files(tmp_path):
+    with pytest.raises(DataError, match="expected at least one JSON line"):
+        read_samples(write(tmp_path, "", " "))
+    binary = tmp_path / "binary"
+    binary.write_bytes(b'{"prompt": "p", "completion": "c"}\n\xff\xfe')
+    with pytest.raises(DataError, match="line 2 of binary: expected UTF-8"):
+        read_samples(binary)
+    with pytest.raises(DataError, match="cannot read"):
+        read_samples(tmp_path / "missing")

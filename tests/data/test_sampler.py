@@ -1,0 +1,52 @@
+"""Batches: every sample once an epoch, a pure function of the step, and micro-batches within their budget."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from wmss.data.sampler import BatchSampler, micro_batches
+from wmss.records import TokenizedSample
+
+
+def test_an_epoch_is_every_sample_once():
+    sampler = BatchSampler(range(10, 33), batch_size=5, num_epochs=3, max_steps=None, seed=1)
+    assert (sampler.steps_per_epoch, sampler.num_steps) == (5, 15)
+    epochs = [np.concatenate([sampler.batch(5 * e + k) for k in range(5)]) for e in range(3)]
+    assert all(sorted(epoch) == list(range(10, 33)) for epoch in epochs)
+    assert not np.array_equal(epochs[0], epochs[1])
+    assert len(sampler.batch(4)) == 3
+
+
+def test_batches_depend_on_seed_and_step_alone():
+    make = lambda seed: BatchSampler(range(50), batch_size=8, num_epochs=4, max_steps=None, seed=seed)  # noqa: E731
+    assert np.array_equal(make(3).batch(20), make(3).batch(20))
+    assert not np.array_equal(make(3).batch(20), make(4).batch(20))
+
+
+def test_max_steps_and_duplicates():
+    sampler = BatchSampler([7, 7, 7], batch_size=2, num_epochs=10, max_steps=3, seed=0)
+    assert sampler.num_steps == 3
+    assert sorted(np.concatenate([sampler.batch(0), sampler.batch(1)])) == [7, 7, 7]
+    with pytest.raises(IndexError, match=r"step: expected 0..2, got 3"):
+        sampler.batch(3)
+    with pytest.raises(ValueError, match="at least one sample"):
+        BatchSampler([], batch_size=2, num_epochs=1, max_steps=None, seed=0)
+
+
+@given(st.lists(st.integers(1, 40), min_size=1, max_size=30), st.integers(1, 100), st.integers(1, 4))
+def test_micro_batches_share_out_the_batch_within_their_budget(lengths, max_tokens, world_size):
+    samples = [
+        TokenizedSample(line=i, input_ids=np.zeros(n, dtype=np.int32), target_mask=np.ones(n, dtype=bool))
+        for i, n in enumerate(lengths)
+    ]
+    batch = np.arange(len(samples))
+    groups = [
+        group
+        for rank in range(world_size)
+        for group in micro_batches(batch, samples, max_tokens=max_tokens, rank=rank, world_size=world_size)
+    ]
+    assert sorted(index for group in groups for index in group) == batch.tolist()
+    for group in groups:
+        padded = len(group) * max(lengths[index] for index in group)
+        assert padded <= max_tokens or len(group) == 1

@@ -1,0 +1,114 @@
+"""Rendering and masking against masks written out by hand, and every refusal."""
+
+import numpy as np
+import pytest
+
+from wmss.data.dataset import Sample
+from wmss.data.tokenization import load_tokenized, save_tokenized, tokenize_samples, tokens_digest
+from wmss.errors import DataError
+from wmss.tasks.base_model import make_tokenizer
+
+SOURCE = "file.jsonl"
+
+
+def chat(*turns: tuple[str, str], line: int = 1) -> Sample:
+    return Sample(line=line, messages=tuple({"role": role, "content": content} for role, content in turns))
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return make_tokenizer()
+
+
+def tokenize(sample, tokenizer, max_length=256):
+    samples, cut = tokenize_samples([sample], tokenizer, max_length=max_length, source=SOURCE)
+    return samples[0], cut
+
+
+def supervised_text(sample, tokenizer):
+    spans, current = [], []
+    for token, target in zip(sample.input_ids, sample.target_mask, strict=True):
+        if target:
+            current.append(int(token))
+        elif current:
+            spans.append(tokenizer.decode(current))
+            current = []
+    return [*spans, tokenizer.decode(current)] if current else spans
+
+
+def test_chat_mask_is_the_answer_and_its_end_token(tokenizer):
+    sample, cut = tokenize(chat(("user", "1+1"), ("assistant", "2")), tokenizer)
+    assert cut == []
+    rendered = "<|im_start|>user\n1+1<|im_end|>\n<|im_start|>assistant\n2<|im_end|>\n"
+    assert tokenizer.decode(sample.input_ids) == rendered
+    assert supervised_text(sample, tokenizer) == ["2<|im_end|>"]
+    # The newline after the end token is rendered but never generated, so it is no target.
+    assert not sample.target_mask[-1]
+    assert sample.num_targets == 2
+    targets = sample.input_ids[sample.predicting_positions + 1]
+    assert tokenizer.decode(targets) == "2<|im_end|>"
+
+
+def test_every_assistant_turn_is_supervised(tokenizer):
+    turns = [("system", "be brief"), ("user", "1+1"), ("assistant", "2"), ("user", "2+2"), ("assistant", "4")]
+    sample, _ = tokenize(chat(*turns), tokenizer)
+    assert supervised_text(sample, tokenizer) == ["2<|im_end|>", "4<|im_end|>"]
+    prompt = tokenizer.decode(sample.input_ids[: sample.last_completion_start])
+    assert prompt.endswith("2+2<|im_end|>\n<|im_start|>assistant\n")
+
+
+def test_prompt_and_completion(tokenizer):
+    sample, _ = tokenize(Sample(line=1, prompt="1+1=", completion="2"), tokenizer)
+    assert tokenizer.decode(sample.input_ids) == "1+1=2<|im_end|>"
+    assert supervised_text(sample, tokenizer) == ["2<|im_end|>"]
+    assert sample.last_completion_start == 4
+
+
+def test_long_completion_is_cut_and_reported(tokenizer):
+    sample, cut = tokenize(chat(("user", "1"), ("assistant", "2" * 50), line=9), tokenizer, max_length=20)
+    assert cut == [9]
+    assert len(sample.input_ids) == 20
+    assert sample.target_mask[-1]
+
+
+def test_prompt_that_fills_the_window_is_refused(tokenizer):
+    with pytest.raises(DataError, match=r"line 4: 0 supervised tokens: the prompt of \d+ tokens fills max_length 20"):
+        tokenize(chat(("user", "1" * 50), ("assistant", "2"), line=4), tokenizer, max_length=20)
+
+
+def test_template_that_rewrites_history_is_refused():
+    tokenizer = make_tokenizer()
+    # Shows only the newest answer, as templates that drop earlier reasoning do.
+    tokenizer.chat_template = (
+        "{% for m in messages %}<|im_start|>{{ m.role }}\n"
+        "{% if loop.last or m.role == 'user' %}{{ m.content }}{% endif %}<|im_end|>\n{% endfor %}"
+        "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    )
+    assert tokenize(chat(("user", "1"), ("assistant", "2")), tokenizer)
+    with pytest.raises(DataError, match=r"messages\[1\]: the chat template renders this turn differently"):
+        tokenize(chat(("user", "1"), ("assistant", "2"), ("user", "3"), ("assistant", "4")), tokenizer)
+
+
+def test_template_without_end_token_is_refused():
+    tokenizer = make_tokenizer()
+    tokenizer.chat_template = "{% for m in messages %}{{ m.content }}\n{% endfor %}"
+    with pytest.raises(DataError, match="closes the assistant's turn without a special token"):
+        tokenize(chat(("user", "1"), ("assistant", "2")), tokenizer)
+    tokenizer.chat_template = None
+    with pytest.raises(DataError, match="has no chat template; use prompt/completion rows"):
+        tokenize(chat(("user", "1"), ("assistant", "2")), tokenizer)
+
+
+def test_saved_samples_are_the_same_data(tokenizer, tmp_path):
+    samples, _ = tokenize_samples(
+        [chat(("user", "1"), ("assistant", str(i)), line=i) for i in range(1, 30)],
+        tokenizer,
+        max_length=99,
+        source=SOURCE,
+    )
+    save_tokenized(samples, tmp_path / "samples.parquet")
+    loaded = load_tokenized(tmp_path / "samples.parquet")
+    assert tokens_digest(loaded) == tokens_digest(samples)
+    assert [s.line for s in loaded] == list(range(1, 30))
+    assert all(np.array_equal(a.input_ids, b.input_ids) for a, b in zip(loaded, samples, strict=True))
+    assert tokens_digest(samples[:-1]) != tokens_digest(samples)

@@ -1,0 +1,115 @@
+"""A running service for tests: `wmss serve` as a user starts it, in a home of its own."""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+from openai import OpenAI
+from ray.job_submission import JobStatus, JobSubmissionClient
+
+from services.settings import Settings
+from services.supervisor import Endpoint, endpoint_file, free_port
+
+WMSS = [sys.executable, "-m", "services.cli"]
+
+
+@dataclass
+class Stack:
+    """A service and its home."""
+
+    process: subprocess.Popen
+    endpoint: Endpoint
+    home: Path
+
+    @property
+    def client(self) -> OpenAI:
+        return OpenAI(base_url=self.endpoint.base_url, api_key="any")
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """For commands that talk to this service and its Ray."""
+        return os.environ | {
+            "WMSS_HOME": str(self.home),
+            "WMSS_BASE_URL": self.endpoint.base_url,
+            "RAY_AUTH_MODE": "token",
+            "RAY_AUTH_TOKEN_PATH": self.endpoint.token_path,
+        }
+
+    def ray_jobs(self) -> JobSubmissionClient:
+        """Ray's Jobs API, with this cluster's token."""
+        token = Path(self.endpoint.token_path).read_text()
+        return JobSubmissionClient(self.endpoint.dashboard_url, headers={"Authorization": f"Bearer {token}"})
+
+    def run_on_ray(self, *arguments: str, timeout_s: float = 180) -> None:
+        """Run a Python module of the tests as a Ray job and wait for it."""
+        jobs = self.ray_jobs()
+        submission = jobs.submit_job(entrypoint=f"cd {Path.cwd()} && {sys.executable} -m {' '.join(arguments)}")
+        deadline = time.monotonic() + timeout_s
+        while not (status := jobs.get_job_status(submission)).is_terminal():
+            assert time.monotonic() < deadline, jobs.get_job_logs(submission)
+            time.sleep(0.5)
+        assert status is JobStatus.SUCCEEDED, jobs.get_job_logs(submission)
+
+    def processes(self) -> list[psutil.Process]:
+        """Every process of this service, wherever it hangs in the process tree."""
+        return processes_of(self.home)
+
+    def find(self, *words: str) -> list[psutil.Process]:
+        """Processes of this service whose command line holds all words."""
+        found = []
+        for process in self.processes():
+            with contextlib.suppress(psutil.Error):
+                line = " ".join(process.cmdline())
+                if all(word in line for word in words):
+                    found.append(process)
+        return found
+
+
+def processes_of(home: Path) -> list[psutil.Process]:
+    """Processes whose environment names this home."""
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            if process.pid != os.getpid() and process.environ().get("WMSS_HOME") == str(home):
+                found.append(process)
+    return found
+
+
+def start(home: Path) -> Stack:
+    """Start a service on a free port and wait until it is ready."""
+    log = (home / "serve.log").open("wb")
+    process = subprocess.Popen(
+        [*WMSS, "serve", "--home", str(home), "--port", str(free_port())],
+        stdout=log,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+    )
+    log.close()
+    file = endpoint_file(Settings(home=home))
+    deadline = time.monotonic() + 120
+    while not file.is_file():
+        assert process.poll() is None and time.monotonic() < deadline, (home / "serve.log").read_text()
+        time.sleep(0.2)
+    return Stack(process, Endpoint.model_validate_json(file.read_text()), home)
+
+
+def stop(stack: Stack, number: signal.Signals = signal.SIGTERM) -> None:
+    """Stop a service and make sure that nothing of it is left."""
+    stack.process.send_signal(number)
+    assert stack.process.wait(60) == 0, (stack.home / "serve.log").read_text()
+    assert processes_of(stack.home) == []
+
+
+def wait_for(condition, *, timeout_s: float, what: str):
+    """Poll until `condition()` is true and return its value."""
+    deadline = time.monotonic() + timeout_s
+    while not (value := condition()):
+        assert time.monotonic() < deadline, f"{what}: not within {timeout_s} s"
+        time.sleep(0.2)
+    return value

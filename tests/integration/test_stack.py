@@ -1,0 +1,315 @@
+"""The whole service on real parts: `wmss serve`, Ray Jobs, Serve and Train, vLLM, SQLite, HTTP, the openai client.
+
+    pytest tests/integration
+
+One service serves all tests of the file, one after the other.
+"""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import time
+import urllib.request
+from pathlib import Path
+
+import numpy as np
+import openai
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from services import client as service
+from tests.integration.stack import WMSS, start, stop, wait_for
+from tests.scoring.test_torch_scorer import ragged, truth
+from tests.training.test_loop import LocalHost
+from wmss.config import Hyperparameters, parse_job
+from wmss.models.loading import load_model
+from wmss.scoring.torch_scorer import TorchEntropyScorer
+from wmss.tasks.arithmetic import make_problems, write_jsonl
+from wmss.training.loop import TrainingRun, train
+
+pytestmark = pytest.mark.stack
+
+
+@pytest.fixture(scope="module")
+def stack(tmp_path_factory, checkpoints):
+    home = tmp_path_factory.mktemp("home")
+    for name in ("qwen3", "qwen3_other"):
+        shutil.copytree(checkpoints[name], home / "models" / name)
+    running = start(home)
+    yield running
+    stop(running)
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("files")
+    write_jsonl(make_problems(96, seed=1), folder / "train.jsonl")
+    write_jsonl(make_problems(16, seed=2), folder / "validation.jsonl")
+    return folder
+
+
+def submit(stack, files, *, validation=False, **values):
+    api = stack.client
+    values = {"model": "qwen3", "training_file": service.upload(api, files / "train.jsonl")} | values
+    if validation:
+        values["validation_file"] = service.upload(api, files / "validation.jsonl")
+    return service.submit(api, parse_job(values))
+
+
+def wait_for_end(stack, job_id, timeout_s=300):
+    jobs = stack.client.fine_tuning.jobs
+    ended = wait_for(
+        lambda: (job := jobs.retrieve(job_id)).status in service.TERMINAL and job, timeout_s=timeout_s, what=job_id
+    )
+    return ended
+
+
+def messages(stack, job_id):
+    return [event.message for event in service.new_events(stack.client, job_id, None) if event.type == "message"]
+
+
+def metrics(stack, job_id):
+    return [event.data for event in service.new_events(stack.client, job_id, None) if event.type == "metrics"]
+
+
+def wait_for_step(stack, job_id, step):
+    def reached():
+        job = stack.client.fine_tuning.jobs.retrieve(job_id)
+        assert job.status not in service.TERMINAL, (job.status, job.error)
+        return [m for m in metrics(stack, job_id) if m["step"] >= step]
+
+    wait_for(reached, timeout_s=120, what=f"step {step}")
+
+
+def dashboard(stack, path):
+    token = Path(stack.endpoint.token_path).read_text()
+    request = urllib.request.Request(stack.endpoint.dashboard_url + path, headers={"Authorization": f"Bearer {token}"})
+    with urllib.request.urlopen(request, timeout=10) as response:
+        return json.load(response)
+
+
+@pytest.mark.parametrize("name", ["qwen3", "llama"])
+def test_entropies_of_vllm_on_serve_torch_and_float64_agree(stack, checkpoints, tmp_path, name):
+    """On every supervised token of 200 ragged samples, with chunked prefill, within 1e-4 nat."""
+    samples = ragged(200, seed=3, longest=250)
+    sequences = [sample.input_ids.tolist() for sample in samples]
+    (tmp_path / "sequences.json").write_text(json.dumps(sequences))
+    result = tmp_path / "result.npz"
+    arguments = [str(checkpoints[name]), str(tmp_path / "sequences.json"), str(result)]
+    stack.run_on_ray("tests.integration.score_on_serve", *arguments)
+    loaded = np.load(result)
+    by_vllm = [loaded[f"arr_{i}"] for i in range(len(samples))]
+    by_torch = TorchEntropyScorer(checkpoints[name]).score(sequences)
+    errors = []
+    exact = truth(checkpoints[name], samples)
+    for sample, vllm, plain, expected in zip(samples, by_vllm, by_torch, exact, strict=True):
+        positions = sample.predicting_positions
+        assert vllm.shape == (len(sample.input_ids), 2)
+        errors.append([np.abs(vllm[positions] - expected).max(), np.abs(plain[positions] - expected).max()])
+    worst_vllm, worst_torch = np.max(errors, axis=0)
+    print(f"{name}: worst error vLLM on Serve {worst_vllm:.1e} nat, torch {worst_torch:.1e} nat")
+    assert worst_vllm <= 1e-4
+    assert worst_torch <= 1e-4
+    assert json.loads(str(loaded["provenance"]))["engine"] == "vllm"
+
+
+def test_wmss_job_from_the_command_line_to_an_exported_model(stack, files, tmp_path):
+    """`wmss submit --watch`, then everything that must be true of its result."""
+    job_file = tmp_path / "job.toml"
+    job_file.write_text(
+        f"""
+        model = "qwen3"
+        training_file = "{files / "train.jsonl"}"
+        validation_file = "{files / "validation.jsonl"}"
+        suffix = "test"
+        metadata = {{ purpose = "test" }}
+        [wmss]
+        weak_model = "qwen3_other"
+        hyperparameters = {{ learning_rate = 1e-3, batch_size = 16 }}
+        """
+    )
+    command = [*WMSS, "submit", str(job_file), "--watch"]
+    run = subprocess.run(command, env=stack.environment, capture_output=True, text=True, timeout=400)
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert "entropy weak → strong" in run.stdout
+    [job] = [job for job in stack.client.fine_tuning.jobs.list() if (job.metadata or {}).get("purpose") == "test"]
+    assert job.status == "succeeded"
+    assert job.fine_tuned_model == f"ft:qwen3:test:{job.id}"
+    assert job.trained_tokens > 1000
+    assert job.fine_tuned_model in [model.id for model in stack.client.models.list()]
+
+    phases = {phase["name"]: phase for phase in service.phases(stack.client, job.id)}
+    assert all(phase["status"] == "finished" for phase in phases.values())
+    results = phases["evaluate"]["artifacts"]["results"]  # these loaded in vLLM, scorer and generator
+    assert results["result"]["nll"] < results["base"]["nll"]
+    assert results["result"]["accuracy"]["num_problems"] == 16
+
+    target = tmp_path / "exported"
+    run = subprocess.run(
+        [*WMSS, "export", job.id, str(target)], env=stack.environment, capture_output=True, text=True, timeout=60
+    )
+    assert run.returncode == 0, run.stderr
+    base, exported = load_model(stack.home / "models" / "qwen3"), load_model(target)
+    assert exported.num_parameters() == base.num_parameters()
+    same = {"_name_or_path": None}
+    assert exported.config.to_dict() | same == base.config.to_dict() | same
+    weights = {p.suffix for p in target.iterdir()} - {".json", ".jinja"}
+    assert weights == {".safetensors"}
+    [checkpoint] = [
+        c for c in stack.client.fine_tuning.jobs.checkpoints.list(job.id) if "joint" in c.fine_tuned_model_checkpoint
+    ]
+    strong = load_model(stack.home / "runs" / f"{job.id}-joint-1" / f"step-{checkpoint.step_number:08d}" / "strong")
+    ids = torch.arange(40)[None]
+    with torch.no_grad():
+        assert torch.equal(exported(ids).logits, strong(ids).logits)
+        assert not torch.equal(exported(ids).logits, base(ids).logits)
+
+    # The Ray dashboard's API lists the job and both training runs.
+    assert [j["status"] for j in dashboard(stack, "/api/jobs/") if j["submission_id"] == f"{job.id}-1"] == ["SUCCEEDED"]
+    runs = {r["name"]: r["status"] for r in dashboard(stack, "/api/train/v2/runs/v1")["train_runs"]}
+    assert runs[f"{job.id}-sft-1"] == runs[f"{job.id}-joint-1"] == "FINISHED"
+
+
+def test_job_survives_the_death_of_worker_api_and_driver(stack, files, tmp_path):
+    """SIGKILL of each in turn; the weights are those of the same training without any of it, bit for bit."""
+    num_steps = 150
+    knobs = {"learning_rate": 1e-3, "batch_size": 16, "n_epochs": 999, "max_steps": num_steps}
+    job_id = submit(
+        stack,
+        files,
+        method={"type": "supervised", "supervised": {"hyperparameters": knobs}},
+        checkpointing={"every_steps": 5},
+    )
+    wait_for_step(stack, job_id, 12)
+    [worker] = stack.find("ray::RayTrainWorker")
+    worker.kill()
+    wait_for_step(stack, job_id, 30)
+
+    [api] = stack.find("services.api.app:create_app")
+    api.kill()
+    api.wait()
+    wait_for(lambda: answers(stack), timeout_s=30, what="a new API")
+    wait_for_step(stack, job_id, 60)
+
+    # The entrypoint runs under a shell; the driver is the process below it.
+    *_, driver = stack.find("services.driver", job_id)
+    driver.kill()
+    job = wait_for_end(stack, job_id)
+    assert job.status == "succeeded", job.error
+    assert job.x_attempt == 2
+    assert any("attempt 2 goes on from its last phase" in message for message in messages(stack, job_id))
+    assert [m["step"] for m in metrics(stack, job_id)] == list(range(1, num_steps + 1))
+
+    host = LocalHost(tmp_path)
+    undisturbed = TrainingRun(
+        phase="sft",
+        strong=stack.home / "models" / "qwen3",
+        samples=stack.home / "jobs" / job_id / "samples.parquet",
+        indices=tuple(range(96)),
+        mixing_weight=1.0,
+        weak_frozen=True,
+        batch_size=16,
+        num_epochs=999,
+        hyperparameters=Hyperparameters(**knobs),
+        seed=42,
+        checkpoint_every=num_steps,
+    )
+    train(undisturbed, host)
+    expected = load_file(tmp_path / f"step-{num_steps:04d}" / "strong" / "model.safetensors")
+    actual = load_file(stack.home / "models" / job_id / "model.safetensors")
+    assert all(torch.equal(expected[name], actual[name]) for name in expected)
+
+
+def answers(stack):
+    try:
+        return stack.client.with_options(max_retries=0).models.list()
+    except openai.OpenAIError:
+        return None
+
+
+def test_cancel_during_training_frees_workers(stack, files):
+    knobs = {"batch_size": 16, "n_epochs": 999, "max_steps": 100_000}
+    job_id = submit(stack, files, method={"type": "supervised", "supervised": {"hyperparameters": knobs}})
+    wait_for_step(stack, job_id, 3)
+    cancelled_within(stack, job_id, 30)
+    assert [e for e in metrics(stack, job_id) if e["step"] >= 3]
+
+
+def test_cancel_during_scoring_frees_the_engine(stack, files):
+    method = {"type": "wmss", "wmss": {"weak_model": "qwen3_other", "strong_model": "qwen3"}}
+    # Other data than any test before, or the scores would come from the cache.
+    write_jsonl(make_problems(96, seed=77), files / "train.jsonl")
+    job_id = submit(stack, files, method=method)
+    wait_for(lambda: stack.find("ray::ServeReplica:scorer"), timeout_s=60, what="an engine")
+    cancelled_within(stack, job_id, 30)
+    wait_for(lambda: not dashboard(stack, "/api/serve/applications/")["applications"], timeout_s=5, what="no app")
+
+
+def cancelled_within(stack, job_id, seconds):
+    started = time.monotonic()
+    assert stack.client.fine_tuning.jobs.cancel(job_id).status in ("running", "cancelled")
+    job = wait_for_end(stack, job_id, seconds)
+    assert job.status == "cancelled"
+    wait_for(
+        lambda: not stack.find("ray::RayTrainWorker") and not stack.find("ray::ServeReplica"),
+        timeout_s=seconds - (time.monotonic() - started),
+        what="workers and engines gone",
+    )
+    print(f"cancelled, with workers and engines gone, in {time.monotonic() - started:.1f} s")
+
+
+def test_job_that_fails_says_why_and_the_service_goes_on(stack, files):
+    knobs = {"max_length": 5}
+    failing = submit(stack, files, method={"type": "supervised", "supervised": {"hyperparameters": knobs}})
+    job = wait_for_end(stack, failing, 60)
+    assert job.status == "failed"
+    assert (job.error.code, job.error.param) == ("invalid_file", "training_file")
+    assert "0 supervised tokens" in job.error.message
+    command = [*WMSS, "watch", failing]
+    run = subprocess.run(command, env=stack.environment, capture_output=True, text=True, timeout=60)
+    assert run.returncode == 1
+    assert "0 supervised tokens" in run.stderr
+
+    knobs = {"batch_size": 16, "max_steps": 2}
+    job_id = submit(
+        stack,
+        files,
+        resources={"num_workers": 2},
+        method={"type": "supervised", "supervised": {"hyperparameters": knobs}},
+    )
+    job = wait_for_end(stack, job_id, 120)
+    assert job.status == "succeeded", job.error
+
+
+def test_command_line_refusals(stack, files):
+    def refused(*arguments, **environment):
+        command = [*WMSS, *(str(argument) for argument in arguments)]
+        run = subprocess.run(command, env=stack.environment | environment, capture_output=True, text=True, timeout=60)
+        assert run.returncode != 0
+        return run.stderr
+
+    data = files / "train.jsonl"
+    assert "no model 'nope'" in refused("submit", "--model", "nope", "--training-file", data)
+    assert "there is no file" in refused("submit", "--model", "qwen3", "--training-file", "nothing.jsonl")
+    assert "model: required field is missing" in refused("submit", "--training-file", data)
+    assert "there is no fine-tuning job 'ftjob-x'" in refused("cancel", "ftjob-x")
+    assert "no service answers at http://127.0.0.1:9" in refused("jobs", WMSS_BASE_URL="http://127.0.0.1:9/v1")
+    port = stack.endpoint.base_url.split(":")[2].removesuffix("/v1")
+    assert f"127.0.0.1:{port} cannot be used" in refused("serve", "--port", port, "--home", stack.home / "other")
+
+
+def test_ctrl_c_stops_everything(tmp_path):
+    """A second service beside the first one, stopped by SIGINT; the first stays."""
+    second = start(tmp_path)
+    assert len(second.processes()) > 5  # API, GCS, raylet, dashboard, agents
+    stop(second, signal.SIGINT)
+
+
+def test_killed_supervisor_takes_its_children_along(tmp_path):
+    second = start(tmp_path)
+    os.kill(second.process.pid, signal.SIGKILL)
+    second.process.wait()
+    wait_for(lambda: not second.processes(), timeout_s=40, what="no process left")

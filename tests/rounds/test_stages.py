@@ -1,0 +1,229 @@
+"""All phases of a job in this process: real training, real scoring (torch), no Ray. And what a restart does."""
+
+import contextlib
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from tests.training.test_loop import LocalHost
+from wmss.config import parse_job
+from wmss.errors import ConfigError, DataError
+from wmss.models.loading import load_model
+from wmss.rounds.stages import Job, phases_of, run_job
+from wmss.scoring.torch_scorer import TorchEntropyScorer
+from wmss.tasks.arithmetic import make_problems, write_jsonl
+from wmss.training.loop import train
+
+
+class TorchGenerator:
+    """Greedy decoding with transformers, one prompt at a time."""
+
+    def __init__(self, checkpoint):
+        self._model = AutoModelForCausalLM.from_pretrained(checkpoint)
+
+    def generate(self, prompts, max_tokens):
+        answers = []
+        for prompt, limit in zip(prompts, max_tokens, strict=True):
+            ids = torch.tensor([prompt])
+            out = self._model.generate(
+                ids, attention_mask=torch.ones_like(ids), max_new_tokens=limit, do_sample=False, use_cache=True
+            )
+            answer = out[0, len(prompt) :].tolist()
+            answers.append(answer[:-1] if answer[-1] == self._model.config.eos_token_id else answer)
+        return answers
+
+
+class LocalEngines:
+    """Engines in this process; counts what was started."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.started: list[str] = []
+
+    def train(self, run, *, name):
+        self.started.append(name)
+        host = LocalHost(self.folder / name)
+        train(run, host)
+        return sorted(host.folder.glob("step-*"))[-1]
+
+    @contextlib.contextmanager
+    def scorer(self, checkpoint, *, max_length):
+        self.started.append("scorer")
+        yield TorchEntropyScorer(checkpoint)
+
+    @contextlib.contextmanager
+    def generator(self, checkpoint, *, max_length):
+        self.started.append("generator")
+        yield TorchGenerator(checkpoint)
+
+    def provenance(self):
+        return {"engine": "torch", "version": torch.__version__, "dtype": "float32"}
+
+
+class MemoryJournal:
+    """A journal that dies at the start of a phase if asked to."""
+
+    def __init__(self, *, die_at: str | None = None) -> None:
+        self.finished, self.events, self.seen = {}, [], []
+        self.die_at = die_at
+
+    def artifacts(self, phase):
+        return self.finished.get(phase)
+
+    def start(self, phase):
+        self.seen.append(phase)
+        if phase == self.die_at:
+            raise KeyboardInterrupt
+
+    def finish(self, phase, artifacts):
+        self.finished[phase] = json.loads(json.dumps(artifacts))
+
+    def progress(self, phase, done, total):
+        assert 0 < done <= total
+
+    def event(self, message, *, level="info", data=None):
+        self.events.append(message)
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("files")
+    write_jsonl(make_problems(48, seed=1), folder / "train.jsonl")
+    write_jsonl(make_problems(12, seed=2), folder / "validation.jsonl")
+    return folder
+
+
+def make_job(tmp_path, checkpoints, files, method=None, **changes):
+    knobs = {"learning_rate": 1e-3, "max_steps": 4}
+    method = method or {"type": "wmss", "wmss": {"hyperparameters": knobs}}
+    values = {"model": "qwen3", "training_file": "t", "validation_file": "v", "method": method}
+    job = Job(
+        id="ftjob-1",
+        spec=parse_job(values),
+        base=checkpoints["qwen3"],
+        weak=checkpoints["qwen3"],
+        strong=None,
+        training_file=files / "train.jsonl",
+        validation_file=files / "validation.jsonl",
+        folder=tmp_path / "job",
+        cache=tmp_path / "cache",
+        result=tmp_path / "result",
+        result_name="ft:qwen3::ftjob-1",
+    )
+    return dataclasses.replace(job, **changes)
+
+
+def test_wmss_job_leaves_a_model_of_the_same_shape(tmp_path, checkpoints, files):
+    job, engines, journal = make_job(tmp_path, checkpoints, files), LocalEngines(tmp_path / "runs"), MemoryJournal()
+    run_job(job, engines, journal)
+    assert tuple(journal.seen) == phases_of(job.spec)
+    base, result = load_model(job.base), load_model(job.result)
+    assert result.num_parameters() == base.num_parameters()
+    assert result.config.architectures == base.config.architectures
+    assert not list(job.result.glob("*.bin")) + list(job.result.glob("*.pt"))
+    trained = load_model(Path(journal.finished["joint"]["checkpoint"]))
+    assert all(torch.equal(a, b) for a, b in zip(trained.parameters(), result.parameters(), strict=True))
+    card = json.loads((job.result / "wmss.json").read_text())
+    assert card["method"]["wmss"]["mixing_weight"] == 0.5
+    results = journal.finished["evaluate"]["results"]
+    assert set(results) == {"base", "strong_before", "result"}
+    assert results["result"]["nll"] < results["base"]["nll"]
+    assert results["base"]["accuracy"]["num_problems"] == 12
+
+
+def test_curriculum_is_the_formula_on_both_tables(tmp_path, checkpoints, files):
+    job, journal = make_job(tmp_path, checkpoints, files, validation_file=None), MemoryJournal()
+    run_job(job, LocalEngines(tmp_path / "runs"), journal)
+    table = pq.read_table(journal.finished["weigh"]["table"])
+    weak, strong, weight, drawn = (
+        table[name].to_numpy() for name in ("weak_entropy", "strong_entropy", "weight", "times_drawn")
+    )
+    scores = TorchEntropyScorer(job.base, dtype=torch.float64)
+    truth = scores.score([[1, 2, 3]])
+    assert truth[0].shape == (3, 2)
+    expected = 0.1 * np.maximum(weak - strong, 0) + 0.8 * strong + 0.1 * np.maximum(strong - weak, 0)
+    np.testing.assert_allclose(weight, expected / expected.sum(), rtol=1e-12)
+    assert sorted(journal.finished["weigh"]["indices"]) == np.flatnonzero(drawn).tolist()
+    assert sum(journal.finished["weigh"]["term_masses"].values()) == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("phase", ["score_weak", "weigh", "joint", "export", "evaluate"])
+def test_restarted_job_goes_on_where_it_stopped(tmp_path, checkpoints, files, phase):
+    engines, journal = LocalEngines(tmp_path / "runs"), MemoryJournal(die_at=phase)
+    job = make_job(tmp_path, checkpoints, files)
+    with pytest.raises(KeyboardInterrupt):
+        run_job(job, engines, journal)
+    before, engines.started = list(engines.started), []
+    journal.die_at, journal.seen = None, []
+    run_job(job, engines, journal)
+    assert tuple(journal.seen) == phases_of(job.spec)[phases_of(job.spec).index(phase) :]
+    trained = [name for name in before + engines.started if name.startswith("ftjob")]
+    assert trained == ["ftjob-1-sft-1", "ftjob-1-joint-1"]
+
+
+def test_scores_and_evaluations_are_never_computed_twice(tmp_path, checkpoints, files):
+    job = make_job(tmp_path, checkpoints, files)
+    first = LocalEngines(tmp_path / "runs")
+    run_job(job, first, MemoryJournal())
+    # weak: training and validation in one engine; strong likewise; evaluation scores only the result anew.
+    assert (first.started.count("scorer"), first.started.count("generator")) == (3, 3)
+    shutil.rmtree(tmp_path / "runs")
+    second = LocalEngines(tmp_path / "runs")
+    again = dataclasses.replace(job, folder=tmp_path / "job2", result=tmp_path / "result2")
+    run_job(again, second, MemoryJournal())
+    assert [name for name in second.started if not name.startswith("ftjob")] == []
+
+
+def test_given_strong_model_skips_fine_tuning(tmp_path, checkpoints, files):
+    method = {"type": "wmss", "wmss": {"strong_model": "other", "hyperparameters": {"max_steps": 2}}}
+    job = make_job(tmp_path, checkpoints, files, method, strong=checkpoints["qwen3_other"], validation_file=None)
+    engines, journal = LocalEngines(tmp_path / "runs"), MemoryJournal()
+    run_job(job, engines, journal)
+    assert "sft" not in journal.seen
+    assert engines.started == ["scorer", "scorer", "ftjob-1-joint-1"]
+
+
+def test_supervised_job(tmp_path, checkpoints, files):
+    method = {"type": "supervised", "supervised": {"hyperparameters": {"learning_rate": 1e-3, "n_epochs": 2}}}
+    job = make_job(tmp_path, checkpoints, files, method)
+    journal = MemoryJournal()
+    run_job(job, LocalEngines(tmp_path / "runs"), journal)
+    assert journal.seen == ["validate", "sft", "export", "evaluate"]
+    assert journal.finished["sft"]["num_steps"] == 16  # 48 samples, batch 48 // 8 = 6, two epochs
+    assert set(journal.finished["evaluate"]["results"]) == {"base", "result"}
+
+
+def test_truncation_is_told_and_unverifiable_answers_have_no_accuracy(tmp_path, checkpoints, files):
+    knobs = {"max_steps": 1, "max_length": 40}
+    job = make_job(tmp_path, checkpoints, files, {"type": "supervised", "supervised": {"hyperparameters": knobs}})
+    plain = tmp_path / "plain.jsonl"
+    plain.write_text('{"prompt": "say", "completion": "hello"}\n')
+    journal = MemoryJournal()
+    run_job(dataclasses.replace(job, validation_file=plain), LocalEngines(tmp_path / "runs"), journal)
+    assert journal.finished["validate"]["num_truncated"] > 0
+    assert any("are longer than max_length 40 and are cut" in event for event in journal.events)
+    assert journal.finished["evaluate"]["results"]["result"]["accuracy"] is None
+    assert any(event.startswith("no pass@1") for event in journal.events)
+
+
+@pytest.mark.parametrize(
+    ("knobs", "error", "message"),
+    [
+        ({"max_length": 5}, DataError, r"line 1: 0 supervised tokens: the prompt of \d+ tokens fills max_length 5"),
+        ({"max_length": 9999}, ConfigError, "at most the model's context of 256 tokens"),
+        ({"batch_size": 49}, ConfigError, "at most the 48 samples of the training file, got 49"),
+    ],
+)
+def test_validation_refuses_before_any_engine(tmp_path, checkpoints, files, knobs, error, message):
+    job = make_job(tmp_path, checkpoints, files, {"type": "wmss", "wmss": {"hyperparameters": knobs}})
+    engines = LocalEngines(tmp_path / "runs")
+    with pytest.raises(error, match=message):
+        run_job(job, engines, MemoryJournal())
+    assert engines.started == []

@@ -1,0 +1,82 @@
+"""The torch scorer against a float64 full-logit forward, and the table's reduction by hand."""
+
+import numpy as np
+import pytest
+import torch
+
+from tests import reference
+from wmss.models.loading import load_model
+from wmss.records import TokenizedSample
+from wmss.scoring.tables import EntropyTable, _batches, score_samples
+from wmss.scoring.torch_scorer import TorchEntropyScorer
+
+
+def ragged(num_samples, *, seed, longest=120, vocabulary=277):
+    rng = np.random.default_rng(seed)
+    samples = []
+    for line in range(1, num_samples + 1):
+        length = int(rng.integers(2, longest))
+        mask = rng.random(length) < 0.6
+        mask[0], mask[-1] = False, True
+        ids = rng.integers(0, vocabulary, length).astype(np.int32)
+        samples.append(TokenizedSample(line=line, input_ids=ids, target_mask=mask))
+    return samples
+
+
+def truth(checkpoint, samples):
+    """Per sample float64 [targets, 2]: entropy and NLL at the predicting positions, from full logits."""
+    model = load_model(checkpoint, dtype=torch.float64)
+    results = []
+    for sample in samples:
+        ids = torch.from_numpy(sample.input_ids).long()
+        with torch.no_grad():
+            logits = model(ids[None]).logits[0]
+        positions = torch.from_numpy(sample.predicting_positions)
+        nll = torch.nn.functional.cross_entropy(logits[positions], ids[positions + 1], reduction="none")
+        results.append(torch.stack([reference.entropy(logits[positions]), nll], dim=1).numpy())
+    return results
+
+
+@pytest.mark.parametrize("name", ["qwen3", "llama"])
+def test_equals_full_logits(checkpoints, name):
+    samples = ragged(20, seed=0)
+    scored = TorchEntropyScorer(checkpoints[name]).score([s.input_ids.tolist() for s in samples])
+    for sample, statistics, expected in zip(samples, scored, truth(checkpoints[name], samples), strict=True):
+        assert np.isnan(statistics[-1, 1])
+        np.testing.assert_allclose(statistics[sample.predicting_positions], expected, atol=1e-4, rtol=0)
+
+
+class CountingScorer:
+    """Entropy = token id, NLL = 10 × token id."""
+
+    def score(self, sequences):
+        self.calls = [*getattr(self, "calls", []), len(sequences)]
+        return [np.array([[token, 10 * token] for token in ids], dtype=np.float32) for ids in sequences]
+
+
+def test_table_reduces_over_predicting_positions(tmp_path):
+    sample = TokenizedSample(
+        line=5, input_ids=np.array([3, 7, 9, 4], dtype=np.int32), target_mask=np.array([False, True, False, True])
+    )
+    table = score_samples([sample], CountingScorer(), batch_tokens=10, progress=lambda done, total: None)
+    # Targets 1 and 3 are predicted at positions 0 and 2, whose tokens are 3 and 9.
+    assert table.entropy.tolist() == [6.0]
+    assert table.nll.tolist() == [60.0]
+    assert (table.line.tolist(), table.num_targets.tolist()) == ([5], [2])
+    table.save(tmp_path / "t.parquet")
+    loaded = EntropyTable.load(tmp_path / "t.parquet")
+    assert all(np.array_equal(getattr(loaded, name), getattr(table, name)) for name in vars(table))
+
+
+def test_token_nll_weighs_samples_by_their_targets():
+    table = EntropyTable(np.array([1, 2]), np.array([1, 3]), np.array([0.0, 0.0]), np.array([4.0, 8.0]))
+    assert table.token_nll == 7.0
+
+
+def test_batches_are_longest_first_and_within_budget():
+    samples = ragged(500, seed=1)
+    batches = _batches(samples, 2000)
+    assert sorted(i for batch in batches for i in batch) == list(range(500))
+    lengths = [len(samples[i].input_ids) for batch in batches for i in batch]
+    assert lengths == sorted(lengths, reverse=True)
+    assert all(len(batch) >= 64 for batch in batches[:-1])

@@ -1,0 +1,198 @@
+"""The REST front end over real HTTP parsing, a real database and no Ray: shapes, refusals, and 503 without Ray."""
+
+import json
+import shutil
+
+import pytest
+from fastapi.testclient import TestClient
+
+from services.api.app import create_app
+from services.jobs.reconcile import RayDrivers
+from services.settings import Settings
+from wmss.tasks.arithmetic import make_problems
+
+
+@pytest.fixture
+def home(tmp_path, checkpoints):
+    for name in ("qwen3", "qwen3_other", "llama"):
+        shutil.copytree(checkpoints[name], tmp_path / "models" / name)
+    return tmp_path
+
+
+@pytest.fixture
+def api(home, monkeypatch):
+    """Ray answers its version and nothing is ever started: these tests end at the queue."""
+    monkeypatch.setattr(RayDrivers, "ping", lambda self: None)
+    monkeypatch.setattr(RayDrivers, "submit", lambda self, *arguments: None)
+    monkeypatch.setattr(RayDrivers, "status", lambda self, submission: None)
+    with TestClient(create_app(Settings(home=home)), raise_server_exceptions=False) as client:
+        yield client
+
+
+def upload(api, content=None, **form):
+    content = content or "".join(json.dumps(row) + "\n" for row in make_problems(16, seed=1)).encode()
+    return api.post("/v1/files", files={"file": ("../odd/train.jsonl", content)}, data={"purpose": "fine-tune"} | form)
+
+
+def problem(response, status):
+    assert response.status_code == status, response.text
+    assert response.headers["content-type"] == "application/problem+json"
+    assert response.headers["x-request-id"].startswith("req-")
+    body = response.json()
+    assert body["status"] == status
+    assert body["detail"] == body["error"]["message"]
+    return body["error"]
+
+
+def create(api, **values):
+    return api.post("/v1/fine_tuning/jobs", json=values)
+
+
+def test_file_object(api):
+    file = upload(api).json()
+    assert file["object"] == "file"
+    assert file["filename"] == "train.jsonl"
+    assert file["bytes"] > 1000
+    assert file["purpose"] == "fine-tune"
+
+
+def test_bad_files_are_refused_with_lines_and_leave_nothing(api, home):
+    error = problem(upload(api, b'{"messages": []}\n{\n'), 400)
+    assert error["param"] == "file"
+    assert "train.jsonl: line 1: messages: expected a non-empty list; line 2: not valid JSON" in error["message"]
+    assert problem(upload(api, purpose="assistants"), 400)["param"] == "purpose"
+    assert problem(api.post("/v1/files", data={"purpose": "fine-tune"}), 400)["param"] == "file"
+    assert list((home / "files").iterdir()) == []
+
+
+def test_large_file_is_refused(home, monkeypatch):
+    with TestClient(create_app(Settings(home=home, max_file_bytes=100))) as client:
+        assert "at most 100 bytes" in problem(upload(client), 413)["message"]
+    assert list((home / "files").iterdir()) == []
+
+
+def test_job_object_echoes_every_default(api):
+    file = upload(api).json()["id"]
+    response = create(api, model="qwen3", training_file=file, suffix="s", metadata={"k": "v"}, method={"type": "wmss"})
+    job = response.json()
+    assert response.status_code == 200
+    assert job["object"] == "fine_tuning.job"
+    assert job["status"] in ("queued", "running")
+    assert job["fine_tuned_model"] is None
+    assert job["method"]["wmss"]["mixing_weight"] == 0.5
+    assert job["method"]["wmss"]["hyperparameters"]["n_epochs"] == 1
+    assert job["metadata"] == {"k": "v"}
+    assert api.get(f"/v1/fine_tuning/jobs/{job['id']}").json()["id"] == job["id"]
+    phases = api.get(f"/v1/fine_tuning/jobs/{job['id']}/phases").json()["data"]
+    assert [p["name"] for p in phases] == ["validate", "sft", "score_weak", "score_strong", "weigh", "joint", "export"]
+    events = api.get(f"/v1/fine_tuning/jobs/{job['id']}/events").json()["data"]
+    assert events[-1]["message"].startswith("Job accepted")
+    assert api.get(f"/v1/fine_tuning/jobs/{job['id']}/checkpoints").json() == {
+        "object": "list",
+        "data": [],
+        "has_more": False,
+    }
+
+
+@pytest.mark.parametrize(
+    ("change", "param", "message"),
+    [
+        ({"model": "nothing"}, "model", "no model 'nothing': expected the name of a finished model"),
+        ({"model": "../qwen3"}, "model", "no model"),
+        ({"model": "/etc"}, "model", "no model"),
+        ({"model": "ft:qwen3::ftjob-x"}, "model", "there is no finished model or checkpoint"),
+        ({"training_file": "file-x"}, "training_file", "there is no file 'file-x'; upload it"),
+        ({"validation_file": "file-x"}, "validation_file", "there is no file"),
+        ({"method": {"type": "wmss", "wmss": {"mixing_weight": -0.1}}}, "method.wmss.mixing_weight", "greater than"),
+        ({"method": {"type": "wmss", "wmss": {"weak_model": "no"}}}, "method.wmss.weak_model", "no model 'no'"),
+        ({"method": {"type": "wmss", "wmss": {"lambda": 1}}}, "method.wmss.lambda", "unknown field"),
+        ({"hyperparameters": {"n_epochs": 3}}, "hyperparameters", "unknown field"),
+        ({"seed": "many"}, "seed", "integer"),
+    ],
+)
+def test_bad_jobs_are_refused_by_field(api, change, param, message):
+    values = {"model": "qwen3", "training_file": upload(api).json()["id"]} | change
+    error = problem(create(api, **values), 400)
+    assert error["param"] == param
+    assert message in error["message"]
+    assert error["type"] == "invalid_request_error"
+    assert api.get("/v1/fine_tuning/jobs").json()["data"] == []
+
+
+def test_models_that_cannot_be_paired_or_trusted_are_refused(api, home):
+    values = {"model": "qwen3", "training_file": upload(api).json()["id"]}
+    weak = {"method": {"type": "wmss", "wmss": {"weak_model": "llama"}}}
+    tokenizer = home / "models/llama/tokenizer.json"
+    good = tokenizer.read_text()
+    tokenizer.write_text(good.replace('"<|im_end|>"', '"<|turn_end|>"'))
+    error = problem(create(api, **values, **weak), 400)
+    assert error["param"] == "method.wmss.weak_model"
+    assert "differ, first at token '<|im_end|>' (ids 2 and 277)" in error["message"]
+    tokenizer.write_text("{}")
+    assert "the tokenizer in" in problem(create(api, **values, **weak), 400)["message"]
+
+    config = home / "models/llama/config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"vocab_size": 300}))
+    assert "vocabulary sizes differ: 277 vs 300" in problem(create(api, **values, **weak), 400)["message"]
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"auto_map": {"AutoModel": "evil.py"}}))
+    assert "run its own code" in problem(create(api, **values, **weak), 400)["message"]
+    (home / "models/llama/model.safetensors").rename(home / "models/llama/pytorch_model.bin")
+    assert "pickled weights are not read" in problem(create(api, **values, **weak), 400)["message"]
+
+
+def test_malformed_requests(api):
+    error = problem(api.post("/v1/fine_tuning/jobs", content="{", headers={"content-type": "application/json"}), 400)
+    assert error["code"] == "invalid_json"
+    assert problem(api.post("/v1/fine_tuning/jobs", content="x"), 400)["message"]
+    assert problem(api.get("/v1/fine_tuning/jobs/ftjob-x"), 404)["param"] == "fine_tuning_job_id"
+    assert problem(api.post("/v1/fine_tuning/jobs/ftjob-x/cancel"), 404)["code"] == "not_found"
+    assert problem(api.get("/v1/nothing"), 404)
+    assert problem(api.delete("/v1/fine_tuning/jobs"), 405)
+    assert problem(api.get("/v1/fine_tuning/jobs?limit=0"), 400)["param"] == "limit"
+    assert problem(api.get("/v1/fine_tuning/jobs?after=ftjob-x"), 400)["param"] == "after"
+    assert problem(api.get("/v1/fine_tuning/jobs?lmit=3"), 400)["param"] == "lmit"
+
+
+def test_list_filter_and_cancel(api):
+    file = upload(api).json()["id"]
+    ids = [create(api, model="qwen3", training_file=file, metadata={"n": str(n)}).json()["id"] for n in range(3)]
+    listed = api.get("/v1/fine_tuning/jobs", params={"limit": 2}).json()
+    assert [job["id"] for job in listed["data"]] == ids[:0:-1]
+    assert listed["has_more"]
+    page = api.get("/v1/fine_tuning/jobs", params={"after": listed["data"][-1]["id"]}).json()
+    assert [job["id"] for job in page["data"]] == ids[:1]
+    filtered = api.get("/v1/fine_tuning/jobs", params={"metadata[n]": "1"}).json()["data"]
+    assert [job["id"] for job in filtered] == [ids[1]]
+    assert api.post(f"/v1/fine_tuning/jobs/{ids[2]}/cancel").json()["status"] == "cancelled"
+    assert api.post(f"/v1/fine_tuning/jobs/{ids[2]}/cancel").json()["status"] == "cancelled"
+
+
+def test_models_and_health(api):
+    listed = api.get("/v1/models").json()
+    assert listed["object"] == "list"
+    assert [model["id"] for model in listed["data"]] == ["llama", "qwen3", "qwen3_other"]
+    assert api.get("/healthz").json() == {"status": "ok"}
+    assert api.get("/readyz").json() == {"status": "ready"}
+
+
+def test_without_ray_jobs_are_refused_and_nothing_is_kept(home):
+    settings = Settings(home=home, ray_dashboard_url="http://127.0.0.1:9")
+    with TestClient(create_app(settings)) as client:
+        error = problem(client.get("/readyz"), 503)
+        assert error["code"] == "ray_unavailable"
+        file = upload(client).json()["id"]
+        response = create(client, model="qwen3", training_file=file)
+        error = problem(response, 503)
+        assert error["code"] == "ray_unavailable"
+        assert "Ray does not answer at http://127.0.0.1:9" in error["message"]
+        assert int(response.headers["retry-after"]) > 0
+        assert client.get("/v1/fine_tuning/jobs").json()["data"] == []
+        assert client.get("/healthz").status_code == 200
+
+
+def test_a_failure_of_ours_is_a_problem_too(api, monkeypatch):
+    monkeypatch.setattr("services.jobs.store.Store.file", lambda self, file_id: 1 / 0)
+    error = problem(create(api, model="qwen3", training_file="f"), 500)
+    assert error["code"] == "internal_error"
+    assert "req-" in error["message"]
+    assert "ZeroDivision" not in error["message"]

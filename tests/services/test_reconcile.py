@@ -1,0 +1,157 @@
+"""The reconcile loop against scripted drivers: every gap between database and Ray is closed the right way."""
+
+import time
+
+import pytest
+from ray.job_submission import JobStatus
+
+from services.jobs.reconcile import Reconciler, submission_id
+from services.jobs.states import State
+from services.jobs.store import Fence, Store
+from services.settings import Settings
+
+
+class ScriptedDrivers:
+    """Drivers whose status the test sets."""
+
+    def __init__(self):
+        self.statuses = {}
+        self.stopped = []
+        self.deleted = []
+
+    def status(self, submission):
+        return self.statuses.get(submission)
+
+    def submit(self, submission, job_id, attempt):
+        assert submission not in self.statuses, f"Ray refuses {submission}, which it has seen"
+        self.statuses[submission] = JobStatus.RUNNING
+
+    def stop(self, submission):
+        self.stopped.append(submission)
+        self.statuses[submission] = JobStatus.STOPPED
+
+    def delete_engines(self, apps):
+        self.deleted += apps
+
+
+@pytest.fixture
+def world(tmp_path):
+    settings = Settings(home=tmp_path, lease_s=5, max_attempts=3)
+    store = Store(settings.database)
+    store.migrate()
+    drivers = ScriptedDrivers()
+    yield store, drivers, Reconciler(store, drivers, settings)
+    store.close()
+
+
+def add_job(store, name="a"):
+    return store.create_job(f"ftjob-{name}", spec={}, paths={}, fine_tuned_model=name)
+
+
+def state(store, name="a"):
+    job = store.job(f"ftjob-{name}")
+    return job.state, job.attempt
+
+
+def test_jobs_run_one_at_a_time_in_order(world):
+    store, drivers, reconciler = world
+    for name in "ab":
+        add_job(store, name)
+    reconciler.pass_once()
+    reconciler.pass_once()
+    assert (state(store, "a"), state(store, "b")) == ((State.RUNNING, 1), (State.QUEUED, 0))
+    Fence(store, "ftjob-a", 1, lease_s=5).end(State.SUCCEEDED, error=None, message="done", trained_tokens=1)
+    reconciler.pass_once()
+    assert state(store, "b") == (State.RUNNING, 1)
+    assert set(drivers.statuses) == {"ftjob-a-1", "ftjob-b-1"}
+
+
+@pytest.mark.parametrize("status", [JobStatus.FAILED, JobStatus.STOPPED, JobStatus.SUCCEEDED])
+def test_a_driver_that_ended_without_ending_its_job_is_followed_by_another(world, status):
+    store, drivers, reconciler = world
+    add_job(store)
+    reconciler.pass_once()
+    drivers.statuses["ftjob-a-1"] = status
+    reconciler.pass_once()
+    assert state(store) == (State.RUNNING, 2)
+    assert drivers.statuses["ftjob-a-2"] == JobStatus.RUNNING
+
+
+def test_too_many_lost_drivers_fail_the_job(world):
+    store, drivers, reconciler = world
+    add_job(store)
+    reconciler.pass_once()
+    for attempt in (1, 2, 3):
+        drivers.statuses[submission_id("ftjob-a", attempt)] = JobStatus.FAILED
+        reconciler.pass_once()
+    assert state(store) == (State.FAILED, 3)
+    assert store.job("ftjob-a").error["code"] == "driver_lost"
+
+
+def test_an_api_that_died_between_claim_and_submission(world):
+    store, drivers, reconciler = world
+    store.claim(add_job(store), message="Starting")
+    reconciler.pass_once()
+    assert (state(store), drivers.statuses) == ((State.RUNNING, 1), {"ftjob-a-1": JobStatus.RUNNING})
+
+
+def test_a_cluster_that_forgot_a_driver_gets_the_next_attempt(world):
+    store, drivers, reconciler = world
+    add_job(store)
+    reconciler.pass_once()
+    Fence(store, "ftjob-a", 1, lease_s=5).renew()
+    drivers.statuses.clear()
+    reconciler.pass_once()
+    assert (state(store), set(drivers.statuses)) == ((State.RUNNING, 2), {"ftjob-a-2"})
+
+
+def test_a_hung_driver_is_stopped_and_followed(world, monkeypatch):
+    store, drivers, reconciler = world
+    add_job(store)
+    reconciler.pass_once()
+    Fence(store, "ftjob-a", 1, lease_s=5).renew()
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now + 20)
+    reconciler.pass_once()
+    assert state(store) == (State.RUNNING, 1)
+    monkeypatch.setattr(time, "time", lambda: now + 30)
+    reconciler.pass_once()
+    assert (drivers.stopped, state(store)) == (["ftjob-a-1"], (State.RUNNING, 2))
+
+
+def test_cancel_stops_the_driver_then_ends_the_job_and_its_engines(world):
+    store, drivers, reconciler = world
+    add_job(store)
+    reconciler.pass_once()
+    Fence(store, "ftjob-a", 1, lease_s=5).use_engine("scorer-1")
+    store.request_cancel("ftjob-a")
+    reconciler.pass_once()
+    assert (drivers.stopped, state(store)) == (["ftjob-a-1"], (State.CANCELLING, 1))
+    reconciler.pass_once()
+    assert state(store) == (State.CANCELLED, 1)
+    reconciler.pass_once()
+    assert drivers.deleted == ["scorer-1"]
+    assert store.orphaned_engines() == []
+
+
+def test_the_loop_survives_a_failing_ray(world, monkeypatch, caplog):
+    store, drivers, reconciler = world
+    add_job(store)
+    reconciler.pass_once()
+
+    def refuse(submission):
+        raise ConnectionError("no Ray")
+
+    monkeypatch.setattr(drivers, "status", refuse)
+    reconciler.start()
+    deadline = time.time() + 10
+    while "reconcile pass failed" not in caplog.text and time.time() < deadline:
+        time.sleep(0.01)
+    monkeypatch.undo()
+    drivers.statuses["ftjob-a-1"] = JobStatus.FAILED
+    reconciler.wake()
+    while state(store) != (State.RUNNING, 2) and time.time() < deadline:
+        time.sleep(0.01)
+    reconciler.stop()
+    assert "reconcile pass failed" in caplog.text
+    assert state(store) == (State.RUNNING, 2)

@@ -1,0 +1,188 @@
+"""The job database: schema and migrations agree, claims and fences hold under races, pages are stable."""
+
+import threading
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from sqlalchemy import create_engine
+
+from services.jobs.states import State
+from services.jobs.store import Fence, LostLeaseError, NewEvent, Store, UnknownCursorError
+from services.jobs.tables import Base
+
+
+@pytest.fixture
+def store(tmp_path):
+    store = Store(f"sqlite:///{tmp_path}/jobs.db")
+    store.migrate()
+    yield store
+    store.close()
+
+
+def add_job(store, name="a", metadata=None):
+    spec = {"model": "m", "training_file": "f", "metadata": metadata}
+    return store.create_job(f"ftjob-{name}", spec=spec, paths={}, fine_tuned_model=f"ft:m::ftjob-{name}")
+
+
+def start(store, name="a"):
+    job = store.job(f"ftjob-{name}") or add_job(store, name)
+    attempt = store.claim(job, message="Starting")
+    return Fence(store, job.id, attempt, lease_s=30)
+
+
+def messages(store, job_id="ftjob-a"):
+    return [event.message for event in store.events(job_id, after=None, limit=100)[0]][::-1]
+
+
+def test_migrations_make_the_schema_of_the_tables(tmp_path):
+    url = f"sqlite:///{tmp_path}/jobs.db"
+    store = Store(url)
+    store.migrate()
+    store.migrate()  # a second start finds nothing to do
+    store.close()
+    engine = create_engine(url)
+    with engine.connect() as connection:
+        assert compare_metadata(MigrationContext.configure(connection), Base.metadata) == []
+    engine.dispose()
+
+
+def test_only_one_of_many_claimers_gets_a_job(store):
+    job = add_job(store)
+    won = []
+    barrier = threading.Barrier(8)
+
+    def claim():
+        barrier.wait()
+        won.append(store.claim(job, message="Starting"))
+
+    threads = [threading.Thread(target=claim) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(attempt for attempt in won if attempt is not None) == [1]
+    assert messages(store).count("Starting") == 1
+
+
+def test_a_fenced_driver_can_change_nothing(store):
+    old = start(store)
+    old.record_events([NewEvent("from the first")])
+    new = Fence(store, "ftjob-a", store.claim(store.job("ftjob-a"), message="Again"), lease_s=30)
+    writes = [
+        old.renew,
+        lambda: old.record_events([NewEvent("from a zombie")]),
+        lambda: old.start_phase("sft"),
+        lambda: old.finish_phase("sft", {}),
+        lambda: old.progress("sft", 1, 2),
+        lambda: old.use_engine("app"),
+        lambda: old.end(State.SUCCEEDED, error=None, message="done", trained_tokens=1),
+        lambda: old.record_checkpoint(phase="sft", step=1, path="p", model_name="n", metrics={}, keep_last=1),
+    ]
+    for write in writes:
+        with pytest.raises(LostLeaseError):
+            write()
+    new.record_events([NewEvent("from the second")])
+    assert store.job("ftjob-a").state == State.RUNNING
+    assert messages(store)[1:] == ["Starting", "from the first", "Again", "from the second"]
+    assert store.phases("ftjob-a") == []
+
+
+def test_a_cancelled_job_fences_its_driver(store):
+    fence = start(store)
+    assert store.request_cancel("ftjob-a") is State.RUNNING
+    with pytest.raises(LostLeaseError):
+        fence.end(State.SUCCEEDED, error=None, message="done", trained_tokens=1)
+    assert store.end_job(store.job("ftjob-a"), State.CANCELLED, error=None, message="Cancelled")
+    assert store.job("ftjob-a").state == State.CANCELLED
+    assert store.request_cancel("ftjob-a") is State.CANCELLED
+
+
+def test_a_queued_job_is_cancelled_at_once(store):
+    add_job(store)
+    assert store.request_cancel("ftjob-a") is State.QUEUED
+    job = store.job("ftjob-a")
+    assert (job.state, job.finished_at is not None) == (State.CANCELLED, True)
+    assert store.claim(job, message="no") is not None or store.active_jobs() == []
+
+
+def test_job_changed_meanwhile_is_not_ended(store):
+    start(store)
+    stale = store.job("ftjob-a")
+    store.claim(stale, message="Again")
+    assert not store.end_job(stale, State.FAILED, error={}, message="late")
+    assert store.job("ftjob-a").state == State.RUNNING
+
+
+def test_phases_keep_their_artifacts_and_progress(store):
+    fence = start(store)
+    fence.start_phase("sft")
+    fence.progress("sft", 3, 10)
+    [phase] = store.phases("ftjob-a")
+    assert (phase.done, phase.total, phase.artifacts) == (3, 10, None)
+    fence.finish_phase("sft", {"num_steps": 10})
+    [phase] = store.phases("ftjob-a")
+    assert (phase.done, phase.total, phase.artifacts) == (10, 10, {"num_steps": 10})
+
+
+def test_a_repeated_metric_of_a_resumed_run_is_the_same_event(store):
+    fence = start(store)
+    for loss in (1.0, 1.0):
+        fence.record_events([NewEvent("step 1", type="metrics", data={"loss": loss}, key="sft-1-1")])
+    fence.record_events([NewEvent("no key"), NewEvent("no key")])
+    assert messages(store)[2:] == ["step 1", "no key", "no key"]
+
+
+def test_events_page_newest_first(store):
+    fence = start(store)
+    fence.record_events([NewEvent(str(i)) for i in range(5)])
+    first, more = store.events("ftjob-a", after=None, limit=3)
+    assert ([event.message for event in first], more) == (["4", "3", "2"], True)
+    rest, more = store.events("ftjob-a", after=f"ftevent-{first[-1].number}", limit=10)
+    assert ([event.message for event in rest], more) == (["1", "0", "Starting", rest[-1].message], False)
+    for cursor in ("ftevent-x", "12", "ftevent-"):
+        with pytest.raises(UnknownCursorError):
+            store.events("ftjob-a", after=cursor, limit=3)
+
+
+def test_jobs_page_and_filter(store):
+    for name in "abc":
+        add_job(store, name, metadata={"team": "x" if name != "b" else "y", "odd key.": name})
+    add_job(store, "d")
+    ids = lambda rows: [row.id[-1] for row in rows]  # noqa: E731
+    rows, more = store.jobs(after=None, limit=2, metadata={})
+    assert (ids(rows), more) == (["d", "c"], True)
+    rows, more = store.jobs(after="ftjob-c", limit=2, metadata={})
+    assert (ids(rows), more) == (["b", "a"], False)
+    assert ids(store.jobs(after=None, limit=9, metadata={"team": "x"})[0]) == ["c", "a"]
+    assert ids(store.jobs(after=None, limit=9, metadata={"team": "x", "odd key.": "a"})[0]) == ["a"]
+    assert store.jobs(after=None, limit=9, metadata={"nobody": "x"})[0] == []
+    with pytest.raises(UnknownCursorError):
+        store.jobs(after="ftjob-z", limit=2, metadata={})
+
+
+def test_checkpoints_follow_retention(store):
+    fence = start(store)
+    for step in (4, 8, 12, 12):
+        fence.record_checkpoint(
+            phase="sft", step=step, path=f"/p/{step}", model_name=f"n-{step}", metrics={"train_loss": 1.0}, keep_last=2
+        )
+    fence.record_checkpoint(phase="joint", step=1, path="/p/j", model_name="j", metrics={}, keep_last=2)
+    rows, _ = store.checkpoints("ftjob-a", after=None, limit=10)
+    assert [(row.phase, row.step) for row in rows] == [("joint", 1), ("sft", 12), ("sft", 8)]
+    assert store.checkpoint_of_model("n-12").path == "/p/12"
+    assert store.checkpoint_of_model("n-4") is None
+
+
+def test_engines_without_a_live_user_are_orphans(store):
+    first, second = start(store, "a"), start(store, "b")
+    first.use_engine("shared")
+    second.use_engine("shared")
+    first.use_engine("own")
+    assert store.orphaned_engines() == []
+    assert not first.release_engine("shared")
+    first.end(State.FAILED, error={"message": "x"}, message="x", trained_tokens=None)
+    assert store.orphaned_engines() == ["own"]
+    store.forget_engines(["own"])
+    assert store.orphaned_engines() == []
+    assert second.release_engine("shared")

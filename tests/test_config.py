@@ -1,0 +1,146 @@
+"""Every knob: bounds, presets, refusals that name the field, and one declaration for REST, TOML and the trainer."""
+
+import ast
+import json
+from pathlib import Path
+
+import pytest
+from pydantic import BaseModel
+
+from wmss.config import JobSpec, load_job, parse_job, resolve_batch_size, resolve_max_length
+from wmss.errors import ConfigError
+
+ROOT = Path(__file__).parent.parent
+MINIMAL = {"model": "m", "training_file": "f"}
+
+
+def wmss(**values):
+    return MINIMAL | {"method": {"type": "wmss", "wmss": values}}
+
+
+def test_round_trip_through_json():
+    spec = parse_job(wmss(mixing_weight=0.42, hyperparameters={"max_steps": 7}))
+    assert JobSpec.model_validate(json.loads(spec.model_dump_json())) == spec
+
+
+def test_defaults_are_the_papers():
+    config = parse_job(wmss()).method.wmss
+    assert (config.preset, config.mixing_weight, config.weak_update) == ("wmss-v2", 0.5, "joint")
+    assert (config.weighting, config.alpha, config.beta, config.gamma) == ("v2", 0.1, 0.8, 0.1)
+    assert config.deduplicate
+    knobs = config.hyperparameters
+    assert (knobs.learning_rate, knobs.warmup_ratio, knobs.gradient_clip) == (1e-5, 0.1, 1.0)
+    assert (knobs.sft_epochs, knobs.n_epochs) == (1, 1)
+
+
+def test_presets_fill_what_is_left_out():
+    v1 = parse_job(wmss(preset="wmss-v1", deduplicate=True)).method.wmss
+    assert (v1.weighting, v1.deduplicate, v1.hyperparameters.warmup_ratio) == ("per_term", True, 0.0)
+    assert parse_job(wmss(preset="wmss-v1", hyperparameters={"warmup_ratio": 0.2})).hyperparameters.warmup_ratio == 0.2
+    assert parse_job(wmss(preset="efficient")).method.wmss.weak_update == "frozen"
+
+
+@pytest.mark.parametrize(
+    ("values", "param", "message"),
+    [
+        (wmss(mixing_weight=1.5), "method.wmss.mixing_weight", r"less than or equal to 1 \(got 1.5\)"),
+        (wmss(mixing_weight=float("nan")), "method.wmss.mixing_weight", "finite"),
+        (wmss(lamda=0.5), "method.wmss.lamda", "unknown field"),
+        (wmss(hyperparameters={"lr": 1}), "method.wmss.hyperparameters.lr", "unknown field"),
+        (wmss(preset="wmss-v3"), "method.wmss.preset", "wmss-v2"),
+        (wmss(alpha=0, beta=0, gamma=0), "method.wmss", "at least one above 0"),
+        (wmss(weighting="uniform", alpha=0.2), "method.wmss", "unused with weighting 'uniform'"),
+        (wmss(strong_model="s", hyperparameters={"sft_epochs": 2}), "method.wmss", "unused when strong_model is given"),
+        (wmss(hyperparameters={"batch_size": 0}), "method.wmss.hyperparameters", "batch_size: expected"),
+        (wmss(hyperparameters={"n_epochs": 0}), "method.wmss.hyperparameters.n_epochs", "greater than or equal to 1"),
+        (wmss(hyperparameters={"learning_rate": 1e9}), "method.wmss.hyperparameters.learning_rate", "less than"),
+        ({"training_file": "f"}, "model", "required field is missing"),
+        (MINIMAL | {"seed": -1}, "seed", "greater than or equal to 0"),
+        (MINIMAL | {"suffix": "a/b"}, "suffix", "pattern"),
+        (MINIMAL | {"metadata": {"k" * 65: "v"}}, "metadata", "at most 64"),
+        (MINIMAL | {"method": {"type": "dpo"}}, "method", "supervised"),
+        (MINIMAL | {"method": {"type": "supervised", "wmss": {}}}, "method.wmss", "unknown field"),
+        ([], None, "dictionary"),
+    ],
+)
+def test_refusals_name_the_field(values, param, message):
+    with pytest.raises(ConfigError, match=message) as caught:
+        parse_job(values)
+    if param == "metadata":
+        assert caught.value.param.startswith("metadata")
+    else:
+        assert caught.value.param == param
+
+
+def test_every_problem_is_reported():
+    with pytest.raises(ConfigError) as caught:
+        parse_job(wmss(mixing_weight=2, alpha=-1))
+    assert "mixing_weight" in caught.value.message
+    assert "alpha" in caught.value.message
+
+
+def test_toml_is_the_same_declaration(tmp_path):
+    file = tmp_path / "job.toml"
+    file.write_text(
+        'model = "m"\ntraining_file = "f"\n[wmss]\nmixing_weight = 0.42\n[wmss.hyperparameters]\nmax_steps = 7'
+    )
+    assert load_job(file) == parse_job(wmss(mixing_weight=0.42, hyperparameters={"max_steps": 7}))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("model = ", "expected a readable TOML file"),
+        ('model = "m"\ntraining_file = "f"\n[wmss]\n[supervised]', "expected one table"),
+        ('model = "m"\ntraining_file = "f"\n[wmss]\nfoo = 1', "method.wmss.foo: unknown field"),
+    ],
+)
+def test_toml_refusals(tmp_path, text, message):
+    file = tmp_path / "job.toml"
+    file.write_text(text)
+    with pytest.raises(ConfigError, match=message):
+        load_job(file)
+
+
+@pytest.mark.parametrize(
+    ("preset", "num_samples", "expected"),
+    [("wmss-v2", 100_000, 512), ("wmss-v1", 100_000, 256), ("wmss-v2", 2000, 250), ("wmss-v2", 3, 1)],
+)
+def test_automatic_batch_size(preset, num_samples, expected):
+    assert resolve_batch_size(parse_job(wmss(preset=preset)), num_samples) == expected
+
+
+def test_length_is_bounded_by_the_context():
+    assert resolve_max_length(parse_job(wmss()), 512) == 512
+    assert resolve_max_length(parse_job(wmss()), 32_768) == 4096
+    with pytest.raises(ConfigError, match="at most the model's context of 512 tokens, got 600") as caught:
+        resolve_max_length(parse_job(wmss(hyperparameters={"max_length": 600})), 512)
+    assert caught.value.param == "method.wmss.hyperparameters.max_length"
+
+
+def leaves(model: type[BaseModel], seen: set[type] | None = None) -> dict[str, str | None]:
+    """Every knob's name and its help text."""
+    found: dict[str, str | None] = {}
+    for name, field in model.model_fields.items():
+        kinds = [t for t in [field.annotation, *getattr(field.annotation, "__args__", ())] if isinstance(t, type)]
+        nested = [t for t in kinds if issubclass(t, BaseModel)]
+        if nested:
+            for kind in nested:
+                found |= leaves(kind)
+        found[name] = field.description
+    return found
+
+
+def test_every_knob_has_help_and_is_read_somewhere():
+    read = {
+        node.attr
+        for folder in ("wmss", "services")
+        for file in (ROOT / folder).rglob("*.py")
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Attribute)
+    }
+    knobs = leaves(JobSpec)
+    assert {"mixing_weight", "gradient_clip", "num_workers", "every_steps"} <= set(knobs)
+    assert not [name for name, text in knobs.items() if not text]
+    # `metadata` is the caller's own: it is stored and filtered on as JSON, never interpreted.
+    assert not [name for name in knobs if name not in read | {"metadata"}]

@@ -1,0 +1,192 @@
+"""The loop on the CPU: what it computes, that splits do not matter, and that a resumed run is the uninterrupted one."""
+
+import contextlib
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from wmss.config import Hyperparameters
+from wmss.data.dataset import Sample
+from wmss.data.tokenization import load_tokenized, save_tokenized, tokenize_samples
+from wmss.errors import TrainingError
+from wmss.models.checkpoints import STRONG, load_training_state
+from wmss.models.loading import load_model, load_tokenizer
+from wmss.tasks.arithmetic import make_problems
+from wmss.training.loop import TrainingRun, train
+
+NUM_SAMPLES = 40
+
+
+class LocalHost:
+    """A `Host` in this process; `die_at` raises after that step, as a crash would."""
+
+    rank, world_size, device = 0, 1, torch.device("cpu")
+
+    def __init__(self, folder: Path, *, die_at: int | None = None) -> None:
+        self.folder = folder
+        self.metrics: list[dict[str, float]] = []
+        self._die_at = die_at
+
+    @contextlib.contextmanager
+    def latest_checkpoint(self):
+        found = sorted(self.folder.glob("step-*")) if self.folder.exists() else []
+        yield found[-1] if found else None
+
+    def log(self, metrics):
+        self.metrics.append(metrics)
+        if metrics["step"] == self._die_at:
+            raise KeyboardInterrupt
+
+    def checkpoint(self, folder, metrics):
+        shutil.copytree(folder, self.folder / f"step-{int(metrics['step']):04d}")
+
+
+@pytest.fixture(scope="module")
+def samples_file(tmp_path_factory, checkpoints):
+    rows = make_problems(NUM_SAMPLES, seed=5)
+    samples = [Sample(line=i, messages=tuple(row["messages"])) for i, row in enumerate(rows, start=1)]
+    tokenizer = load_tokenizer(checkpoints["qwen3"])
+    tokenized, _ = tokenize_samples(samples, tokenizer, max_length=256, source="x")
+    path = tmp_path_factory.mktemp("samples") / "samples.parquet"
+    save_tokenized(tokenized, path)
+    return path
+
+
+def make_run(checkpoints, samples_file, **changes):
+    values = {
+        "phase": "joint",
+        "strong": checkpoints["qwen3"],
+        "weak": checkpoints["qwen3_wide"],
+        "samples": samples_file,
+        "indices": tuple(range(NUM_SAMPLES)),
+        "mixing_weight": 0.5,
+        "weak_frozen": False,
+        "batch_size": 8,
+        "num_epochs": 2,
+        "hyperparameters": Hyperparameters(learning_rate=1e-3, micro_batch_tokens=200),
+        "seed": 3,
+        "checkpoint_every": 4,
+    }
+    return TrainingRun(**(values | changes))
+
+
+def losses(host):
+    return [m["train_loss"] for m in host.metrics]
+
+
+def last_weights(host):
+    folder = sorted(host.folder.glob("step-*"))[-1]
+    return load_file(folder / STRONG / "model.safetensors"), load_training_state(folder)
+
+
+def test_resumed_run_is_bit_identical(checkpoints, samples_file, tmp_path):
+    run = make_run(checkpoints, samples_file)
+    whole = LocalHost(tmp_path / "whole")
+    train(run, whole)
+    assert len(whole.metrics) == 10
+    cut = LocalHost(tmp_path / "cut", die_at=6)
+    with pytest.raises(KeyboardInterrupt):
+        train(run, cut)
+    again = LocalHost(tmp_path / "cut")
+    train(run, again)
+    assert [m["step"] for m in again.metrics] == [5, 6, 7, 8, 9, 10]
+    assert losses(again) == losses(whole)[4:]
+    assert [m["grad_norm"] for m in again.metrics] == [m["grad_norm"] for m in whole.metrics[4:]]
+    assert [m["learning_rate"] for m in again.metrics] == [m["learning_rate"] for m in whole.metrics[4:]]
+    strong, state = last_weights(whole)
+    strong_again, state_again = last_weights(again)
+    assert all(torch.equal(strong[name], strong_again[name]) for name in strong)
+    assert all(torch.equal(state["weak"][name], state_again["weak"][name]) for name in state["weak"])
+
+
+def test_finished_run_started_again_does_nothing(checkpoints, samples_file, tmp_path):
+    run = make_run(checkpoints, samples_file, num_epochs=1)
+    train(run, LocalHost(tmp_path))
+    again = LocalHost(tmp_path)
+    train(run, again)
+    assert again.metrics == []
+
+
+def test_first_loss_is_the_mixed_loss_of_both_models(checkpoints, samples_file, tmp_path):
+    """Against a float64 forward of both models on full logits, sample by sample, without padding."""
+    host = LocalHost(tmp_path)
+    knobs = Hyperparameters(max_steps=1)
+    train(make_run(checkpoints, samples_file, mixing_weight=0.3, batch_size=NUM_SAMPLES, hyperparameters=knobs), host)
+    models = [load_model(checkpoints[name], dtype=torch.float64) for name in ("qwen3", "qwen3_wide")]
+    total, count = 0.0, 0
+    for sample in load_tokenized(samples_file):
+        ids = torch.from_numpy(sample.input_ids).long()
+        strong, weak = (model(ids[None]).logits[0].detach() for model in models)
+        positions = torch.from_numpy(sample.predicting_positions)
+        mixed = (0.3 * strong + 0.7 * weak)[positions]
+        total += float(torch.nn.functional.cross_entropy(mixed, ids[positions + 1], reduction="sum"))
+        count += len(positions)
+    assert host.metrics[0]["train_loss"] == pytest.approx(total / count, rel=2e-6)
+
+
+def test_micro_batch_split_does_not_change_the_result(checkpoints, samples_file, tmp_path):
+    hosts = []
+    for name, budget in (("many", 60), ("one", 100_000)):
+        host = LocalHost(tmp_path / name)
+        knobs = Hyperparameters(learning_rate=1e-4, micro_batch_tokens=budget)
+        train(make_run(checkpoints, samples_file, hyperparameters=knobs, num_epochs=1), host)
+        hosts.append(host)
+    assert losses(hosts[0]) == pytest.approx(losses(hosts[1]), rel=1e-5)
+    norms = [[m["grad_norm"] for m in host.metrics] for host in hosts]
+    assert norms[0] == pytest.approx(norms[1], rel=1e-4)
+
+
+def test_mixing_weight_one_is_plain_fine_tuning(checkpoints, samples_file, tmp_path):
+    plain, mixed = LocalHost(tmp_path / "plain"), LocalHost(tmp_path / "mixed")
+    train(make_run(checkpoints, samples_file, phase="sft", weak=None, weak_frozen=True, mixing_weight=1.0), plain)
+    train(make_run(checkpoints, samples_file, mixing_weight=1.0), mixed)
+    assert losses(mixed) == losses(plain)
+    weights, mixed_weights = last_weights(plain)[0], last_weights(mixed)[0]
+    assert all(torch.equal(weights[name], mixed_weights[name]) for name in weights)
+
+
+def test_joint_training_moves_both_and_frozen_only_the_strong(checkpoints, samples_file, tmp_path):
+    joint, frozen = LocalHost(tmp_path / "joint"), LocalHost(tmp_path / "frozen")
+    train(make_run(checkpoints, samples_file, num_epochs=1), joint)
+    train(make_run(checkpoints, samples_file, num_epochs=1, weak_frozen=True), frozen)
+    before = load_model(checkpoints["qwen3_wide"]).state_dict()
+    trained = last_weights(joint)[1]["weak"]
+    assert any(not torch.equal(before[name], trained[name]) for name in before)
+    assert all(m["grad_norm_weak"] > 0 for m in joint.metrics)
+    assert last_weights(frozen)[1]["weak"] is None
+    assert all(m["grad_norm_weak"] == 0 for m in frozen.metrics)
+    assert losses(joint)[0] == losses(frozen)[0]
+    assert losses(joint)[-1] != losses(frozen)[-1]
+
+
+def test_training_lowers_the_loss_and_keeps_the_shape(checkpoints, samples_file, tmp_path):
+    host = LocalHost(tmp_path)
+    train(make_run(checkpoints, samples_file, phase="sft", weak=None, mixing_weight=1.0, num_epochs=8), host)
+    assert losses(host)[-1] < 0.5 * losses(host)[0]
+    before, after = load_model(checkpoints["qwen3"]), load_model(sorted(tmp_path.glob("step-*"))[-1] / STRONG)
+    assert after.config.to_dict() == before.config.to_dict() | {"_name_or_path": after.config._name_or_path}
+    assert after.num_parameters() == before.num_parameters()
+
+
+def test_gradient_clip_bounds_the_joint_norm(checkpoints, samples_file, tmp_path):
+    free, clipped = LocalHost(tmp_path / "free"), LocalHost(tmp_path / "clipped")
+    for host, limit in ((free, None), (clipped, 1e-3)):
+        knobs = Hyperparameters(learning_rate=1e-3, gradient_clip=limit, max_steps=3)
+        train(make_run(checkpoints, samples_file, hyperparameters=knobs), host)
+    # The reported norm is the one before clipping; AdamW hides a common factor except through its epsilon.
+    assert free.metrics[0]["grad_norm"] == clipped.metrics[0]["grad_norm"] > 1e-3
+    assert losses(free)[1] != losses(clipped)[1]
+
+
+def test_non_finite_loss_stops_before_the_update(checkpoints, samples_file, tmp_path):
+    broken = tmp_path / "broken"
+    model = load_model(checkpoints["qwen3"])
+    with torch.no_grad():
+        model.model.norm.weight.fill_(torch.nan)
+    model.save_pretrained(broken)
+    with pytest.raises(TrainingError, match=r"loss nan .* at step 1 on worker 0, before the update; .*lines"):
+        train(make_run(checkpoints, samples_file, strong=broken), LocalHost(tmp_path / "run"))
+    assert not (tmp_path / "run").exists()

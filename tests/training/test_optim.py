@@ -1,0 +1,32 @@
+"""The schedule by hand, and which parameters are decayed."""
+
+import pytest
+import torch
+
+from wmss.config import Hyperparameters
+from wmss.training.optim import make_optimizer, schedule_factor
+
+
+def factors(num_steps, **knobs):
+    return [schedule_factor(step, Hyperparameters(**knobs), num_steps=num_steps) for step in range(num_steps)]
+
+
+def test_linear_by_hand():
+    assert factors(5, warmup_ratio=0.2, lr_schedule="linear") == [0.5, 1.0, 0.75, 0.5, 0.25]
+    assert factors(4, warmup_ratio=0.0, lr_schedule="linear") == [1.0, 0.75, 0.5, 0.25]
+
+
+def test_cosine_and_constant_by_hand():
+    assert factors(4, warmup_ratio=0.0, lr_schedule="cosine") == pytest.approx([1.0, 0.853553, 0.5, 0.146447], abs=1e-6)
+    assert factors(3, warmup_ratio=1 / 3, lr_schedule="constant") == [0.5, 1.0, 1.0]
+
+
+def test_one_step_still_learns():
+    assert factors(1, warmup_ratio=0.1) == [0.5]
+
+
+def test_vectors_are_not_decayed():
+    module = torch.nn.Linear(3, 2)
+    groups = make_optimizer(module, Hyperparameters(weight_decay=0.1)).param_groups
+    decay = {parameter.dim(): group["weight_decay"] for group in groups for parameter in group["params"]}
+    assert decay == {2: 0.1, 1: 0.0}
