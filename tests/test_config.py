@@ -18,9 +18,26 @@ def wmss(**values):
     return MINIMAL | {"method": {"type": "wmss", "wmss": values}}
 
 
-def test_round_trip_through_json():
-    spec = parse_job(wmss(mixing_weight=0.42, hyperparameters={"max_steps": 7}))
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"mixing_weight": 0.42, "hyperparameters": {"max_steps": 7}},
+        {"strong_model": "s"},
+        {"weighting": "uniform"},
+        {"preset": "wmss-v1"},
+        {"preset": "efficient", "strong_model": "s", "weighting": "uniform"},
+    ],
+)
+def test_resolved_job_reads_back_as_itself(values):
+    """The database stores the resolved JSON and every process validates it again."""
+    spec = parse_job(wmss(**values))
     assert JobSpec.model_validate(json.loads(spec.model_dump_json())) == spec
+
+
+def test_what_cannot_be_used_stays_null():
+    assert parse_job(wmss(strong_model="s")).method.wmss.hyperparameters.sft_epochs is None
+    uniform = parse_job(wmss(weighting="uniform")).method.wmss
+    assert (uniform.alpha, uniform.beta, uniform.gamma, uniform.coefficients) == (None, None, None, {})
 
 
 def test_defaults_are_the_papers():
@@ -51,6 +68,7 @@ def test_presets_fill_what_is_left_out():
         (wmss(alpha=0, beta=0, gamma=0), "method.wmss", "at least one above 0"),
         (wmss(weighting="uniform", alpha=0.2), "method.wmss", "unused with weighting 'uniform'"),
         (wmss(strong_model="s", hyperparameters={"sft_epochs": 2}), "method.wmss", "unused when strong_model is given"),
+        (wmss(hyperparameters=5), "method.wmss.hyperparameters", "dictionary"),
         (wmss(hyperparameters={"batch_size": 0}), "method.wmss.hyperparameters", "batch_size: expected"),
         (wmss(hyperparameters={"n_epochs": 0}), "method.wmss.hyperparameters.n_epochs", "greater than or equal to 1"),
         (wmss(hyperparameters={"learning_rate": 1e9}), "method.wmss.hyperparameters.learning_rate", "less than"),

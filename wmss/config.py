@@ -55,8 +55,9 @@ class Hyperparameters(Knobs):
 class WmssHyperparameters(Hyperparameters):
     """As `Hyperparameters`, plus the supervised phase that makes the strong checkpoint."""
 
-    sft_epochs: int = Field(default=1, ge=1, le=1000)
-    """Epochs of supervised fine-tuning that turn `model` into the strong checkpoint; unused with `strong_model`."""
+    sft_epochs: int | None = Field(default=None, ge=1, le=1000)
+    """Epochs of supervised fine-tuning that turn `model` into the strong checkpoint; null = 1, or none at all with
+    `strong_model`, which makes the phase unnecessary."""
 
 
 class SupervisedConfig(Knobs):
@@ -66,15 +67,13 @@ class SupervisedConfig(Knobs):
     """How the model is trained."""
 
 
+_PAPER = {"weak_update": "joint", "deduplicate": True, "weighting": "v2", "alpha": 0.1, "beta": 0.8, "gamma": 0.1}
+
 PRESETS: dict[str, dict[str, Any]] = {
-    "wmss-v2": {"weighting": "v2", "deduplicate": True, "weak_update": "joint", "hyperparameters": {}},
-    "wmss-v1": {
-        "weighting": "per_term",
-        "deduplicate": False,
-        "weak_update": "joint",
-        "hyperparameters": {"warmup_ratio": 0.0},
-    },
-    "efficient": {"weighting": "v2", "deduplicate": True, "weak_update": "frozen", "hyperparameters": {}},
+    "wmss-v2": _PAPER | {"hyperparameters": {"sft_epochs": 1}},
+    "wmss-v1": _PAPER
+    | {"weighting": "per_term", "deduplicate": False, "hyperparameters": {"sft_epochs": 1, "warmup_ratio": 0.0}},
+    "efficient": _PAPER | {"weak_update": "frozen", "hyperparameters": {"sft_epochs": 1}},
 }
 """Values a preset gives to knobs that the caller left out: the paper's current text, what the official code runs,
 and the current text with a frozen weak model (a third of the extra cost; a different algorithm from the paper's)."""
@@ -98,12 +97,12 @@ class WmssConfig(Knobs):
     """Train the weak branch too (the paper's method), or hold it fixed."""
     weighting: Literal["v2", "v1", "per_term", "uniform"] = "v2"
     """How entropies become sampling weights; see `wmss.core.curriculum`."""
-    alpha: float = Field(default=0.1, ge=0)
-    """Coefficient of the first term (v2: entropy drop; v1 and per_term: weak entropy)."""
-    beta: float = Field(default=0.8, ge=0)
-    """Coefficient of the second term (v2: strong entropy; v1 and per_term: entropy drop)."""
-    gamma: float = Field(default=0.1, ge=0)
-    """Coefficient of the third term (entropy rise)."""
+    alpha: float | None = Field(default=None, ge=0)
+    """Coefficient of the first term (v2: entropy drop; v1 and per_term: weak entropy); null = the preset's."""
+    beta: float | None = Field(default=None, ge=0)
+    """Coefficient of the second term (v2: strong entropy; v1 and per_term: entropy drop); null = the preset's."""
+    gamma: float | None = Field(default=None, ge=0)
+    """Coefficient of the third term (entropy rise); null = the preset's. All three stay null with `uniform`."""
     deduplicate: bool = True
     """Train on each drawn sample once, however often it was drawn."""
     hyperparameters: WmssHyperparameters = WmssHyperparameters()
@@ -114,23 +113,39 @@ class WmssConfig(Knobs):
     def _apply_preset(cls, given: Any) -> Any:
         if not isinstance(given, dict) or given.get("preset", "wmss-v2") not in PRESETS:
             return given
-        values = PRESETS[given.get("preset", "wmss-v2")]
+        preset = PRESETS[given.get("preset", "wmss-v2")]
         hyperparameters = given.get("hyperparameters", {})
+        if isinstance(hyperparameters, BaseModel):
+            hyperparameters = hyperparameters.model_dump(exclude_unset=True)
         if not isinstance(hyperparameters, dict):
-            return {**values, **given}
-        return {**values, **given, "hyperparameters": {**values["hyperparameters"], **hyperparameters}}
+            return given  # refused by the field's own type
+        values = preset | given
+        values["hyperparameters"] = preset["hyperparameters"] | hyperparameters
+        # What cannot be used is left null, so that the resolved configuration reads back as itself.
+        if values.get("strong_model") is not None:
+            values["hyperparameters"]["sft_epochs"] = hyperparameters.get("sft_epochs")
+        if values["weighting"] == "uniform":
+            values |= {name: given.get(name) for name in ("alpha", "beta", "gamma")}
+        return values
 
     @model_validator(mode="after")
     def _no_unused_knob(self) -> Self:
-        if self.strong_model is not None and "sft_epochs" in self.hyperparameters.model_fields_set:
+        if self.strong_model is not None and self.hyperparameters.sft_epochs is not None:
             raise ValueError(
                 "hyperparameters.sft_epochs: unused when strong_model is given (no supervised phase runs); remove one"
             )
-        if self.weighting == "uniform" and self.model_fields_set & {"alpha", "beta", "gamma"}:
+        given = [value for value in (self.alpha, self.beta, self.gamma) if value is not None]
+        if self.weighting == "uniform" and given:
             raise ValueError("alpha, beta, gamma: unused with weighting 'uniform'; remove them")
-        if self.weighting != "uniform" and self.alpha == self.beta == self.gamma == 0:
+        if self.weighting != "uniform" and not any(given):
             raise ValueError("alpha, beta, gamma: expected at least one above 0, got three zeros")
         return self
+
+    @property
+    def coefficients(self) -> dict[str, float]:
+        """α, β and γ by name; empty with `uniform`, which has none."""
+        values = {"alpha": self.alpha, "beta": self.beta, "gamma": self.gamma}
+        return {name: value for name, value in values.items() if value is not None}
 
 
 class SupervisedMethod(Knobs):

@@ -26,10 +26,7 @@ class Stack:
     process: subprocess.Popen
     endpoint: Endpoint
     home: Path
-
-    @property
-    def client(self) -> OpenAI:
-        return OpenAI(base_url=self.endpoint.base_url, api_key="any")
+    client: OpenAI
 
     @property
     def environment(self) -> dict[str, str]:
@@ -96,11 +93,13 @@ def start(home: Path) -> Stack:
     while not file.is_file():
         assert process.poll() is None and time.monotonic() < deadline, (home / "serve.log").read_text()
         time.sleep(0.2)
-    return Stack(process, Endpoint.model_validate_json(file.read_text()), home)
+    endpoint = Endpoint.model_validate_json(file.read_text())
+    return Stack(process, endpoint, home, OpenAI(base_url=endpoint.base_url, api_key="any"))
 
 
 def stop(stack: Stack, number: signal.Signals = signal.SIGTERM) -> None:
     """Stop a service and make sure that nothing of it is left."""
+    stack.client.close()
     stack.process.send_signal(number)
     assert stack.process.wait(60) == 0, (stack.home / "serve.log").read_text()
     assert processes_of(stack.home) == []

@@ -168,7 +168,10 @@ def test_wmss_job_from_the_command_line_to_an_exported_model(stack, files, tmp_p
         assert not torch.equal(exported(ids).logits, base(ids).logits)
 
     # The Ray dashboard's API lists the job and both training runs.
-    assert [j["status"] for j in dashboard(stack, "/api/jobs/") if j["submission_id"] == f"{job.id}-1"] == ["SUCCEEDED"]
+    def driver_status():
+        return [j["status"] for j in dashboard(stack, "/api/jobs/") if j["submission_id"] == f"{job.id}-1"]
+
+    wait_for(lambda: driver_status() == ["SUCCEEDED"], timeout_s=15, what="the driver's end")
     runs = {r["name"]: r["status"] for r in dashboard(stack, "/api/train/v2/runs/v1")["train_runs"]}
     assert runs[f"{job.id}-sft-1"] == runs[f"{job.id}-joint-1"] == "FINISHED"
 
@@ -312,4 +315,5 @@ def test_killed_supervisor_takes_its_children_along(tmp_path):
     second = start(tmp_path)
     os.kill(second.process.pid, signal.SIGKILL)
     second.process.wait()
+    second.client.close()
     wait_for(lambda: not second.processes(), timeout_s=40, what="no process left")

@@ -116,11 +116,10 @@ def run_job(job: Job, engines: Engines, journal: Journal) -> Artifacts:
         wmss = spec.method.wmss
         strong = job.strong
         if strong is None:
-            strong = Path(
-                stage.once("sft", lambda: stage.sft(wmss.hyperparameters, wmss.hyperparameters.sft_epochs))[
-                    "checkpoint"
-                ]
-            )
+            num_epochs = wmss.hyperparameters.sft_epochs
+            assert num_epochs is not None, "the configuration resolves sft_epochs where the phase runs"
+            tuned = stage.once("sft", lambda: stage.sft(wmss.hyperparameters, num_epochs))
+            strong = Path(tuned["checkpoint"])
         weak_scores = stage.once("score_weak", lambda: stage.score(job.weak, "score_weak"))
         strong_scores = stage.once("score_strong", lambda: stage.score(strong, "score_strong"))
         drawn = stage.once("weigh", lambda: stage.weigh(wmss, weak_scores, strong_scores))
@@ -239,8 +238,7 @@ class _Stage:
         """Turn both entropies into sampling weights and draw the samples of the weak-driven phase."""
         weak = EntropyTable.load(Path(weak_scores["table"]))
         strong = EntropyTable.load(Path(strong_scores["table"]))
-        coefficients = {"alpha": wmss.alpha, "beta": wmss.beta, "gamma": wmss.gamma}
-        weights = sampling_weights(weak.entropy, strong.entropy, weighting=wmss.weighting, **coefficients)
+        weights = sampling_weights(weak.entropy, strong.entropy, weighting=wmss.weighting, **wmss.coefficients)
         indices = draw(weights, num_draws=len(weights), seed=self.job.spec.seed, deduplicate=wmss.deduplicate)
         times_drawn = np.bincount(indices, minlength=len(weights))
         table = self.job.folder / "curriculum.parquet"
@@ -254,7 +252,7 @@ class _Stage:
         pq.write_table(pa.table(columns), table)
         masses = {}
         if wmss.weighting != "uniform":
-            terms = weighting_terms(weak.entropy, strong.entropy, weighting=wmss.weighting, **coefficients)
+            terms = weighting_terms(weak.entropy, strong.entropy, weighting=wmss.weighting, **wmss.coefficients)
             shares = terms.sum(axis=1) / terms.sum()
             masses = dict(zip(TERMS[wmss.weighting], shares.tolist(), strict=True))
         unique = int((times_drawn > 0).sum())
