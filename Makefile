@@ -56,5 +56,5 @@ $(VENV)/ready: $(LOCK) pyproject.toml
 		$(BIN)/pip install --quiet --no-deps --requirement $(LOCK) 2>>$(VENV)/pip.log \
 		|| { cat $(VENV)/pip.log; exit 1; }; \
 	fi
-	@$(BIN)/pip install --quiet --no-deps --no-build-isolation --editable .
+	@$(BIN)/pip install --quiet --quiet --no-deps --no-build-isolation --editable . 2>/dev/null
 	@cp $(LOCK) $@

@@ -32,7 +32,7 @@ from wmss.tasks.arithmetic import make_problems, question, write_jsonl
 NUM_TRAINING = 2000
 NUM_VALIDATION = 300
 HYPERPARAMETERS = {"batch_size": 32, "learning_rate": 1e-3}
-SFT_EPOCHS = 2
+SFT_EPOCHS, WMSS_EPOCHS = 3, 2
 START_TIMEOUT_S = 180.0
 
 
@@ -92,7 +92,11 @@ def _base_model(home: Settings, console: Console) -> Path:
         return folder
     console.print("base model: training a small Qwen3 on arithmetic chains of up to 3 steps")
     partial = folder.with_name("arithmetic-base.partial")
+    import transformers
+
     from wmss.tasks.base_model import make_base_model
+
+    transformers.utils.logging.disable_progress_bar()
 
     with Progress(console=console, disable=not console.is_terminal) as progress:
         task = progress.add_task("base model")
@@ -149,7 +153,7 @@ def _stop(child: subprocess.Popen[bytes]) -> None:
 
 
 def _wmss_job(model: str) -> dict[str, Any]:
-    hyperparameters = HYPERPARAMETERS | {"sft_epochs": SFT_EPOCHS}
+    hyperparameters = HYPERPARAMETERS | {"sft_epochs": SFT_EPOCHS, "n_epochs": WMSS_EPOCHS}
     return {"model": model, "suffix": "demo", "method": {"type": "wmss", "wmss": {"hyperparameters": hyperparameters}}}
 
 

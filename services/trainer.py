@@ -37,7 +37,10 @@ def run_training(
     """
     trainer = TorchTrainer(
         train_worker,
-        train_loop_config={"run": run.model_dump(mode="json"), "record": {**record, "keep_last": keep_last}},
+        train_loop_config={
+            "run": run.model_dump(mode="json"),
+            "record": {**record, "keep_last": keep_last, "run_folder": str(storage / name)},
+        },
         scaling_config=ScalingConfig(num_workers=num_workers, use_gpu=use_gpu),
         run_config=RunConfig(
             name=name,
@@ -68,12 +71,14 @@ def train_worker(config: dict[str, Any]) -> dict[str, Any] | None:
 class RayHost:
     """The loop's `Host` on a Ray Train worker."""
 
-    def __init__(self, *, phase: str, job_id: str, attempt: int, model_name: str, keep_last: int) -> None:
+    def __init__(
+        self, *, phase: str, job_id: str, attempt: int, model_name: str, keep_last: int, run_folder: str
+    ) -> None:
         context = ray.train.get_context()
         self.rank = context.get_world_rank()
         self.world_size = context.get_world_size()
         self.device: torch.device = get_device()
-        self._storage = Path(context.get_storage().storage_fs_path)
+        self._run_folder = Path(run_folder)
         self._phase = phase
         self._model_name = model_name
         self._keep_last = keep_last
@@ -109,7 +114,7 @@ class RayHost:
             self._fence.record_checkpoint(
                 phase=self._phase,
                 step=step,
-                path=self._storage / name,
+                path=self._run_folder / name,
                 model_name=f"{self._model_name}:ckpt-{self._phase}-{step}",
                 metrics=metrics,
                 keep_last=self._keep_last,

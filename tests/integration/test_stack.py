@@ -167,6 +167,17 @@ def test_wmss_job_from_the_command_line_to_an_exported_model(stack, files, tmp_p
         assert torch.equal(exported(ids).logits, strong(ids).logits)
         assert not torch.equal(exported(ids).logits, base(ids).logits)
 
+    # A checkpoint is a model to start from, as a finished model is.
+    sft_steps = phases["sft"]["artifacts"]["num_steps"]
+    knobs = {"batch_size": 16, "max_steps": 1}
+    further = submit(
+        stack,
+        files,
+        model=f"{job.fine_tuned_model}:ckpt-sft-{sft_steps}",
+        method={"type": "supervised", "supervised": {"hyperparameters": knobs}},
+    )
+    assert wait_for_end(stack, further).status == "succeeded"
+
     # The Ray dashboard's API lists the job and both training runs.
     def driver_status():
         return [j["status"] for j in dashboard(stack, "/api/jobs/") if j["submission_id"] == f"{job.id}-1"]
