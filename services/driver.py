@@ -57,17 +57,12 @@ def main(job_id: str, attempt: int) -> None:
         text = f"{type(error).__name__}: {error}".splitlines()[0]
         _fail(fence, {"code": "internal_error", "message": f"{text} (driver log of {job_id}-{attempt})", "param": None})
     else:
-        tokens = _trained_tokens(store, job_id)
+        tokens = store.trained_tokens(job_id)
         fence.end(State.SUCCEEDED, error=None, message=f"Done: {row.fine_tuned_model}", trained_tokens=tokens)
 
 
 def _fail(fence: Fence, error: dict[str, Any]) -> None:
     fence.end(State.FAILED, error=error, message=f"Failed: {error['message']}", trained_tokens=None)
-
-
-def _trained_tokens(store: Store, job_id: str) -> int:
-    events, _ = store.events(job_id, after=None, limit=10**9)
-    return sum(int(event.data["num_tokens"]) for event in events if event.type == "metrics" and event.data)
 
 
 def _keep_lease(fence: Fence, every_s: float) -> None:

@@ -5,6 +5,7 @@ whatever reason, its children go with it, and what they left behind is adopted a
 """
 
 import ctypes
+import fcntl
 import logging
 import os
 import secrets
@@ -72,6 +73,7 @@ class Supervisor:
         ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
         self._check_port()
         self._logs.mkdir(parents=True, exist_ok=True)
+        self._lock_home()
         token_path = self._make_token()
         try:
             dashboard_url = self._start_ray(token_path)
@@ -105,6 +107,16 @@ class Supervisor:
                     f"--port: {self._host}:{self._port} cannot be used ({error.strerror}); stop what listens there or "
                     "choose another port"
                 ) from error
+
+    def _lock_home(self) -> None:
+        """Two clusters on one database would each take the other's drivers for lost. The lock goes with the process."""
+        self._lock = (self._settings.root / "lock").open("a+")
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise ServeError(
+                f"--home: another service runs in {self._settings.root}; stop it or choose another folder"
+            ) from error
 
     def _make_token(self) -> Path:
         path = self._settings.root / "ray_token"

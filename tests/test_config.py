@@ -105,6 +105,11 @@ def test_toml_is_the_same_declaration(tmp_path):
     assert load_job(file) == parse_job(wmss(mixing_weight=0.42, hyperparameters={"max_steps": 7}))
 
 
+@pytest.mark.parametrize("file", sorted((ROOT / "examples").glob("*.toml")), ids=lambda file: file.name)
+def test_examples_are_valid(file):
+    assert load_job(file).validation_file == "held_out.jsonl"
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

@@ -9,6 +9,7 @@ It talks to Ray over HTTP and keeps nothing in memory, so it may die and start a
 """
 
 import logging
+import shlex
 import subprocess
 import sys
 import threading
@@ -72,7 +73,7 @@ class RayDrivers:
     def submit(self, submission_id: str, job_id: str, attempt: int) -> None:
         """Start a driver as the Ray job `submission_id`."""
         self._connect().submit_job(
-            entrypoint=f"{sys.executable} -m services.driver {job_id} {attempt}",
+            entrypoint=shlex.join([sys.executable, "-m", "services.driver", job_id, str(attempt)]),
             submission_id=submission_id,
             runtime_env={"env_vars": ENGINE_ENVIRONMENT},
             metadata={"wmss_job": job_id, "attempt": str(attempt)},

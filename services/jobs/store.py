@@ -155,6 +155,12 @@ class Store:
             rows = list(session.scalars(query.limit(limit + 1)))
         return rows[:limit], len(rows) > limit
 
+    def trained_tokens(self, job_id: str) -> int:
+        """Tokens of all training steps, each counted once however often a crash made it run."""
+        with self._session() as session:
+            tokens = func.sum(EventRow.data["num_tokens"].as_float())
+            return int(session.scalar(select(tokens).where(EventRow.job_id == job_id, EventRow.type == "metrics")) or 0)
+
     def checkpoints(self, job_id: str, *, after: str | None, limit: int) -> tuple[list[CheckpointRow], bool]:
         """Newest first."""
         return self._page(CheckpointRow, [CheckpointRow.job_id == job_id], after=after, limit=limit)

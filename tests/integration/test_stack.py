@@ -21,6 +21,7 @@ import torch
 from safetensors.torch import load_file
 
 from services import client as service
+from services.supervisor import free_port
 from tests.integration.stack import WMSS, start, stop, wait_for
 from tests.scoring.test_torch_scorer import ragged, truth
 from tests.training.test_loop import LocalHost
@@ -312,6 +313,7 @@ def test_command_line_refusals(stack, files):
     assert "there is no fine-tuning job 'ftjob-x'" in refused("cancel", "ftjob-x")
     assert "no service answers at http://127.0.0.1:9" in refused("jobs", WMSS_BASE_URL="http://127.0.0.1:9/v1")
     port = stack.endpoint.base_url.split(":")[2].removesuffix("/v1")
+    assert "another service runs in" in refused("serve", "--port", free_port(), "--home", stack.home)
     assert f"127.0.0.1:{port} cannot be used" in refused("serve", "--port", port, "--home", stack.home / "other")
 
 

@@ -151,10 +151,10 @@ def _rows(column: pa.ChunkedArray, dtype: type) -> list[npt.NDArray]:  # type: i
 
 
 def tokens_digest(samples: Sequence[TokenizedSample]) -> str:
-    """SHA-256 over ids, masks and boundaries: two files with equal digests are the same data to every model."""
+    """SHA-256 over lines, ids, masks and boundaries: two files with equal digests give the same table of scores."""
     digest = hashlib.sha256()
     for sample in samples:
-        digest.update(len(sample.input_ids).to_bytes(8, "little"))
+        digest.update(sample.line.to_bytes(8, "little") + len(sample.input_ids).to_bytes(8, "little"))
         digest.update(sample.input_ids.tobytes())
         digest.update(sample.target_mask.tobytes())
     return digest.hexdigest()
