@@ -6,10 +6,10 @@ from typing import Any
 from ray import serve
 from ray.serve.handle import DeploymentHandle
 
-from services.scorer import EngineReplica, call_replica, deploy
+from services.scorer import ENGINE_DEPLOYMENT, EngineReplica, call_replica, deploy
 
 
-@serve.deployment(max_ongoing_requests=8, health_check_timeout_s=120, graceful_shutdown_timeout_s=2)
+@serve.deployment(**ENGINE_DEPLOYMENT)
 class GeneratorReplica(EngineReplica):
     """Holds one checkpoint in a vLLM generation engine."""
 

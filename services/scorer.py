@@ -16,6 +16,15 @@ from services.settings import ENGINE_ENVIRONMENT
 SCORE_TIMEOUT_S = 3600.0
 MAX_RETRIES = 3
 
+ENGINE_DEPLOYMENT: dict[str, Any] = {
+    "max_ongoing_requests": 8,
+    # A large model loads for minutes before its replica answers for the first time.
+    "health_check_timeout_s": 120,
+    "graceful_shutdown_wait_loop_s": 0.1,
+    "graceful_shutdown_timeout_s": 2,
+}
+"""Serve options of every engine."""
+
 
 class EngineReplica:
     """An engine with one thread of its own: it is not thread-safe, and Serve's event loop must stay free."""
@@ -32,7 +41,7 @@ class EngineReplica:
         return self._thread.submit(function).result()
 
 
-@serve.deployment(max_ongoing_requests=8, health_check_timeout_s=120, graceful_shutdown_timeout_s=2)
+@serve.deployment(**ENGINE_DEPLOYMENT)
 class ScorerReplica(EngineReplica):
     """Holds one checkpoint in a vLLM pooling engine."""
 
