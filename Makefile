@@ -48,6 +48,7 @@ $(VENV)/ready: $(LOCK) pyproject.toml
 	@if ! cmp -s $(LOCK) $@; then \
 		set -e; \
 		echo "Setting up $(VENV) from $(LOCK): about two minutes, 3 GB"; \
+		command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) is not installed; install it or say PYTHON=..."; exit 1; }; \
 		rm -rf $(VENV); $(PYTHON) -m venv $(VENV); \
 		torch=$$(grep '^torch==' $(LOCK)); \
 		$(BIN)/pip install --quiet --no-deps $$torch 2>$(VENV)/pip.log \
@@ -56,5 +57,5 @@ $(VENV)/ready: $(LOCK) pyproject.toml
 		$(BIN)/pip install --quiet --no-deps --requirement $(LOCK) 2>>$(VENV)/pip.log \
 		|| { cat $(VENV)/pip.log; exit 1; }; \
 	fi
-	@$(BIN)/pip install --quiet --quiet --no-deps --no-build-isolation --editable . 2>/dev/null
+	@$(BIN)/pip install --quiet --no-deps --no-build-isolation --editable . 2>$(VENV)/pip.log || { cat $(VENV)/pip.log; exit 1; }
 	@cp $(LOCK) $@

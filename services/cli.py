@@ -8,14 +8,16 @@ from typing import Annotated, Any
 
 import openai
 import typer
+from pydantic import ValidationError
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from services import client as service
 from services.settings import Settings
 from services.supervisor import Endpoint, ServeError, Supervisor
 from services.watching import JobView
-from wmss.config import JobSpec, load_job, parse_job
+from wmss.config import JobSpec, parse_job, read_toml
 from wmss.errors import WmssError
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
@@ -32,12 +34,14 @@ def main() -> None:
         app()
     except (WmssError, ServeError) as error:
         _stop(str(error))
+    except ValidationError as error:  # of Settings: a variable WMSS_* cannot be read
+        _stop("; ".join(f"WMSS_{str(item['loc'][0]).upper()}: {item['msg']}" for item in error.errors()))
     except openai.OpenAIError as error:
         _stop(service.explain_failure(error))
 
 
 def _stop(message: str) -> None:
-    Console(stderr=True, soft_wrap=True).print(f"[red]error[/red] {message}", highlight=False)
+    Console(stderr=True, soft_wrap=True).print("error", message, highlight=False, markup=False)
     sys.exit(1)
 
 
@@ -77,19 +81,21 @@ def submit(
     """Upload the files of a job and submit it. Prints the job's id."""
     values: dict[str, Any] = {}
     if file is not None:
-        values = load_job(file).model_dump(mode="json", exclude_unset=True)
+        values = read_toml(file)
         for key in ("training_file", "validation_file"):
-            if values.get(key):
+            if isinstance(values.get(key), str):
                 values[key] = str((file.parent / values[key]).resolve())  # paths in a file are relative to it
     given = {
         "model": model,
         "training_file": None if training_file is None else str(training_file),
         "validation_file": None if validation_file is None else str(validation_file),
-        "method": None if method is None else {"type": method},
         "seed": seed,
         "suffix": suffix,
     }
-    spec = parse_job(values | {key: value for key, value in given.items() if value is not None})
+    values |= {key: value for key, value in given.items() if value is not None}
+    if method is not None and values.get("method", {}).get("type") != method:
+        values["method"] = {"type": method}
+    spec = parse_job(values)
     api = service.connect(base_url)
     job_id = service.submit(api, _with_uploads(api, spec))
     console.print(job_id, highlight=False)
@@ -119,7 +125,7 @@ def _watch(api: openai.OpenAI, job_id: str) -> None:
     with JobView(console, job_id) as view:
         job = service.watch(api, job_id, view.update)
     if job.status == "succeeded":
-        console.print(f"[green]succeeded[/green] {job.fine_tuned_model}", highlight=False)
+        console.print("succeeded", job.fine_tuned_model, highlight=False, markup=False)
         return
     _stop(f"{job_id} {job.status}" + (f": {job.error.message}" if job.error and job.error.message else ""))
 
@@ -130,7 +136,7 @@ def jobs(limit: Annotated[int, typer.Option(help="How many.", min=1, max=100)] =
     table = Table("id", "status", "method", "model", "result")
     for job in service.connect(base_url).fine_tuning.jobs.list(limit=limit).data:
         method = job.method.type if job.method else ""
-        table.add_row(job.id, job.status, method, job.model, job.fine_tuned_model or "")
+        table.add_row(job.id, job.status, method, escape(job.model), escape(job.fine_tuned_model or ""))
     console.print(table)
 
 

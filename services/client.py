@@ -5,25 +5,34 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import openai
-from openai import OpenAI
+from openai import DefaultHttpxClient, OpenAI
 
+from services.jobs.states import TERMINAL
 from services.settings import Settings
-from services.supervisor import Endpoint, endpoint_file
+from services.supervisor import running_endpoint
 from wmss.config import JobSpec
+from wmss.errors import WmssError
 
-TERMINAL = ("succeeded", "failed", "cancelled")
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+MAX_SILENCE_S = 60.0
+"""How long a watcher waits for a service that is being started again."""
 
 
 def connect(base_url: str | None = None) -> OpenAI:
     """A client for the service at `base_url`, `WMSS_BASE_URL`, the running service of the home, or port 8000."""
     url = base_url or os.environ.get("WMSS_BASE_URL")
     if url is None:
-        file = endpoint_file(Settings())
-        running = Endpoint.model_validate_json(file.read_text(encoding="utf-8")) if file.is_file() else None
+        running = running_endpoint(Settings())
         url = running.base_url if running else "http://127.0.0.1:8000/v1"
-    return OpenAI(base_url=url, api_key=os.environ.get("WMSS_API_KEY", "local"))
+    host = urlsplit(url).hostname
+    if host is None:
+        raise WmssError(f"WMSS_BASE_URL: expected a URL such as http://127.0.0.1:8000/v1, got {url!r}")
+    # A proxy for the outside world must not be asked for this machine.
+    http_client = DefaultHttpxClient(trust_env=host not in LOOPBACK)
+    return OpenAI(base_url=url, api_key=os.environ.get("WMSS_API_KEY", "local"), http_client=http_client)
 
 
 def upload(client: OpenAI, path: Path) -> str:
@@ -63,11 +72,19 @@ def watch(
 ) -> Any:
     """Poll a job until it has ended, calling `on_change(job, phases, new events)`; returns the ended job."""
     seen = None
+    heard_at = time.monotonic()
     while True:
-        job = client.fine_tuning.jobs.retrieve(job_id)
-        fresh = new_events(client, job_id, seen)
+        try:
+            job, plan = client.fine_tuning.jobs.retrieve(job_id), phases(client, job_id)
+            fresh = new_events(client, job_id, seen)
+        except openai.APIConnectionError:
+            if time.monotonic() - heard_at > MAX_SILENCE_S:
+                raise
+            time.sleep(every_s)
+            continue
+        heard_at = time.monotonic()
         seen = fresh[-1].id if fresh else seen
-        on_change(job, phases(client, job_id), fresh)
+        on_change(job, plan, fresh)
         if job.status in TERMINAL:
             return job
         time.sleep(every_s)

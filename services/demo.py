@@ -23,7 +23,7 @@ from rich.table import Table
 
 from services import client as service
 from services.settings import Settings
-from services.supervisor import Endpoint, ServeError, endpoint_file, free_port
+from services.supervisor import Endpoint, ServeError, die_with_parent, free_port, running_endpoint
 from services.watching import JobView
 from wmss.config import parse_job
 from wmss.errors import WmssError
@@ -122,19 +122,19 @@ def _service(home: Settings) -> Iterator[Endpoint]:
     log_path = home.root / "serve.log"
     with log_path.open("wb") as log:
         # A session of its own: Ctrl-C then reaches this process alone, which stops the child in order.
-        child = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
+        child = subprocess.Popen(
+            command, stdout=log, stderr=subprocess.STDOUT, start_new_session=True, preexec_fn=die_with_parent
+        )
     try:
         deadline = time.monotonic() + START_TIMEOUT_S
-        file = endpoint_file(home)
         while True:
             if child.poll() is not None:
                 raise ServeError(f"the service ended while starting: {log_path.read_text(encoding='utf-8').strip()}")
             if time.monotonic() > deadline:
                 raise ServeError(f"the service was not ready within {START_TIMEOUT_S:.0f} s; see {log_path}")
-            with contextlib.suppress(FileNotFoundError, ValueError):
-                endpoint = Endpoint.model_validate_json(file.read_text(encoding="utf-8"))
-                if endpoint.pid == child.pid:
-                    break
+            endpoint = running_endpoint(home)
+            if endpoint is not None and endpoint.pid == child.pid:
+                break
             time.sleep(0.2)
         yield endpoint
     finally:

@@ -4,7 +4,6 @@ python -m services.driver JOB_ID ATTEMPT
 """
 
 import contextlib
-import hashlib
 import logging
 import os
 import sys
@@ -25,9 +24,9 @@ from services.scorer import ServeScorer, deploy_scorer
 from services.settings import Settings
 from services.trainer import run_training
 from wmss.config import JobSpec
-from wmss.errors import WmssError
+from wmss.errors import ConfigError, WmssError
 from wmss.rounds.stages import Artifacts, Job, run_job
-from wmss.scoring.vllm_entropy import provenance
+from wmss.scoring.vllm_entropy import check_family, provenance
 from wmss.training.loop import TrainingRun
 
 logger = logging.getLogger(__name__)
@@ -47,6 +46,7 @@ def main(job_id: str, attempt: int) -> None:
     try:
         ray.init(address="auto", log_to_driver=True)
         job = resolve(row, settings)
+        _delete_left_engines(store, fence, job_id)
         run_job(job, RayEngines(job, settings, fence, attempt, row.fine_tuned_model), journal)
     except LostLeaseError:
         raise
@@ -59,6 +59,16 @@ def main(job_id: str, attempt: int) -> None:
     else:
         tokens = store.trained_tokens(job_id)
         fence.end(State.SUCCEEDED, error=None, message=f"Done: {row.fine_tuned_model}", trained_tokens=tokens)
+
+
+def _delete_left_engines(store: Store, fence: Fence, job_id: str) -> None:
+    """Engines of an attempt that died: its scores may be in the cache, so nobody else would come by to end them."""
+    left = store.engines(job_id)
+    deployed = serve.status().applications if left else {}
+    for app in left:
+        if app in deployed:
+            serve.delete(app)
+        fence.forget_engine(app)
 
 
 def _fail(fence: Fence, error: dict[str, Any]) -> None:
@@ -137,6 +147,21 @@ class RayEngines:
         asked = job.spec.resources.use_gpu
         self._use_gpu = ray.cluster_resources().get("GPU", 0) > 0 if asked is None else asked
 
+    def check(self, checkpoint: Path, *, needs_scorer: bool) -> None:
+        """Refuse what this cluster can never run: it would otherwise wait for resources for ever."""
+        resources = self._job.spec.resources
+        have = ray.cluster_resources()
+        for kind, needed in (("CPU", resources.num_workers), ("GPU", resources.num_workers if self._use_gpu else 0)):
+            if needed > have.get(kind, 0):
+                field = "use_gpu" if kind == "GPU" and resources.num_workers == 1 else "num_workers"
+                raise ConfigError(
+                    f"{field}: {needed} {kind}s are needed for {resources.num_workers} training workers, the cluster "
+                    f"has {have.get(kind, 0):g}; ask for fewer workers or use_gpu=false",
+                    param=f"resources.{field}",
+                )
+        if needs_scorer:
+            check_family(checkpoint)
+
     def train(self, run: TrainingRun, *, name: str) -> Path:
         """Run one training phase to its end under Ray Train."""
         return run_training(
@@ -152,13 +177,13 @@ class RayEngines:
     @contextlib.contextmanager
     def scorer(self, checkpoint: Path, *, max_length: int) -> Iterator[ServeScorer]:
         """A scorer application for the time of the context."""
-        with self._application("scorer", checkpoint) as app:
+        with self._application("scorer") as app:
             yield deploy_scorer(app, checkpoint, max_length=max_length, use_gpu=self._use_gpu)
 
     @contextlib.contextmanager
     def generator(self, checkpoint: Path, *, max_length: int) -> Iterator[ServeGenerator]:
         """A generator application for the time of the context."""
-        with self._application("generator", checkpoint) as app:
+        with self._application("generator") as app:
             yield deploy_generator(app, checkpoint, max_length=max_length, use_gpu=self._use_gpu)
 
     def provenance(self) -> dict[str, Any]:
@@ -166,15 +191,15 @@ class RayEngines:
         return provenance()
 
     @contextlib.contextmanager
-    def _application(self, kind: str, checkpoint: Path) -> Iterator[str]:
-        """Name of an application, written down before it exists and deleted at the end unless another job uses it."""
-        app = f"{kind}-{hashlib.sha256(str(checkpoint).encode()).hexdigest()[:12]}"
+    def _application(self, kind: str) -> Iterator[str]:
+        """Name of an application of this job, written down before it exists and crossed out after it is gone."""
+        app = f"{kind}-{self._job.id}"
         self._fence.use_engine(app)
         try:
             yield app
         finally:
-            if self._fence.release_engine(app):
-                serve.delete(app)
+            serve.delete(app)
+            self._fence.forget_engine(app)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ from pathlib import Path
 from services.jobs.store import Store
 from services.settings import Settings
 from wmss.errors import ModelError
+from wmss.records import STRONG_FOLDER
 
 
 @dataclass(frozen=True)
@@ -25,12 +26,11 @@ def resolve_model(name: str, store: Store, settings: Settings, *, param: str) ->
             return settings.models / job.id
         checkpoint = store.checkpoint_of_model(name)
         if checkpoint is not None:
-            return Path(checkpoint.path) / "strong"
+            return Path(checkpoint.path) / STRONG_FOLDER
         raise ModelError(f"{param}: there is no finished model or checkpoint {name!r}; see /v1/models", param=param)
     for root in settings.allowed_roots:
-        folder = (root / name).resolve()
-        # resolve() follows links and dots first: a name may not lead out of its root.
-        if folder.is_relative_to(root.resolve()) and folder != root.resolve() and (folder / "config.json").is_file():
+        folder = _folder_under(root, name)
+        if folder is not None and not (root == settings.models and _is_job_folder(folder)):
             return folder
     roots = ", ".join(str(root) for root in settings.allowed_roots)
     raise ModelError(
@@ -40,6 +40,21 @@ def resolve_model(name: str, store: Store, settings: Settings, *, param: str) ->
     )
 
 
+def _folder_under(root: Path, name: str) -> Path | None:
+    """The model folder `name` inside `root`; links and dots are followed first, so none leads out of it."""
+    try:
+        folder = (root / name).resolve()
+        inside = folder.is_relative_to(root.resolve()) and folder != root.resolve()
+        return folder if inside and (folder / "config.json").is_file() else None
+    except (OSError, ValueError):  # a name no file system can hold
+        return None
+
+
+def _is_job_folder(folder: Path) -> bool:
+    """Folders of jobs are named through their jobs, which know whether they succeeded."""
+    return folder.name.startswith("ftjob-")
+
+
 def known_models(store: Store, settings: Settings) -> list[KnownModel]:
     """Every model that can be named: folders under the roots, then finished jobs' models."""
     folders = [
@@ -47,7 +62,7 @@ def known_models(store: Store, settings: Settings) -> list[KnownModel]:
         for root in settings.allowed_roots
         if root.is_dir()
         for folder in sorted(root.iterdir())
-        if (folder / "config.json").is_file() and not (folder / "wmss.json").is_file()
+        if (folder / "config.json").is_file() and not (root == settings.models and _is_job_folder(folder))
     ]
     finished = [
         KnownModel(id=job.fine_tuned_model, created_at=job.finished_at or job.created_at, owned_by=job.id)
@@ -58,5 +73,5 @@ def known_models(store: Store, settings: Settings) -> list[KnownModel]:
 
 def fine_tuned_name(model: str, suffix: str | None, job_id: str) -> str:
     """Name of a job's result: ft:<base-name>:<suffix>:<id>. The base of a fine-tuned model is its own base."""
-    base = model.split(":")[1] if model.startswith("ft:") else Path(model).name
+    base = model.split(":")[1] if model.startswith("ft:") else Path(model).name.replace(":", "-")
     return f"ft:{base}:{suffix or ''}:{job_id}"

@@ -11,14 +11,14 @@ from ray import serve
 from ray.exceptions import RayActorError, RayTaskError
 from ray.serve.handle import DeploymentHandle
 
-from services.settings import ENGINE_ENVIRONMENT
+from services.settings import engine_environment
 
-SCORE_TIMEOUT_S = 3600.0
+CALL_TIMEOUT_S = 3600.0
 MAX_RETRIES = 3
 
 ENGINE_DEPLOYMENT: dict[str, Any] = {
     "max_ongoing_requests": 8,
-    # A large model loads for minutes before its replica answers for the first time.
+    # An engine may hold the interpreter for long stretches; a busy replica must not be taken for a dead one.
     "health_check_timeout_s": 120,
     "graceful_shutdown_wait_loop_s": 0.1,
     "graceful_shutdown_timeout_s": 2,
@@ -95,7 +95,7 @@ def deploy(deployment: Any, app: str, *arguments: Any, use_gpu: bool) -> Deploym
     options = {
         "num_cpus": 1,
         "num_gpus": 1 if use_gpu else 0,
-        "runtime_env": {"env_vars": ENGINE_ENVIRONMENT},
+        "runtime_env": {"env_vars": engine_environment()},
     }
     bound = deployment.options(ray_actor_options=options).bind(*arguments)
     return serve.run(bound, name=app, route_prefix=None)
@@ -105,7 +105,7 @@ def call_replica(method: Any, *arguments: Any) -> Any:
     """One remote call, made again (a few times) when its replica dies under it; Serve starts a new replica."""
     for attempt in range(MAX_RETRIES + 1):
         try:
-            return method.remote(*arguments).result(timeout_s=SCORE_TIMEOUT_S)
+            return method.remote(*arguments).result(timeout_s=CALL_TIMEOUT_S)
         except RayTaskError:
             raise  # the engine refused this input; it would again
         except RayActorError:

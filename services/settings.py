@@ -1,9 +1,11 @@
 """Where the service keeps things and how it finds its parts: environment variables `WMSS_*`, read once."""
 
+import os
 from pathlib import Path
 
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
+from sqlalchemy import URL
 
 ENGINE_ENVIRONMENT = {
     # Largest effect on CPU found: with more threads than cores to itself an engine falls 10-100x behind.
@@ -18,10 +20,13 @@ ENGINE_ENVIRONMENT = {
     "TOKENIZERS_PARALLELISM": "false",
     "RAY_TRAIN_ENABLE_STATE_TRACKING": "1",
     "RAY_USAGE_STATS_ENABLED": "0",
-    # 3 s, the default, is too short for a driver to write down where it stopped.
-    "RAY_JOB_STOP_WAIT_TIME_S": "10",
 }
-"""Environment of the Ray node and of everything it starts. No secrets: Ray shows it to whoever asks."""
+"""Defaults for the Ray node and everything it starts. No secrets: Ray shows them to whoever asks."""
+
+
+def engine_environment() -> dict[str, str]:
+    """`ENGINE_ENVIRONMENT`, with what this process's own environment says instead."""
+    return {name: os.environ.get(name, value) for name, value in ENGINE_ENVIRONMENT.items()}
 
 
 class Settings(BaseSettings):
@@ -40,7 +45,7 @@ class Settings(BaseSettings):
     max_running_jobs: int = Field(default=1, ge=1)
     """Jobs that run at a time; the others wait in order."""
     max_attempts: int = Field(default=3, ge=1)
-    """Drivers a job may use up before it fails."""
+    """Drivers a job may lose, without a phase or a checkpoint between them, before it fails."""
     lease_s: float = Field(default=30.0, gt=0)
     """A driver that has not renewed its lease for so long has lost the job."""
     reconcile_s: float = Field(default=2.0, gt=0)
@@ -56,7 +61,8 @@ class Settings(BaseSettings):
     @property
     def database(self) -> str:
         """The database URL in force."""
-        return self.database_url or f"sqlite:///{self.root / 'wmss.db'}"
+        path = str(self.root / "wmss.db")
+        return self.database_url or URL.create("sqlite", database=path).render_as_string(hide_password=False)
 
     @property
     def models(self) -> Path:

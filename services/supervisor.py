@@ -4,15 +4,18 @@ Both are children of this process. A dead API is started again and finds the clu
 whatever reason, its children go with it, and what they left behind is adopted and ended.
 """
 
+import contextlib
 import ctypes
 import fcntl
 import logging
 import os
 import secrets
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.request
 from collections.abc import Callable
@@ -23,7 +26,7 @@ from types import FrameType
 import psutil
 from pydantic import BaseModel
 
-from services.settings import ENGINE_ENVIRONMENT, Settings
+from services.settings import Settings, engine_environment
 
 logger = logging.getLogger(__name__)
 
@@ -53,6 +56,15 @@ def endpoint_file(settings: Settings) -> Path:
     return settings.root / "endpoint.json"
 
 
+def running_endpoint(settings: Settings) -> Endpoint | None:
+    """The service that runs in this home, or None; the file of one that was killed counts as none."""
+    try:
+        endpoint = Endpoint.model_validate_json(endpoint_file(settings).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return endpoint if psutil.pid_exists(endpoint.pid) else None
+
+
 class Supervisor:
     """Starts, watches and stops the children."""
 
@@ -64,6 +76,7 @@ class Supervisor:
         self._ray: subprocess.Popen[bytes] | None = None
         self._api: subprocess.Popen[bytes] | None = None
         self._logs = settings.root / "logs"
+        self._cleanup = contextlib.ExitStack()
 
     def run(self, on_ready: Callable[[Endpoint], None]) -> None:
         """Start everything, call `on_ready`, and keep it running until SIGTERM or Ctrl-C."""
@@ -85,18 +98,19 @@ class Supervisor:
                 base_url=f"{base_url}/v1", dashboard_url=dashboard_url, token_path=str(token_path), pid=os.getpid()
             )
             if not self._stop_requested:
-                endpoint_file(self._settings).write_text(endpoint.model_dump_json(indent=2) + "\n", encoding="utf-8")
+                _write_atomically(endpoint_file(self._settings), endpoint.model_dump_json(indent=2) + "\n")
                 on_ready(endpoint)
             self._watch(environment)
         finally:
             endpoint_file(self._settings).unlink(missing_ok=True)
             self._stop_children()
+            self._cleanup.close()
 
     def _request_stop(self, number: int, frame: FrameType | None) -> None:
         self._stop_requested = True
 
     def _check_port(self) -> None:
-        if self._host not in ("127.0.0.1", "localhost", "::1"):
+        if self._host not in ("127.0.0.1", "localhost"):
             logger.warning("listening on %s: anyone who reaches it can use this service", self._host)
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -121,8 +135,7 @@ class Supervisor:
     def _make_token(self) -> Path:
         path = self._settings.root / "ray_token"
         if not path.is_file():
-            path.touch(mode=0o600)
-            path.write_text(secrets.token_hex(32), encoding="utf-8")
+            _write_atomically(path, secrets.token_hex(32))
         return path
 
     def _environment(self, token_path: Path) -> dict[str, str]:
@@ -130,8 +143,10 @@ class Supervisor:
         inherited = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
         return (
             inherited
-            | ENGINE_ENVIRONMENT
+            | engine_environment()
             | {
+                # A proxy for the outside world must not be asked for this machine.
+                "NO_PROXY": ",".join(filter(None, (os.environ.get("NO_PROXY"), "127.0.0.1,localhost"))),
                 "RAY_AUTH_MODE": "token",
                 "RAY_AUTH_TOKEN_PATH": str(token_path),
                 "WMSS_HOME": str(self._settings.root),
@@ -142,7 +157,8 @@ class Supervisor:
     def _start_ray(self, token_path: Path) -> str:
         temp_dir = self._settings.root / "ray"
         if len(str(temp_dir)) > MAX_SOCKET_ROOT:
-            temp_dir = Path(f"/tmp/wmss-ray-{os.getuid()}-{secrets.token_hex(4)}")
+            temp_dir = Path(tempfile.mkdtemp(prefix="wmss-ray-", dir="/tmp"))
+            self._cleanup.callback(shutil.rmtree, temp_dir, ignore_errors=True)
         gcs, dashboard, agent, client = (free_port() for _ in range(4))
         self._ray = self._spawn(
             "ray",
@@ -184,7 +200,7 @@ class Supervisor:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
-                preexec_fn=_die_with_parent,
+                preexec_fn=die_with_parent,
             )
 
     def _wait_until_ready(self, base_url: str) -> None:
@@ -236,6 +252,14 @@ class Supervisor:
             alive = psutil.Process().children(recursive=True)
 
 
+def _write_atomically(path: Path, text: str) -> None:
+    """Readable by its owner alone, and never half there."""
+    partial = path.with_name(path.name + ".partial")
+    partial.touch(mode=0o600)
+    partial.write_text(text, encoding="utf-8")
+    partial.rename(path)
+
+
 def free_port() -> int:
     """A port nobody listens on; above 32767, outside the range Ray gives to its workers."""
     with socket.socket() as probe:
@@ -243,7 +267,8 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def _die_with_parent() -> None:
+def die_with_parent() -> None:
+    """For `preexec_fn`: the child gets SIGTERM when the thread that started it ends, even by SIGKILL."""
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
 
 
@@ -263,7 +288,7 @@ def _ignore_gone(action: Callable[[], object]) -> None:
 
 def _answers(url: str) -> bool:
     try:
-        with urllib.request.urlopen(url, timeout=2) as response:
+        with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(url, timeout=2) as response:
             return bool(response.status == 200)
     except OSError as error:
         # With a token on, the dashboard answers 401 to us: it is up.

@@ -8,15 +8,17 @@ from typing import Any
 
 import ray.train
 import torch
-from ray.train import Checkpoint, CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+from ray.train import Checkpoint, CheckpointConfig, FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
 from ray.train.torch import TorchTrainer, get_device
 
 from services.jobs.store import Fence, NewEvent, Store
-from services.settings import ENGINE_ENVIRONMENT, Settings
+from services.settings import Settings, engine_environment
 from wmss.errors import TrainingError, WmssError
+from wmss.models.checkpoints import load_metrics
 from wmss.training.loop import TrainingRun, train
 
 MAX_WORKER_FAILURES = 3
+MAX_CONTROLLER_FAILURES = 5
 FLUSH_S = 0.5
 
 
@@ -45,16 +47,31 @@ def run_training(
         run_config=RunConfig(
             name=name,
             storage_path=str(storage),
-            failure_config=FailureConfig(max_failures=MAX_WORKER_FAILURES),
+            # Both bounded: by default Ray Train retries a group that cannot start for ever.
+            failure_config=FailureConfig(
+                max_failures=MAX_WORKER_FAILURES, controller_failure_limit=MAX_CONTROLLER_FAILURES
+            ),
             checkpoint_config=CheckpointConfig(num_to_keep=keep_last),
-            worker_runtime_env={"env_vars": ENGINE_ENVIRONMENT},
+            worker_runtime_env={"env_vars": engine_environment()},
         ),
     )
-    result = trainer.fit()
+    try:
+        result = trainer.fit()
+    except TrainingFailedError as error:
+        raise TrainingError(
+            f"training workers of {name} failed more than {MAX_WORKER_FAILURES} times: {_last_line(error)}; see their "
+            "logs in the Ray dashboard"
+        ) from error
     if result.return_value is not None:
         raise TrainingError(result.return_value["message"], param=result.return_value["param"])
     assert result.checkpoint is not None, f"training {name} ended without a checkpoint"
     return Path(result.checkpoint.path)
+
+
+def _last_line(error: Exception) -> str:
+    """The innermost exception's own line of a remote traceback."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__
 
 
 def train_worker(config: dict[str, Any]) -> dict[str, Any] | None:
@@ -96,6 +113,9 @@ class RayHost:
             yield None
             return
         with checkpoint.as_directory() as folder:
+            if self.rank == 0:
+                # Its worker may have died between Ray Train's note of it and ours.
+                self._record_checkpoint(load_metrics(Path(folder)))
             yield Path(folder)
 
     def log(self, metrics: dict[str, float]) -> None:
@@ -106,24 +126,28 @@ class RayHost:
 
     def checkpoint(self, folder: Path, metrics: dict[str, float]) -> None:
         """Copy a checkpoint folder to the run's storage and make it the one to resume from."""
-        step = int(metrics["step"])
-        name = f"step-{step:08d}"
+        if self.rank == 0:
+            self._flush()  # steps before a checkpoint are never run again, so their metrics must be safe first
+        name = _checkpoint_name(metrics)
         ray.train.report(metrics, checkpoint=Checkpoint.from_directory(str(folder)), checkpoint_dir_name=name)
         if self.rank == 0:
-            self._flush()
-            self._fence.record_checkpoint(
-                phase=self._phase,
-                step=step,
-                path=self._run_folder / name,
-                model_name=f"{self._model_name}:ckpt-{self._phase}-{step}",
-                metrics=metrics,
-                keep_last=self._keep_last,
-            )
+            self._record_checkpoint(metrics)
 
     def close(self) -> None:
         """Write what is pending and let go of the database."""
         self._flush()
         self._store.close()
+
+    def _record_checkpoint(self, metrics: dict[str, float]) -> None:
+        step = int(metrics["step"])
+        self._fence.record_checkpoint(
+            phase=self._phase,
+            step=step,
+            path=self._run_folder / _checkpoint_name(metrics),
+            model_name=f"{self._model_name}:ckpt-{self._phase}-{step}",
+            metrics=metrics,
+            keep_last=self._keep_last,
+        )
 
     def _flush(self) -> None:
         if self._pending:
@@ -132,6 +156,10 @@ class RayHost:
             self._fence.progress(self._phase, int(newest["step"]), int(newest["num_steps"]))
             self._pending = []
         self._flushed_at = time.monotonic()
+
+
+def _checkpoint_name(metrics: dict[str, float]) -> str:
+    return f"step-{int(metrics['step']):08d}"
 
 
 def _metrics_event(phase: str, metrics: dict[str, float]) -> NewEvent:

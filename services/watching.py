@@ -42,7 +42,7 @@ class JobView:
         for event in events:
             if event.type == "message":
                 style = LEVEL_STYLES.get(event.level, "")
-                self._console.print(f"  {event.message}", style=style, highlight=False, soft_wrap=True)
+                self._console.print(f"  {event.message}", style=style, highlight=False, markup=False, soft_wrap=True)
         newest = {event.data["phase"]: event.data for event in events if event.type == "metrics"}
         for phase in phases:
             if phase["status"] == "pending":

@@ -19,7 +19,7 @@ ALLOWED = {
     "wmss.models": {"wmss.core", "wmss.models"},
     "wmss.training": {"wmss.core", "wmss.data", "wmss.models", "wmss.training"},
     "wmss.scoring": {"wmss.core", "wmss.data", "wmss.models", "wmss.scoring"},
-    "wmss.tasks": {"wmss.core", "wmss.data", "wmss.models", "wmss.training", "wmss.tasks"},
+    "wmss.tasks": {"wmss.core", "wmss.data", "wmss.models", "wmss.training", "wmss.scoring", "wmss.tasks"},
     "wmss.rounds": {"wmss.core", "wmss.data", "wmss.models", "wmss.training", "wmss.scoring", "wmss.rounds"},
 }
 FORBIDDEN_IN_LIBRARY = {"ray", "fastapi", "sqlalchemy", "alembic", "uvicorn", "openai", "typer", "services"}

@@ -16,15 +16,18 @@ from wmss.errors import ConfigError
 class Knobs(BaseModel):
     """Base of every configuration model."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
+    # Strict: `true` is not a batch size and "8" is not a number.
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", strict=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )
 
 
 class Hyperparameters(Knobs):
     """How a model is trained."""
 
-    n_epochs: int = Field(default=1, ge=1, le=1000)
+    n_epochs: int = Field(default=1, ge=1, le=100_000)
     """Passes over the phase's samples. With `wmss`: of the weak-driven phase."""
-    max_steps: int | None = Field(default=None, ge=1)
+    max_steps: int | None = Field(default=None, ge=1, le=10**9)
     """Upper bound on the optimizer steps of each training phase; null = none."""
     batch_size: int | Literal["auto"] = Field(default="auto")
     """Samples per optimizer step, over all workers; "auto" = the preset's, but at most an eighth of the samples."""
@@ -40,7 +43,7 @@ class Hyperparameters(Knobs):
     """Largest global gradient norm, both branches together; null = no clipping."""
     max_length: int | Literal["auto"] = "auto"
     """Tokens per sample; longer completions are cut and reported. "auto" = 4096 or the model's context if shorter."""
-    micro_batch_tokens: int = Field(default=8192, ge=1)
+    micro_batch_tokens: int = Field(default=8192, ge=1, le=2**24)
     """Padded tokens per forward pass and worker. It bounds memory and does not change the result."""
 
     @model_validator(mode="after")
@@ -97,11 +100,11 @@ class WmssConfig(Knobs):
     """Train the weak branch too (the paper's method), or hold it fixed."""
     weighting: Literal["v2", "v1", "per_term", "uniform"] = "v2"
     """How entropies become sampling weights; see `wmss.core.curriculum`."""
-    alpha: float | None = Field(default=None, ge=0)
+    alpha: float | None = Field(default=None, ge=0, le=1e6)
     """Coefficient of the first term (v2: entropy drop; v1 and per_term: weak entropy); null = the preset's."""
-    beta: float | None = Field(default=None, ge=0)
+    beta: float | None = Field(default=None, ge=0, le=1e6)
     """Coefficient of the second term (v2: strong entropy; v1 and per_term: entropy drop); null = the preset's."""
-    gamma: float | None = Field(default=None, ge=0)
+    gamma: float | None = Field(default=None, ge=0, le=1e6)
     """Coefficient of the third term (entropy rise); null = the preset's. All three stay null with `uniform`."""
     deduplicate: bool = True
     """Train on each drawn sample once, however often it was drawn."""
@@ -111,14 +114,15 @@ class WmssConfig(Knobs):
     @model_validator(mode="before")
     @classmethod
     def _apply_preset(cls, given: Any) -> Any:
-        if not isinstance(given, dict) or given.get("preset", "wmss-v2") not in PRESETS:
-            return given
-        preset = PRESETS[given.get("preset", "wmss-v2")]
+        name = given.get("preset", "wmss-v2") if isinstance(given, dict) else None
+        if not isinstance(name, str) or name not in PRESETS:
+            return given  # refused by the fields' own types
+        preset = PRESETS[name]
         hyperparameters = given.get("hyperparameters", {})
         if isinstance(hyperparameters, BaseModel):
             hyperparameters = hyperparameters.model_dump(exclude_unset=True)
         if not isinstance(hyperparameters, dict):
-            return given  # refused by the field's own type
+            return given
         values = preset | given
         values["hyperparameters"] = preset["hyperparameters"] | hyperparameters
         # What cannot be used is left null, so that the resolved configuration reads back as itself.
@@ -178,19 +182,21 @@ class Resources(Knobs):
 class Checkpointing(Knobs):
     """When training state is saved, for resuming and for use as a model."""
 
-    every_steps: int = Field(default=100, ge=1)
+    every_steps: int = Field(default=100, ge=1, le=10**9)
     """Optimizer steps between checkpoints; the end of a phase always makes one."""
-    keep_last: int = Field(default=2, ge=1)
+    keep_last: int = Field(default=2, ge=1, le=10_000)
     """Checkpoints kept per training phase."""
 
 
+MetadataKey = Annotated[str, StringConstraints(pattern=r'^[^"\\\[\]\x00-\x1f]{1,64}$')]
+MetadataValue = Annotated[str, StringConstraints(pattern=r"^[^\x00]{0,512}$")]
 Suffix = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 
 
 class JobSpec(Knobs):
     """A fine-tuning job, as posted to `/v1/fine_tuning/jobs` or written in a TOML file."""
 
-    model: str = Field(min_length=1)
+    model: str = Field(min_length=1, max_length=1024)
     """Start checkpoint: a folder under an allowed root, or the name of a finished job's model."""
     training_file: str = Field(min_length=1)
     """File id (REST) or path (TOML, CLI) of JSON lines: chat `messages`, or `prompt` and `completion`."""
@@ -202,14 +208,9 @@ class JobSpec(Knobs):
     """Seed of the draw and of the order of samples."""
     suffix: Suffix | None = None
     """Part of the finished model's name, up to 64 letters, digits, '.', '_' or '-'."""
-    metadata: (
-        dict[
-            Annotated[str, StringConstraints(min_length=1, max_length=64)],
-            Annotated[str, StringConstraints(max_length=512)],
-        ]
-        | None
-    ) = Field(default=None, max_length=16)
-    """Up to 16 pairs of your own, for filtering the job list."""
+    metadata: dict[MetadataKey, MetadataValue] | None = Field(default=None, max_length=16)
+    """Up to 16 pairs of your own, for filtering the job list; keys of up to 64 characters without quotes, brackets or
+    backslashes, values of up to 512."""
     resources: Resources = Resources()
     """What the job may occupy."""
     checkpointing: Checkpointing = Checkpointing()
@@ -254,6 +255,11 @@ def parse_job(values: Any) -> JobSpec:
 
 def load_job(path: Path) -> JobSpec:
     """Read a job from TOML: the keys of `JobSpec`, with `[wmss]` or `[supervised]` in place of `method`."""
+    return parse_job(read_toml(path))
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """The values of a TOML job file in the form of `JobSpec`, not yet validated."""
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
@@ -263,7 +269,7 @@ def load_job(path: Path) -> JobSpec:
         raise ConfigError(f"{path}: expected one table, [wmss] or [supervised], in place of `method`; keep one")
     if methods:
         values["method"] = {"type": methods[0], methods[0]: values.pop(methods[0])}
-    return parse_job(values)
+    return values
 
 
 def explain(errors: Sequence[Mapping[str, Any]]) -> ConfigError:
@@ -284,10 +290,12 @@ def explain(errors: Sequence[Mapping[str, Any]]) -> ConfigError:
 
 
 def field_path(location: tuple[int | str, ...]) -> str:
-    """A field's dotted path as the caller wrote it: pydantic repeats the tag after a tagged union's field."""
+    """A field's dotted path as the caller wrote it, without the union branches and "[key]" marks that pydantic adds."""
     parts = [str(part) for part in location]
     if parts[:1] == ["method"] and len(parts) > 1:
         del parts[1]
+    if parts and (parts[-1] in ("int", "[key]") or parts[-1].startswith("literal[")):
+        del parts[-1]
     return ".".join(parts)
 
 

@@ -5,6 +5,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+STRONG_FOLDER = "strong"
+"""Folder of the strong branch inside a training checkpoint."""
+
 
 @dataclass(frozen=True)
 class TokenizedSample:

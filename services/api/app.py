@@ -3,13 +3,14 @@
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
 
 from services.api import files, fine_tuning, health, models
-from services.api.problems import install
+from services.api.problems import install, known_query
 from services.api.state import ServiceState
-from services.jobs.reconcile import RayDrivers, Reconciler
+from services.jobs.reconcile import Reconciler
 from services.jobs.store import Store
+from services.ray_jobs import RayDrivers
 from services.settings import Settings
 from wmss import __version__
 
@@ -22,6 +23,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         settings.root.mkdir(parents=True, exist_ok=True)
         settings.models.mkdir(exist_ok=True)
+        files.sweep_partial_uploads(settings)
         store = Store(settings.database)
         store.migrate()
         drivers = RayDrivers(settings)
@@ -30,10 +32,11 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         reconciler.start()
         yield
         reconciler.stop()
+        drivers.close()
         store.close()
 
     app = FastAPI(title="WMSS", version=__version__, lifespan=lifespan)
     install(app)
     for module in (files, fine_tuning, models, health):
-        app.include_router(module.router)
+        app.include_router(module.router, dependencies=[Depends(known_query)])
     return app

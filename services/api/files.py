@@ -5,12 +5,13 @@ import os
 from pathlib import Path
 from typing import Annotated
 
-from fastapi import APIRouter, Form, UploadFile
+from fastapi import APIRouter, Depends, Form, Request, UploadFile
 
 from services.api.problems import Problem
 from services.api.schemas import FileObject
 from services.api.state import Service
 from services.jobs.store import new_id
+from services.settings import Settings
 from wmss.data.dataset import read_samples
 
 router = APIRouter(prefix="/v1/files", tags=["files"])
@@ -18,7 +19,22 @@ router = APIRouter(prefix="/v1/files", tags=["files"])
 CHUNK_BYTES = 1 << 20
 
 
-@router.post("")
+def sweep_partial_uploads(settings: Settings) -> None:
+    """Remove what an API that died in the middle of an upload left behind; called before requests are taken."""
+    for partial in (settings.root / "files").glob("*.partial"):
+        partial.unlink()
+
+
+async def known_form(request: Request) -> None:
+    """Dependency: a form field that nothing reads (`expires_after`, say) is refused, not ignored."""
+    for name in await request.form():
+        if name not in ("file", "purpose"):
+            raise Problem(
+                400, "unknown_parameter", f"{name}: unknown form field; expected file and purpose", param=name
+            )
+
+
+@router.post("", dependencies=[Depends(known_form)])
 def upload(service: Service, file: UploadFile, purpose: Annotated[str, Form()]) -> FileObject:
     """Store a JSONL file for `training_file` or `validation_file`; a row that cannot be used refuses the file."""
     if purpose != "fine-tune":

@@ -1,5 +1,7 @@
 """/v1/fine_tuning/jobs: submit, list, look at and cancel jobs."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -74,17 +76,15 @@ def _resolve_models(service: ServiceState, spec: JobSpec) -> dict[str, str | Non
 @router.get("")
 def list_jobs(service: Service, request: Request, after: str | None = None, limit: Limit = 20) -> Page[JobObject]:
     """Newest first. `metadata[key]=value` (repeatable) keeps the jobs that carry these pairs."""
-    metadata = {}
+    metadata: dict[str, str] = {}
     for name, value in request.query_params.multi_items():
-        if name.startswith("metadata[") and name.endswith("]"):
-            metadata[name[len("metadata[") : -1]] = value
-        elif name not in ("after", "limit"):
-            message = f"{name}: unknown query parameter; expected after, limit or metadata[key]"
-            raise Problem(400, "unknown_parameter", message, param=name)
-    try:
+        if not name.startswith("metadata["):
+            continue
+        key = name.removeprefix("metadata[").removesuffix("]")
+        if metadata.setdefault(key, value) != value:
+            raise Problem(400, "invalid_parameter", f"{name}: given twice, with different values", param=name)
+    with _cursor(after):
         rows, more = service.store.jobs(after=after, limit=limit, metadata=metadata)
-    except UnknownCursorError:
-        raise _bad_cursor(after) from None
     return Page(data=[JobObject.of(row) for row in rows], has_more=more)
 
 
@@ -109,10 +109,8 @@ def cancel(service: Service, job_id: str) -> JobObject:
 def events(service: Service, job_id: str, after: str | None = None, limit: Limit = 20) -> Page[EventObject]:
     """Newest first: messages and, with type `metrics`, every training step."""
     _job(service, job_id)
-    try:
+    with _cursor(after):
         rows, more = service.store.events(job_id, after=after, limit=limit)
-    except UnknownCursorError:
-        raise _bad_cursor(after) from None
     return Page(data=[EventObject.of(row) for row in rows], has_more=more)
 
 
@@ -120,10 +118,8 @@ def events(service: Service, job_id: str, after: str | None = None, limit: Limit
 def checkpoints(service: Service, job_id: str, after: str | None = None, limit: Limit = 10) -> Page[CheckpointObject]:
     """Newest first; only checkpoints that still exist."""
     _job(service, job_id)
-    try:
+    with _cursor(after):
         rows, more = service.store.checkpoints(job_id, after=after, limit=limit)
-    except UnknownCursorError:
-        raise _bad_cursor(after) from None
     return Page(data=[CheckpointObject.of(row) for row in rows], has_more=more)
 
 
@@ -141,7 +137,10 @@ def _job(service: ServiceState, job_id: str) -> JobRow:
     return row
 
 
-def _bad_cursor(after: str | None) -> Problem:
-    return Problem(
-        400, "invalid_cursor", f"after: expected the id of an item of this list, got {after!r}", param="after"
-    )
+@contextmanager
+def _cursor(after: str | None) -> Iterator[None]:
+    try:
+        yield
+    except UnknownCursorError:
+        message = f"after: expected the id of an item of this list, got {after!r}"
+        raise Problem(400, "invalid_cursor", message, param="after") from None

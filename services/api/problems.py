@@ -62,6 +62,19 @@ def problem_response(request: Request, problem: Problem) -> JSONResponse:
     return JSONResponse(body, status_code=problem.status, headers=headers, media_type="application/problem+json")
 
 
+def known_query(request: Request) -> None:
+    """Dependency of every route: a query parameter that nothing reads is refused, not ignored; so is a NUL."""
+    known = {parameter.alias for parameter in request.scope["route"].dependant.query_params}
+    takes_metadata = request.scope["route"].name == "list_jobs"
+    for name, value in request.query_params.multi_items():
+        if name not in known and not (takes_metadata and name.startswith("metadata[") and name.endswith("]")):
+            expected = ", ".join(sorted(known | ({"metadata[key]"} if takes_metadata else set()))) or "none"
+            message = f"{name}: unknown query parameter; expected {expected}"
+            raise Problem(400, "unknown_parameter", message, param=name)
+        if "\x00" in name + value:
+            raise Problem(400, "invalid_parameter", f"{name!r}: holds a NUL character", param=name.replace("\x00", ""))
+
+
 def install(app: FastAPI) -> None:
     """Answer every failure as a problem, and give every answer an `x-request-id`."""
 
@@ -89,8 +102,11 @@ def install(app: FastAPI) -> None:
     async def on_validation_error(request: Request, error: RequestValidationError) -> Response:
         items = [{**item, "loc": item["loc"][1:]} for item in error.errors()]
         if any(item["type"] == "json_invalid" for item in items):
-            problem = Problem(400, "invalid_json", f"the body is not valid JSON: {items[0]['ctx']['error']}")
-            return problem_response(request, problem)
+            message = f"the body is not valid JSON: {items[0]['ctx']['error']}"
+            return problem_response(request, Problem(400, "invalid_json", message))
+        if any(not item["loc"] for item in items):
+            message = "the body: expected a JSON object, sent with content-type: application/json"
+            return problem_response(request, Problem(400, "invalid_body", message))
         explained = explain(items)
         return problem_response(request, Problem(400, explained.code, explained.message, param=explained.param))
 

@@ -5,8 +5,9 @@ from typing import Annotated
 
 from fastapi import Depends, Request
 
-from services.jobs.reconcile import RayDrivers, Reconciler
+from services.jobs.reconcile import Reconciler
 from services.jobs.store import Store
+from services.ray_jobs import RayDrivers
 from services.settings import Settings
 
 

@@ -9,30 +9,30 @@ It talks to Ray over HTTP and keeps nothing in memory, so it may die and start a
 """
 
 import logging
-import shlex
-import subprocess
-import sys
 import threading
 import time
+from collections.abc import Callable
+from functools import partial
 from typing import Protocol
-
-from ray.job_submission import JobStatus, JobSubmissionClient
 
 from services.jobs.states import State
 from services.jobs.store import Store
 from services.jobs.tables import JobRow
-from services.settings import ENGINE_ENVIRONMENT, Settings
+from services.ray_jobs import DriverStatus
+from services.settings import Settings
 
 logger = logging.getLogger(__name__)
 
 HANG_LEASES = 4
 """Leases a live driver may miss before it is taken for hung (a busy machine may stall it for one)."""
+START_S = 300.0
+"""Time a driver has between its submission and its first lease."""
 
 
 class Drivers(Protocol):
     """The drivers that Ray runs."""
 
-    def status(self, submission_id: str) -> JobStatus | None:
+    def status(self, submission_id: str) -> DriverStatus | None:
         """Status of a driver, or None if Ray has never heard of it."""
 
     def submit(self, submission_id: str, job_id: str, attempt: int) -> None:
@@ -43,49 +43,6 @@ class Drivers(Protocol):
 
     def delete_engines(self, apps: list[str]) -> None:
         """Delete Serve applications."""
-
-
-class RayDrivers:
-    """Drivers as Ray jobs, over the dashboard's HTTP interface."""
-
-    def __init__(self, settings: Settings) -> None:
-        self._url = settings.ray_dashboard_url
-        self._client: JobSubmissionClient | None = None
-
-    def _connect(self) -> JobSubmissionClient:
-        if self._client is None:
-            self._client = JobSubmissionClient(self._url)
-        return self._client
-
-    def ping(self) -> None:
-        """Raise unless the dashboard answers."""
-        self._connect().get_version()
-
-    def status(self, submission_id: str) -> JobStatus | None:
-        """Status of a driver, or None if Ray has never heard of it."""
-        try:
-            return self._connect().get_job_status(submission_id)
-        except RuntimeError as error:
-            if "404" in str(error) or "does not exist" in str(error):
-                return None
-            raise
-
-    def submit(self, submission_id: str, job_id: str, attempt: int) -> None:
-        """Start a driver as the Ray job `submission_id`."""
-        self._connect().submit_job(
-            entrypoint=shlex.join([sys.executable, "-m", "services.driver", job_id, str(attempt)]),
-            submission_id=submission_id,
-            runtime_env={"env_vars": ENGINE_ENVIRONMENT},
-            metadata={"wmss_job": job_id, "attempt": str(attempt)},
-        )
-
-    def stop(self, submission_id: str) -> None:
-        """SIGTERM, then SIGKILL; its Train workers go with it."""
-        self._connect().stop_job(submission_id)
-
-    def delete_engines(self, apps: list[str]) -> None:
-        """In a process of its own: a process attached to Ray dies with Ray, and this one must not."""
-        subprocess.run([sys.executable, "-m", "services.engines", *apps], check=True, timeout=120)
 
 
 class Reconciler:
@@ -123,25 +80,33 @@ class Reconciler:
             self._wake.clear()
 
     def pass_once(self) -> None:
-        """Compare every active job with Ray once."""
+        """Compare every active job with Ray once; trouble with one job does not hold up the others."""
+        orphans = self._store.orphaned_engines()
+        if orphans:
+            self._attempt("engines", lambda: self._delete_engines(orphans))
         jobs = self._store.active_jobs()
         for job in jobs:
             if job.state == State.CANCELLING:
-                self._cancel(job)
+                self._attempt(job.id, partial(self._cancel, job))
             elif job.state == State.RUNNING:
-                self._supervise(job)
-        occupied = sum(job.state != State.QUEUED for job in jobs)
-        places = self._settings.max_running_jobs - occupied
+                self._attempt(job.id, partial(self._supervise, job))
+        places = self._settings.max_running_jobs - sum(job.state != State.QUEUED for job in jobs)
         waiting = [job for job in jobs if job.state == State.QUEUED]
         for job in waiting[: max(0, places)]:
-            self._next_attempt(job, message="Starting")
-        orphans = self._store.orphaned_engines()
-        if orphans:
-            self._drivers.delete_engines(orphans)
-            self._store.forget_engines(orphans)
+            self._attempt(job.id, partial(self._next_attempt, job, message="Starting"))
 
-    def _next_attempt(self, job: JobRow, *, message: str, level: str = "info") -> None:
-        attempt = self._store.claim(job, message=message, level=level)
+    def _attempt(self, what: str, action: Callable[[], None]) -> None:
+        try:
+            action()
+        except Exception:  # whatever Ray or the database does to one job, the next pass tries again
+            logger.exception("reconciling %s failed; next pass in %s s", what, self._settings.reconcile_s)
+
+    def _delete_engines(self, apps: list[str]) -> None:
+        self._drivers.delete_engines(apps)
+        self._store.forget_engines(apps)
+
+    def _next_attempt(self, job: JobRow, *, message: str, level: str = "info", driver_lost: bool = False) -> None:
+        attempt = self._store.claim(job, message=message, level=level, driver_lost=driver_lost)
         if attempt is not None:
             self._drivers.submit(submission_id(job.id, attempt), job.id, attempt)
 
@@ -152,28 +117,33 @@ class Reconciler:
             # Claimed, but whoever claimed it died before the submission. Ray refuses a second job of one id, so
             # submitting is safe even if it got through after all.
             self._drivers.submit(driver, job.id, job.attempt)
-            return
-        if status is not None and not status.is_terminal():
-            hung = job.lease_expires_at is not None and (
-                time.time() > job.lease_expires_at + HANG_LEASES * self._settings.lease_s
-            )
-            if not hung:
-                return
+        elif status is None:
+            # The cluster was started anew: nobody's fault, and no driver of the old one can be alive.
+            self._next_attempt(job, message="The cluster was started again; the job goes on from its last phase")
+        elif status.ended:
+            self._recover(job)
+        elif self._is_hung(job):
+            # Followed by another attempt only once it has ended: two drivers must never feed one training run.
             logger.warning("driver %s has not renewed its lease; stopping it", driver)
             self._drivers.stop(driver)
-        self._recover(job)
+
+    def _is_hung(self, job: JobRow) -> bool:
+        if job.lease_expires_at is None:
+            return job.claimed_at is not None and time.time() > job.claimed_at + START_S
+        return time.time() > job.lease_expires_at + HANG_LEASES * self._settings.lease_s
 
     def _recover(self, job: JobRow) -> None:
         """The driver is gone without having ended the job: the next attempt goes on from the last finished phase."""
-        if job.attempt < self._settings.max_attempts:
+        lost = job.lost_drivers + 1
+        if lost < self._settings.max_attempts:
             message = (
                 f"The driver of attempt {job.attempt} was lost; attempt {job.attempt + 1} goes on from its last phase"
             )
-            self._next_attempt(job, message=message, level="warn")
+            self._next_attempt(job, message=message, level="warn", driver_lost=True)
             return
         text = (
-            f"all {job.attempt} drivers of this job were lost (memory or a node, as a rule); see the log of "
-            f"{submission_id(job.id, job.attempt)} in the Ray dashboard, then submit again with less per step"
+            f"{lost} drivers of this job were lost without getting anywhere (memory or a node, as a rule); see the log "
+            f"of {submission_id(job.id, job.attempt)} in the Ray dashboard, then submit again with less per step"
         )
         error = {"code": "driver_lost", "message": text, "param": None}
         self._store.end_job(job, State.FAILED, error=error, message=f"Failed: {text}")
@@ -181,7 +151,7 @@ class Reconciler:
     def _cancel(self, job: JobRow) -> None:
         driver = submission_id(job.id, job.attempt)
         status = self._drivers.status(driver)
-        if status is not None and not status.is_terminal():
+        if status is not None and not status.ended:
             self._drivers.stop(driver)
             self._wake_soon()
             return

@@ -25,6 +25,10 @@ Row = TypeVar("Row", bound=Base)
 Listed = TypeVar("Listed", JobRow, CheckpointRow)
 
 
+MAX_NUMBER = 2**63 - 1
+"""Largest row number a database holds; a cursor beyond it names nothing newer than everything."""
+
+
 class LostLeaseError(RuntimeError):
     """This driver's attempt is no longer the current one: another driver has the job, or the job has ended."""
 
@@ -57,6 +61,8 @@ class Store:
         self._engine = create_engine(url, pool_pre_ping=True)
         if self._engine.dialect.name == "sqlite":
             event.listen(self._engine, "connect", _configure_sqlite)
+            # The driver's own transactions do not cover CREATE TABLE: a migration cut short would never start again.
+            event.listen(self._engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN"))
         self._session = sessionmaker(self._engine, expire_on_commit=False)
 
     def migrate(self) -> None:
@@ -147,7 +153,7 @@ class Store:
             prefix, _, digits = after.rpartition("-")
             if prefix != "ftevent" or not digits.isdecimal():
                 raise UnknownCursorError(after)
-            number = int(digits)
+            number = min(int(digits), MAX_NUMBER)
         with self._session() as session:
             query = select(EventRow).where(EventRow.job_id == job_id).order_by(EventRow.number.desc())
             if number is not None:
@@ -183,13 +189,18 @@ class Store:
         with self._session() as session:
             return list(session.scalars(select(JobRow).where(JobRow.state.in_(ACTIVE)).order_by(JobRow.number)))
 
-    def claim(self, job: JobRow, *, message: str, level: str = "info") -> int | None:
-        """Start the next attempt at a job; None if somebody else was faster. The old driver is fenced off at once."""
+    def claim(self, job: JobRow, *, message: str, level: str = "info", driver_lost: bool = False) -> int | None:
+        """Start the next attempt at a job; None if it has changed meanwhile. The old driver is fenced off at once."""
         with self._session.begin() as session:
-            claimed = update(JobRow).where(*_unchanged(job))
-            if not _changed(
-                session, claimed.values(attempt=job.attempt + 1, state=State.RUNNING, lease_expires_at=None)
-            ):
+            claimed = update(JobRow).where(*_unchanged(job), JobRow.state.in_((State.QUEUED, State.RUNNING)))
+            values = {
+                "attempt": job.attempt + 1,
+                "state": State.RUNNING,
+                "lost_drivers": job.lost_drivers + driver_lost,
+                "claimed_at": time.time(),
+                "lease_expires_at": None,
+            }
+            if not _changed(session, claimed.values(values)):
                 return None
             _add_events(session, job.id, [NewEvent(message, level=level)])
         return job.attempt + 1
@@ -200,12 +211,15 @@ class Store:
             return _end(session, job.id, _unchanged(job), state, error=error, message=message)
 
     def orphaned_engines(self) -> list[str]:
-        """Serve applications none of whose users is alive."""
+        """Serve applications of jobs that have ended."""
         with self._session() as session:
-            alive = (
-                select(EngineRow.app).join(JobRow, JobRow.id == EngineRow.job_id).where(JobRow.state.not_in(TERMINAL))
-            )
-            return list(session.scalars(select(EngineRow.app).where(EngineRow.app.not_in(alive)).distinct()))
+            query = select(EngineRow.app).join(JobRow, JobRow.id == EngineRow.job_id)
+            return list(session.scalars(query.where(JobRow.state.in_(TERMINAL))))
+
+    def engines(self, job_id: str) -> list[str]:
+        """Serve applications that a job has started and not yet deleted."""
+        with self._session() as session:
+            return list(session.scalars(select(EngineRow.app).where(EngineRow.job_id == job_id)))
 
     def forget_engines(self, apps: Sequence[str]) -> None:
         """Their applications are gone."""
@@ -254,6 +268,9 @@ class Fence:
     def _write(self) -> Any:
         return self._store.fenced(self._job_id, self._attempt, lease_s=self._lease_s)
 
+    def _got_somewhere(self, session: Session) -> None:
+        session.execute(update(JobRow).where(JobRow.id == self._job_id).values(lost_drivers=0))
+
     def renew(self) -> None:
         """Keep the lease."""
         with self._write():
@@ -281,6 +298,7 @@ class Fence:
     def finish_phase(self, name: str, artifacts: dict[str, Any]) -> None:
         """A phase is done."""
         with self._write() as session:
+            self._got_somewhere(session)
             row = session.get_one(PhaseRow, (self._job_id, name))
             row.finished_at, row.artifacts = time.time(), artifacts
             row.total = max(row.total, 1)
@@ -291,6 +309,7 @@ class Fence:
     ) -> None:
         """A checkpoint exists; those of the phase that retention has removed are forgotten."""
         with self._write() as session:
+            self._got_somewhere(session)
             same_phase = (CheckpointRow.job_id == self._job_id, CheckpointRow.phase == phase)
             session.execute(delete(CheckpointRow).where(*same_phase, CheckpointRow.step == step))
             session.add(
@@ -315,11 +334,10 @@ class Fence:
         with self._write() as session:
             session.merge(EngineRow(app=app, job_id=self._job_id))
 
-    def release_engine(self, app: str) -> bool:
-        """This job is done with an application; True if nobody else uses it, so that it can be deleted."""
+    def forget_engine(self, app: str) -> None:
+        """After an application was deleted."""
         with self._write() as session:
-            session.execute(delete(EngineRow).where(EngineRow.app == app, EngineRow.job_id == self._job_id))
-            return not session.scalar(select(func.count()).where(EngineRow.app == app))
+            session.execute(delete(EngineRow).where(EngineRow.app == app))
 
     def end(self, state: State, *, error: dict[str, Any] | None, message: str, trained_tokens: int | None) -> None:
         """Close the job."""
@@ -381,6 +399,7 @@ def _add_events(session: Session, job_id: str, events: Sequence[NewEvent]) -> No
 
 def _configure_sqlite(connection: Any, _record: Any) -> None:
     """Readers beside one writer (WAL), waiting instead of failing, and no accepted job lost to a power cut."""
+    connection.isolation_level = None  # SQLAlchemy's "begin" event opens transactions instead
     connection.execute("PRAGMA journal_mode=WAL")
     connection.execute("PRAGMA busy_timeout=30000")
     connection.execute("PRAGMA synchronous=FULL")

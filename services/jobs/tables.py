@@ -29,7 +29,10 @@ class FileRow(Base):
 
 
 class JobRow(Base):
-    """A job. `attempt` is the fencing token: only the driver of the current attempt may write."""
+    """A job. `attempt` is the fencing token: only the driver of the current attempt may write.
+
+    `lost_drivers` counts the drivers that died since the job last got anywhere (a phase finished, a checkpoint made).
+    """
 
     __tablename__ = "jobs"
 
@@ -40,10 +43,12 @@ class JobRow(Base):
     state: Mapped[str] = mapped_column(index=True)
     spec: Mapped[dict[str, Any]]
     paths: Mapped[dict[str, Any]]
-    fine_tuned_model: Mapped[str] = mapped_column(unique=True)
+    fine_tuned_model: Mapped[str] = mapped_column(String(512), unique=True)
     error: Mapped[dict[str, Any] | None]
     trained_tokens: Mapped[int | None] = mapped_column(BigInteger)
     attempt: Mapped[int] = mapped_column(default=0)
+    lost_drivers: Mapped[int] = mapped_column(default=0)
+    claimed_at: Mapped[float | None] = mapped_column(Float)
     lease_expires_at: Mapped[float | None] = mapped_column(Float)
 
 
@@ -90,14 +95,14 @@ class CheckpointRow(Base):
     phase: Mapped[str]
     step: Mapped[int]
     path: Mapped[str] = mapped_column(Text)
-    model_name: Mapped[str] = mapped_column(unique=True)
+    model_name: Mapped[str] = mapped_column(String(640), unique=True)
     metrics: Mapped[dict[str, Any]]
 
 
 class EngineRow(Base):
-    """A Serve application that a job uses; without a live user it is deleted."""
+    """A Serve application that a job started; it is deleted when the job has ended, if not before."""
 
     __tablename__ = "engines"
 
     app: Mapped[str] = mapped_column(primary_key=True)
-    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"), primary_key=True)
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"), index=True)

@@ -76,6 +76,8 @@ def test_refuses_negative_coefficients_and_unknown_weighting():
         sampling_weights([1.0], [1.0], alpha=-1)
     with pytest.raises(ValueError, match="weighting: expected one of"):
         sampling_weights([1.0], [1.0], weighting="v3")
+    with pytest.raises(ValueError, match="the weights overflow"), np.errstate(over="ignore"):
+        sampling_weights([5.0, 5.0], [1.0, 1.0], alpha=1e308)
     with pytest.raises(ValueError, match="no term has any mass"):
         sampling_weights([1.0], [1.0], alpha=0, beta=0, gamma=0)
 

@@ -64,6 +64,8 @@ def test_refusals():
     hidden, head, _, labels = make()
     with pytest.raises(ValueError, match=r"hidden and head: expected \[N, D\] and \[V, D\]"):
         token_entropy(hidden, head[:, :5])
+    with pytest.raises(ValueError, match=r"bias: expected \[67\], got \[1\]"):
+        token_entropy(hidden, head, bias=torch.zeros(1))
     with pytest.raises(ValueError, match=r"labels: expected \[45\]"):
         token_entropy(hidden, head, labels[:4])
     with pytest.raises(ValueError, match=r"labels: expected values in \[0, 67\)"):

@@ -90,6 +90,16 @@ def test_chunk_size_changes_nothing(chunk_size):
     assert max(relative_error(grads[name], truth_grads[name]) for name in tensors) <= 1e-13
 
 
+def test_branches_of_different_precision():
+    tensors, labels = make_inputs()
+    single = {name: t.float() if name.startswith("weak") else t for name, t in tensors.items()}
+    loss = mixed_linear_cross_entropy(**single, labels=labels.int(), mixing_weight=0.5)
+    rounded = {name: t.double() for name, t in single.items()}
+    truth = reference.mixed_cross_entropy(**rounded, labels=labels, mixing_weight=0.5)
+    assert loss.dtype == torch.float64
+    assert relative_error(loss, truth) <= 1e-14
+
+
 def test_by_hand():
     # Two words; strong logits (2, 0), weak logits (0, 2), λ = 0.75: mixed (1.5, 0.5), loss of word 0 = log(1 + e^-1).
     hidden = torch.ones(1, 1, dtype=torch.float64)
@@ -198,6 +208,7 @@ def test_nothing_is_computed_for_what_needs_no_gradient():
         ({"weak_head": torch.zeros(53, 8)}, r"weak_hidden and weak_head: expected \[N, D\] and \[V, D\]"),
         ({"labels": torch.zeros(36, dtype=torch.long)}, r"labels: expected \[37\]"),
         ({"labels": torch.full((37,), 53)}, r"labels: expected values in \[0, 53\) or -100, got 53..53"),
+        ({"labels": torch.zeros(37)}, r"labels: expected int64 or int32, got torch.float32"),
         ({"labels": torch.full((37,), -1)}, r"labels: expected values in \[0, 53\)"),
         ({"strong_bias": torch.zeros(52)}, r"strong_bias: expected \[53\], got \[52\]"),
         ({"chunk_size": 0}, r"chunk_size: expected a positive number of rows, got 0"),

@@ -34,6 +34,8 @@ def test_byte_order_mark_and_windows_line_ends(tmp_path):
     [
         ("{", r"not valid JSON"),
         ("[" * 100_000, r"not valid JSON"),
+        ('{"prompt": "\\ud800", "completion": "c"}', r"half a surrogate pair"),
+        ('{"prompt": 1' + "0" * 5000 + ', "completion": "c"}', r"not valid JSON"),
         ("[1]", r"expected a JSON object, got list"),
         ({"text": "x"}, r'expected the keys "messages", or "prompt" and "completion", got \[.text.\]'),
         ({"prompt": 1, "completion": "c"}, r"prompt: expected a string, got int"),

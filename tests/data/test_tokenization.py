@@ -64,6 +64,30 @@ def test_prompt_and_completion(tokenizer):
     assert sample.last_completion_start == 4
 
 
+def test_prompt_keeps_an_end_token_of_its_own(tokenizer):
+    sample, _ = tokenize(Sample(line=1, prompt="1+1<|im_end|>", completion="2"), tokenizer)
+    assert tokenizer.decode(sample.input_ids) == "1+1<|im_end|>2<|im_end|>"
+
+
+def test_special_tokens_inside_the_answer_are_part_of_it(tokenizer):
+    sample, _ = tokenize(chat(("user", "1"), ("assistant", "see <|im_end|> here")), tokenizer)
+    assert supervised_text(sample, tokenizer) == ["see <|im_end|> here<|im_end|>"]
+
+
+def test_template_that_refuses_a_conversation_is_reported_with_its_line():
+    tokenizer = make_tokenizer()
+    tokenizer.chat_template = "{{ raise_exception('no system turns') }}"
+    with pytest.raises(DataError, match=r"line 3: messages: the chat template refuses .*: no system turns"):
+        tokenize(chat(("user", "1"), ("assistant", "2"), line=3), tokenizer)
+
+
+def test_template_that_trims_answers(tokenizer):
+    trimming = make_tokenizer()
+    trimming.chat_template = tokenizer.chat_template.replace("message['content']", "message['content'] | trim")
+    sample, _ = tokenize(chat(("user", "1"), ("assistant", " 2 ")), trimming)
+    assert supervised_text(sample, trimming) == ["2<|im_end|>"]
+
+
 def test_long_completion_is_cut_and_reported(tokenizer):
     sample, cut = tokenize(chat(("user", "1"), ("assistant", "2" * 50), line=9), tokenizer, max_length=20)
     assert cut == [9]
@@ -92,6 +116,8 @@ def test_template_that_rewrites_history_is_refused():
 def test_template_without_end_token_is_refused():
     tokenizer = make_tokenizer()
     tokenizer.chat_template = "{% for m in messages %}{{ m.content }}\n{% endfor %}"
+    with pytest.raises(DataError, match="closes the assistant's turn without a special token"):
+        tokenize(chat(("user", "1"), ("assistant", "see <|im_end|> here")), tokenizer)
     with pytest.raises(DataError, match="closes the assistant's turn without a special token"):
         tokenize(chat(("user", "1"), ("assistant", "2")), tokenizer)
     tokenizer.chat_template = None

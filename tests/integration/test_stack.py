@@ -155,8 +155,7 @@ def test_wmss_job_from_the_command_line_to_an_exported_model(stack, files, tmp_p
     assert run.returncode == 0, run.stderr
     base, exported = load_model(stack.home / "models" / "qwen3"), load_model(target)
     assert exported.num_parameters() == base.num_parameters()
-    same = {"_name_or_path": None}
-    assert exported.config.to_dict() | same == base.config.to_dict() | same
+    assert (target / "config.json").read_bytes() == (stack.home / "models" / "qwen3" / "config.json").read_bytes()
     weights = {p.suffix for p in target.iterdir()} - {".json", ".jinja"}
     assert weights == {".safetensors"}
     [checkpoint] = [
@@ -287,6 +286,10 @@ def test_job_that_fails_says_why_and_the_service_goes_on(stack, files):
     run = subprocess.run(command, env=stack.environment, capture_output=True, text=True, timeout=60)
     assert run.returncode == 1
     assert "0 supervised tokens" in run.stderr
+
+    greedy = submit(stack, files, resources={"num_workers": 99})
+    job = wait_for_end(stack, greedy, 60)
+    assert (job.status, job.error.param) == ("failed", "resources.num_workers")
 
     knobs = {"batch_size": 16, "max_steps": 2}
     job_id = submit(

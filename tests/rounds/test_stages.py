@@ -12,8 +12,10 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from tests.scoring.test_torch_scorer import truth
 from tests.training.test_loop import LocalHost
 from wmss.config import parse_job
+from wmss.data.tokenization import load_tokenized
 from wmss.errors import ConfigError, DataError
 from wmss.models.loading import load_model
 from wmss.rounds.stages import Job, phases_of, run_job
@@ -46,6 +48,9 @@ class LocalEngines:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.started: list[str] = []
+
+    def check(self, checkpoint, *, needs_scorer):
+        assert needs_scorer in (True, False)
 
     def train(self, run, *, name):
         self.started.append(name)
@@ -127,7 +132,8 @@ def test_wmss_job_leaves_a_model_of_the_same_shape(tmp_path, checkpoints, files)
     base, result = load_model(job.base), load_model(job.result)
     assert result.num_parameters() == base.num_parameters()
     assert result.config.architectures == base.config.architectures
-    assert not list(job.result.glob("*.bin")) + list(job.result.glob("*.pt"))
+    assert {file.suffix for file in job.result.iterdir()} == {".json", ".jinja", ".safetensors"}
+    assert (job.result / "config.json").read_bytes() == (job.base / "config.json").read_bytes()
     trained = load_model(Path(journal.finished["joint"]["checkpoint"]))
     assert all(torch.equal(a, b) for a, b in zip(trained.parameters(), result.parameters(), strict=True))
     card = json.loads((job.result / "wmss.json").read_text())
@@ -138,6 +144,21 @@ def test_wmss_job_leaves_a_model_of_the_same_shape(tmp_path, checkpoints, files)
     assert results["base"]["accuracy"]["num_problems"] == 12
 
 
+def test_result_has_the_precision_and_config_of_its_base(tmp_path, checkpoints, files):
+    base = tmp_path / "bfloat16"
+    shutil.copytree(checkpoints["qwen3"], base)
+    load_model(checkpoints["qwen3"]).bfloat16().save_pretrained(base)
+    job = make_job(tmp_path, checkpoints, files, base=base, weak=base, validation_file=None)
+    journal = MemoryJournal()
+    run_job(job, LocalEngines(tmp_path / "runs"), journal)
+    assert (job.result / "config.json").read_bytes() == (base / "config.json").read_bytes()
+    sizes = [(folder / "model.safetensors").stat().st_size for folder in (job.result, base)]
+    assert sizes[0] == pytest.approx(sizes[1], rel=1e-3)
+    trained = load_model(Path(journal.finished["joint"]["checkpoint"])).bfloat16()
+    result = load_model(job.result, dtype=torch.bfloat16)
+    assert all(torch.equal(a, b) for a, b in zip(trained.parameters(), result.parameters(), strict=True))
+
+
 def test_curriculum_is_the_formula_on_both_tables(tmp_path, checkpoints, files):
     job, journal = make_job(tmp_path, checkpoints, files, validation_file=None), MemoryJournal()
     run_job(job, LocalEngines(tmp_path / "runs"), journal)
@@ -145,9 +166,8 @@ def test_curriculum_is_the_formula_on_both_tables(tmp_path, checkpoints, files):
     weak, strong, weight, drawn = (
         table[name].to_numpy() for name in ("weak_entropy", "strong_entropy", "weight", "times_drawn")
     )
-    scores = TorchEntropyScorer(job.base, dtype=torch.float64)
-    truth = scores.score([[1, 2, 3]])
-    assert truth[0].shape == (3, 2)
+    exact = truth(job.base, load_tokenized(job.folder / "samples.parquet"))
+    np.testing.assert_allclose(weak, [statistics[:, 0].mean() for statistics in exact], atol=1e-5)
     expected = 0.1 * np.maximum(weak - strong, 0) + 0.8 * strong + 0.1 * np.maximum(strong - weak, 0)
     np.testing.assert_allclose(weight, expected / expected.sum(), rtol=1e-12)
     assert sorted(journal.finished["weigh"]["indices"]) == np.flatnonzero(drawn).tolist()
@@ -179,6 +199,38 @@ def test_scores_and_evaluations_are_never_computed_twice(tmp_path, checkpoints, 
     again = dataclasses.replace(job, folder=tmp_path / "job2", result=tmp_path / "result2")
     run_job(again, second, MemoryJournal())
     assert [name for name in second.started if not name.startswith("ftjob")] == []
+
+
+def test_other_reference_answers_are_another_evaluation(tmp_path, checkpoints, files):
+    """The answers decide what is right, also where the tokens are the same."""
+    job = make_job(tmp_path, checkpoints, files)
+    plain, marked = tmp_path / "plain.jsonl", tmp_path / "marked.jsonl"
+    marked.write_text('{"prompt": "1", "completion": "<|im_start|>#### 1"}\n')
+    plain.write_text('{"prompt": "1", "completion": "<|im_start|>#### 2"}\n')
+    found = []
+    for number, file in enumerate((plain, marked)):
+        again = dataclasses.replace(
+            job, validation_file=file, folder=tmp_path / f"job{number}", result=tmp_path / f"result{number}"
+        )
+        journal = MemoryJournal()
+        run_job(again, LocalEngines(tmp_path / f"runs{number}"), journal)
+        found.append(sorted((job.cache / "evaluations").iterdir()))
+    assert len(found[1]) == 2 * len(found[0])
+
+
+def test_validation_rows_that_would_be_cut_are_refused(tmp_path, checkpoints, files):
+    knobs = {"max_steps": 1, "max_length": 40}
+    job = make_job(tmp_path, checkpoints, files, {"type": "supervised", "supervised": {"hyperparameters": knobs}})
+    with pytest.raises(DataError, match=r"validation_file: \d+ rows are longer than max_length 40"):
+        run_job(job, LocalEngines(tmp_path / "runs"), MemoryJournal())
+
+
+def test_curriculum_without_mass_names_the_knob(tmp_path, checkpoints, files):
+    method = {"type": "wmss", "wmss": {"strong_model": "same", "beta": 0.0}}
+    job = make_job(tmp_path, checkpoints, files, method, strong=checkpoints["qwen3"], validation_file=None)
+    with pytest.raises(ConfigError, match="no term has any mass") as caught:
+        run_job(job, LocalEngines(tmp_path / "runs"), MemoryJournal())
+    assert caught.value.param == "method.wmss.weighting"
 
 
 def test_given_strong_model_skips_fine_tuning(tmp_path, checkpoints, files):

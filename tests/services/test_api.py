@@ -7,7 +7,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from services.api.app import create_app
-from services.jobs.reconcile import RayDrivers
+from services.ray_jobs import RayDrivers
 from services.settings import Settings
 from wmss.tasks.arithmetic import make_problems
 
@@ -61,6 +61,7 @@ def test_bad_files_are_refused_with_lines_and_leave_nothing(api, home):
     assert error["param"] == "file"
     assert "train.jsonl: line 1: messages: expected a non-empty list; line 2: not valid JSON" in error["message"]
     assert problem(upload(api, purpose="assistants"), 400)["param"] == "purpose"
+    assert problem(upload(api, expires_after="x"), 400)["param"] == "expires_after"
     assert problem(api.post("/v1/files", data={"purpose": "fine-tune"}), 400)["param"] == "file"
     assert list((home / "files").iterdir()) == []
 
@@ -108,6 +109,12 @@ def test_job_object_echoes_every_default(api):
         ({"method": {"type": "wmss", "wmss": {"lambda": 1}}}, "method.wmss.lambda", "unknown field"),
         ({"hyperparameters": {"n_epochs": 3}}, "hyperparameters", "unknown field"),
         ({"seed": "many"}, "seed", "integer"),
+        ({"model": "a\x00b"}, "model", "no model"),
+        ({"model": "a" * 300}, "model", "no model"),
+        ({"model": "x/" * 500}, "model", "no model"),
+        ({"model": "ftjob-1"}, "model", "no model"),
+        ({"method": {"type": "wmss", "wmss": {"preset": []}}}, "method.wmss.preset", "wmss-v2"),
+        ({"metadata": {'quote"': "x"}}, 'metadata.quote"', "pattern"),
     ],
 )
 def test_bad_jobs_are_refused_by_field(api, change, param, message):
@@ -131,11 +138,28 @@ def test_models_that_cannot_be_paired_or_trusted_are_refused(api, home):
     tokenizer.write_text("{}")
     assert "the tokenizer in" in problem(create(api, **values, **weak), 400)["message"]
 
+    tokenizer.write_text(good)
     config = home / "models/llama/config.json"
+    original = config.read_text()
+    for broken in (
+        "[]",
+        "null",
+        "{",
+        '{"architectures": [5]}',
+        '{"architectures": ["XForCausalLM"], "model_type": "x"}',
+    ):
+        config.write_text(broken)
+        assert problem(create(api, **values, **weak), 400)["param"] == "method.wmss.weak_model"
+        assert problem(create(api, **values | {"model": "llama"}), 400)["param"] == "model"
+    config.write_text(original)
     config.write_text(json.dumps(json.loads(config.read_text()) | {"vocab_size": 300}))
     assert "vocabulary sizes differ: 277 vs 300" in problem(create(api, **values, **weak), 400)["message"]
     config.write_text(json.dumps(json.loads(config.read_text()) | {"auto_map": {"AutoModel": "evil.py"}}))
     assert "run its own code" in problem(create(api, **values, **weak), 400)["message"]
+    config.write_text(original)
+    weights = home / "models/llama/model.safetensors"
+    weights.write_bytes(b"junk" + weights.read_bytes())
+    assert "model.safetensors cannot be read" in problem(create(api, **values, **weak), 400)["message"]
     (home / "models/llama/model.safetensors").rename(home / "models/llama/pytorch_model.bin")
     assert "pickled weights are not read" in problem(create(api, **values, **weak), 400)["message"]
 
@@ -143,7 +167,11 @@ def test_models_that_cannot_be_paired_or_trusted_are_refused(api, home):
 def test_malformed_requests(api):
     error = problem(api.post("/v1/fine_tuning/jobs", content="{", headers={"content-type": "application/json"}), 400)
     assert error["code"] == "invalid_json"
-    assert problem(api.post("/v1/fine_tuning/jobs", content="x"), 400)["message"]
+    for body in ({"content": "x"}, {"json": None}, {"content": ""}, {"content": b"\xff"}):
+        assert "JSON" in problem(api.post("/v1/fine_tuning/jobs", **body), 400)["message"]
+    surrogate = '{"model": "qwen3", "training_file": "f", "suffix": "\\ud800"}'
+    headers = {"content-type": "application/json"}
+    assert problem(api.post("/v1/fine_tuning/jobs", content=surrogate, headers=headers), 400)["param"] == "suffix"
     assert problem(api.get("/v1/fine_tuning/jobs/ftjob-x"), 404)["param"] == "fine_tuning_job_id"
     assert problem(api.post("/v1/fine_tuning/jobs/ftjob-x/cancel"), 404)["code"] == "not_found"
     assert problem(api.get("/v1/nothing"), 404)
@@ -151,6 +179,9 @@ def test_malformed_requests(api):
     assert problem(api.get("/v1/fine_tuning/jobs?limit=0"), 400)["param"] == "limit"
     assert problem(api.get("/v1/fine_tuning/jobs?after=ftjob-x"), 400)["param"] == "after"
     assert problem(api.get("/v1/fine_tuning/jobs?lmit=3"), 400)["param"] == "lmit"
+    assert problem(api.get("/v1/models?limit=3"), 400)["param"] == "limit"
+    assert "NUL" in problem(api.get("/v1/fine_tuning/jobs?metadata[%00]=1"), 400)["message"]
+    assert "given twice" in problem(api.get("/v1/fine_tuning/jobs?metadata[k]=1&metadata[k]=2"), 400)["message"]
 
 
 def test_list_filter_and_cancel(api):

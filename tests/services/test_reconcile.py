@@ -3,16 +3,16 @@
 import time
 
 import pytest
-from ray.job_submission import JobStatus
 
 from services.jobs.reconcile import Reconciler, submission_id
 from services.jobs.states import State
 from services.jobs.store import Fence, Store
+from services.ray_jobs import DriverStatus
 from services.settings import Settings
 
 
 class ScriptedDrivers:
-    """Drivers whose status the test sets."""
+    """Drivers whose status the test sets. As with Ray, one that was asked to stop still runs for a while."""
 
     def __init__(self):
         self.statuses = {}
@@ -24,11 +24,10 @@ class ScriptedDrivers:
 
     def submit(self, submission, job_id, attempt):
         assert submission not in self.statuses, f"Ray refuses {submission}, which it has seen"
-        self.statuses[submission] = JobStatus.RUNNING
+        self.statuses[submission] = DriverStatus.RUNNING
 
     def stop(self, submission):
         self.stopped.append(submission)
-        self.statuses[submission] = JobStatus.STOPPED
 
     def delete_engines(self, apps):
         self.deleted += apps
@@ -66,7 +65,7 @@ def test_jobs_run_one_at_a_time_in_order(world):
     assert set(drivers.statuses) == {"ftjob-a-1", "ftjob-b-1"}
 
 
-@pytest.mark.parametrize("status", [JobStatus.FAILED, JobStatus.STOPPED, JobStatus.SUCCEEDED])
+@pytest.mark.parametrize("status", [DriverStatus.FAILED, DriverStatus.STOPPED, DriverStatus.SUCCEEDED])
 def test_a_driver_that_ended_without_ending_its_job_is_followed_by_another(world, status):
     store, drivers, reconciler = world
     add_job(store)
@@ -74,7 +73,7 @@ def test_a_driver_that_ended_without_ending_its_job_is_followed_by_another(world
     drivers.statuses["ftjob-a-1"] = status
     reconciler.pass_once()
     assert state(store) == (State.RUNNING, 2)
-    assert drivers.statuses["ftjob-a-2"] == JobStatus.RUNNING
+    assert drivers.statuses["ftjob-a-2"] == DriverStatus.RUNNING
 
 
 def test_too_many_lost_drivers_fail_the_job(world):
@@ -82,7 +81,7 @@ def test_too_many_lost_drivers_fail_the_job(world):
     add_job(store)
     reconciler.pass_once()
     for attempt in (1, 2, 3):
-        drivers.statuses[submission_id("ftjob-a", attempt)] = JobStatus.FAILED
+        drivers.statuses[submission_id("ftjob-a", attempt)] = DriverStatus.FAILED
         reconciler.pass_once()
     assert state(store) == (State.FAILED, 3)
     assert store.job("ftjob-a").error["code"] == "driver_lost"
@@ -92,7 +91,7 @@ def test_an_api_that_died_between_claim_and_submission(world):
     store, drivers, reconciler = world
     store.claim(add_job(store), message="Starting")
     reconciler.pass_once()
-    assert (state(store), drivers.statuses) == ((State.RUNNING, 1), {"ftjob-a-1": JobStatus.RUNNING})
+    assert (state(store), drivers.statuses) == ((State.RUNNING, 1), {"ftjob-a-1": DriverStatus.RUNNING})
 
 
 def test_a_cluster_that_forgot_a_driver_gets_the_next_attempt(world):
@@ -103,6 +102,43 @@ def test_a_cluster_that_forgot_a_driver_gets_the_next_attempt(world):
     drivers.statuses.clear()
     reconciler.pass_once()
     assert (state(store), set(drivers.statuses)) == ((State.RUNNING, 2), {"ftjob-a-2"})
+
+
+def test_restarts_of_the_cluster_are_nobodys_fault(world):
+    store, drivers, reconciler = world
+    add_job(store)
+    reconciler.pass_once()
+    for attempt in range(1, 8):
+        Fence(store, "ftjob-a", attempt, lease_s=5).renew()
+        drivers.statuses.clear()
+        reconciler.pass_once()
+    assert state(store) == (State.RUNNING, 8)
+
+
+def test_a_job_that_gets_somewhere_may_lose_more_drivers(world):
+    store, drivers, reconciler = world
+    add_job(store)
+    reconciler.pass_once()
+    for attempt in range(1, 7):
+        fence = Fence(store, "ftjob-a", attempt, lease_s=5)
+        fence.start_phase(f"phase-{attempt}")
+        fence.finish_phase(f"phase-{attempt}", {})
+        drivers.statuses[submission_id("ftjob-a", attempt)] = DriverStatus.FAILED
+        reconciler.pass_once()
+    assert state(store) == (State.RUNNING, 7)
+
+
+def test_trouble_with_one_job_does_not_hold_up_the_others(world, monkeypatch):
+    store, drivers, reconciler = world
+    for name in "ab":
+        add_job(store, name)
+    monkeypatch.setattr(reconciler, "_settings", reconciler._settings.model_copy(update={"max_running_jobs": 2}))
+    reconciler.pass_once()
+    known = drivers.status
+    drivers.status = lambda submission: 1 / 0 if "ftjob-a" in submission else known(submission)
+    drivers.statuses["ftjob-b-1"] = DriverStatus.FAILED
+    reconciler.pass_once()
+    assert (state(store, "a"), state(store, "b")) == ((State.RUNNING, 1), (State.RUNNING, 2))
 
 
 def test_a_hung_driver_is_stopped_and_followed(world, monkeypatch):
@@ -116,7 +152,21 @@ def test_a_hung_driver_is_stopped_and_followed(world, monkeypatch):
     assert state(store) == (State.RUNNING, 1)
     monkeypatch.setattr(time, "time", lambda: now + 30)
     reconciler.pass_once()
-    assert (drivers.stopped, state(store)) == (["ftjob-a-1"], (State.RUNNING, 2))
+    # Two drivers must never feed one training run: the next one waits until the first is gone.
+    assert (drivers.stopped, state(store)) == (["ftjob-a-1"], (State.RUNNING, 1))
+    drivers.statuses["ftjob-a-1"] = DriverStatus.STOPPED
+    reconciler.pass_once()
+    assert state(store) == (State.RUNNING, 2)
+
+
+def test_a_driver_that_never_got_going_is_hung_too(world, monkeypatch):
+    store, drivers, reconciler = world
+    add_job(store)
+    reconciler.pass_once()
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now + 400)
+    reconciler.pass_once()
+    assert drivers.stopped == ["ftjob-a-1"]
 
 
 def test_cancel_stops_the_driver_then_ends_the_job_and_its_engines(world):
@@ -127,6 +177,9 @@ def test_cancel_stops_the_driver_then_ends_the_job_and_its_engines(world):
     store.request_cancel("ftjob-a")
     reconciler.pass_once()
     assert (drivers.stopped, state(store)) == (["ftjob-a-1"], (State.CANCELLING, 1))
+    reconciler.pass_once()
+    assert state(store) == (State.CANCELLING, 1)
+    drivers.statuses["ftjob-a-1"] = DriverStatus.STOPPED
     reconciler.pass_once()
     assert state(store) == (State.CANCELLED, 1)
     reconciler.pass_once()
@@ -145,13 +198,13 @@ def test_the_loop_survives_a_failing_ray(world, monkeypatch, caplog):
     monkeypatch.setattr(drivers, "status", refuse)
     reconciler.start()
     deadline = time.time() + 10
-    while "reconcile pass failed" not in caplog.text and time.time() < deadline:
+    while "reconciling ftjob-a failed" not in caplog.text and time.time() < deadline:
         time.sleep(0.01)
     monkeypatch.undo()
-    drivers.statuses["ftjob-a-1"] = JobStatus.FAILED
+    drivers.statuses["ftjob-a-1"] = DriverStatus.FAILED
     reconciler.wake()
     while state(store) != (State.RUNNING, 2) and time.time() < deadline:
         time.sleep(0.01)
     reconciler.stop()
-    assert "reconcile pass failed" in caplog.text
+    assert "reconciling ftjob-a failed" in caplog.text
     assert state(store) == (State.RUNNING, 2)

@@ -10,6 +10,7 @@ from sqlalchemy import create_engine
 from services.jobs.states import State
 from services.jobs.store import Fence, LostLeaseError, NewEvent, Store, UnknownCursorError
 from services.jobs.tables import Base
+from services.settings import Settings
 
 
 @pytest.fixture
@@ -103,7 +104,8 @@ def test_a_queued_job_is_cancelled_at_once(store):
     assert store.request_cancel("ftjob-a") is State.QUEUED
     job = store.job("ftjob-a")
     assert (job.state, job.finished_at is not None) == (State.CANCELLED, True)
-    assert store.claim(job, message="no") is not None or store.active_jobs() == []
+    assert store.claim(job, message="no") is None
+    assert store.active_jobs() == []
 
 
 def test_job_changed_meanwhile_is_not_ended(store):
@@ -140,6 +142,7 @@ def test_events_page_newest_first(store):
     assert ([event.message for event in first], more) == (["4", "3", "2"], True)
     rest, more = store.events("ftjob-a", after=f"ftevent-{first[-1].number}", limit=10)
     assert ([event.message for event in rest], more) == (["1", "0", "Starting", rest[-1].message], False)
+    assert len(store.events("ftjob-a", after="ftevent-" + "9" * 23, limit=3)[0]) == 3
     for cursor in ("ftevent-x", "12", "ftevent-"):
         with pytest.raises(UnknownCursorError):
             store.events("ftjob-a", after=cursor, limit=3)
@@ -147,7 +150,7 @@ def test_events_page_newest_first(store):
 
 def test_jobs_page_and_filter(store):
     for name in "abc":
-        add_job(store, name, metadata={"team": "x" if name != "b" else "y", "odd key.": name})
+        add_job(store, name, metadata={"team": "x" if name != "b" else "y", "odd key.$'": name})
     add_job(store, "d")
     ids = lambda rows: [row.id[-1] for row in rows]  # noqa: E731
     rows, more = store.jobs(after=None, limit=2, metadata={})
@@ -155,7 +158,7 @@ def test_jobs_page_and_filter(store):
     rows, more = store.jobs(after="ftjob-c", limit=2, metadata={})
     assert (ids(rows), more) == (["b", "a"], False)
     assert ids(store.jobs(after=None, limit=9, metadata={"team": "x"})[0]) == ["c", "a"]
-    assert ids(store.jobs(after=None, limit=9, metadata={"team": "x", "odd key.": "a"})[0]) == ["a"]
+    assert ids(store.jobs(after=None, limit=9, metadata={"team": "x", "odd key.$'": "a"})[0]) == ["a"]
     assert store.jobs(after=None, limit=9, metadata={"nobody": "x"})[0] == []
     with pytest.raises(UnknownCursorError):
         store.jobs(after="ftjob-z", limit=2, metadata={})
@@ -174,15 +177,54 @@ def test_checkpoints_follow_retention(store):
     assert store.checkpoint_of_model("n-4") is None
 
 
-def test_engines_without_a_live_user_are_orphans(store):
+def test_engines_of_an_ended_job_are_orphans(store):
     first, second = start(store, "a"), start(store, "b")
-    first.use_engine("shared")
-    second.use_engine("shared")
-    first.use_engine("own")
-    assert store.orphaned_engines() == []
-    assert not first.release_engine("shared")
+    for fence, app in ((first, "a1"), (first, "a2"), (second, "b1")):
+        fence.use_engine(app)
+    first.forget_engine("a1")
+    assert (store.engines("ftjob-a"), store.orphaned_engines()) == (["a2"], [])
     first.end(State.FAILED, error={"message": "x"}, message="x", trained_tokens=None)
-    assert store.orphaned_engines() == ["own"]
-    store.forget_engines(["own"])
+    assert store.orphaned_engines() == ["a2"]
+    store.forget_engines(["a2"])
     assert store.orphaned_engines() == []
-    assert second.release_engine("shared")
+    assert store.engines("ftjob-b") == ["b1"]
+
+
+def test_trained_tokens_count_each_step_once(store):
+    fence = start(store)
+    for step in (1, 2, 2):
+        event = NewEvent("step", type="metrics", data={"num_tokens": 10.0}, key=f"sft-1-{step}")
+        fence.record_events([event])
+    assert store.trained_tokens("ftjob-a") == 20
+
+
+def test_a_migration_cut_short_starts_again(tmp_path, monkeypatch):
+    """SIGKILL in the middle of the first start, as a crash between two CREATE TABLE statements."""
+    from alembic import op
+
+    create, created = op.create_table, []
+
+    def dying_create(name, *columns, **options):
+        if len(created) == 3:
+            raise KeyboardInterrupt
+        created.append(name)
+        return create(name, *columns, **options)
+
+    monkeypatch.setattr(op, "create_table", dying_create)
+    store = Store(f"sqlite:///{tmp_path}/jobs.db")
+    with pytest.raises(KeyboardInterrupt):
+        store.migrate()
+    monkeypatch.undo()
+    store.migrate()
+    add_job(store)
+    store.close()
+
+
+@pytest.mark.parametrize("name", ["plain", "with space", "a?b", "a%20b", "ü"])
+def test_the_database_lies_in_the_home_whatever_its_name(tmp_path, name):
+    home = tmp_path / name
+    home.mkdir()
+    store = Store(Settings(home=home).database)
+    store.migrate()
+    store.close()
+    assert (home / "wmss.db").is_file()

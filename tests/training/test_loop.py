@@ -7,12 +7,13 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from transformers import GraniteConfig, GraniteForCausalLM
 
 from wmss.config import Hyperparameters
 from wmss.data.dataset import Sample
 from wmss.data.tokenization import load_tokenized, save_tokenized, tokenize_samples
-from wmss.errors import TrainingError
-from wmss.models.checkpoints import STRONG, load_training_state
+from wmss.errors import ModelError, TrainingError
+from wmss.models.checkpoints import load_training_state
 from wmss.models.loading import load_model, load_tokenizer
 from wmss.tasks.arithmetic import make_problems
 from wmss.training.loop import TrainingRun, train
@@ -79,7 +80,7 @@ def losses(host):
 
 def last_weights(host):
     folder = sorted(host.folder.glob("step-*"))[-1]
-    return load_file(folder / STRONG / "model.safetensors"), load_training_state(folder)
+    return load_file(folder / "strong" / "model.safetensors"), load_training_state(folder)
 
 
 def test_resumed_run_is_bit_identical(checkpoints, samples_file, tmp_path):
@@ -166,8 +167,7 @@ def test_training_lowers_the_loss_and_keeps_the_shape(checkpoints, samples_file,
     host = LocalHost(tmp_path)
     train(make_run(checkpoints, samples_file, phase="sft", weak=None, mixing_weight=1.0, num_epochs=8), host)
     assert losses(host)[-1] < 0.5 * losses(host)[0]
-    before, after = load_model(checkpoints["qwen3"]), load_model(sorted(tmp_path.glob("step-*"))[-1] / STRONG)
-    assert after.config.to_dict() == before.config.to_dict() | {"_name_or_path": after.config._name_or_path}
+    before, after = load_model(checkpoints["qwen3"]), load_model(sorted(tmp_path.glob("step-*"))[-1] / "strong")
     assert after.num_parameters() == before.num_parameters()
 
 
@@ -179,6 +179,21 @@ def test_gradient_clip_bounds_the_joint_norm(checkpoints, samples_file, tmp_path
     # The reported norm is the one before clipping; AdamW hides a common factor except through its epsilon.
     assert free.metrics[0]["grad_norm"] == clipped.metrics[0]["grad_norm"] > 1e-3
     assert losses(free)[1] != losses(clipped)[1]
+
+
+def test_model_that_scales_its_logits_is_refused(checkpoints, samples_file, tmp_path):
+    config = GraniteConfig(
+        vocab_size=277,
+        hidden_size=32,
+        intermediate_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=1,
+        num_key_value_heads=1,
+        logits_scaling=8.0,
+    )
+    GraniteForCausalLM(config).save_pretrained(tmp_path / "granite")
+    with pytest.raises(ModelError, match="GraniteForCausalLM changes its logits after the output head"):
+        train(make_run(checkpoints, samples_file, weak=tmp_path / "granite"), LocalHost(tmp_path / "run"))
 
 
 def test_non_finite_loss_stops_before_the_update(checkpoints, samples_file, tmp_path):

@@ -51,6 +51,8 @@ def sampling_weights(
     terms = weighting_terms(weak, strong, weighting=weighting, alpha=alpha, beta=beta, gamma=gamma)
     total = terms.sum(axis=0)
     mass = total.sum()
+    if not np.isfinite(mass):
+        raise ValueError("alpha, beta, gamma: the weights overflow; choose smaller coefficients")
     if not mass > 0.0:
         raise ValueError(
             f"weighting {weighting!r}: no term has any mass (all entropies or all coefficients of non-empty terms "

@@ -38,6 +38,8 @@ def token_entropy(
         raise ValueError(
             f"hidden and head: expected [N, D] and [V, D], got {list(hidden.shape)} and {list(head.shape)}"
         )
+    if bias is not None and bias.shape != head.shape[:1]:
+        raise ValueError(f"bias: expected [{head.shape[0]}], got {list(bias.shape)}")
     if labels is not None:
         if labels.shape != hidden.shape[:1]:
             raise ValueError(f"labels: expected [{hidden.shape[0]}], got {list(labels.shape)}")
@@ -68,7 +70,7 @@ def entropy_of_logits_(logits_CV: Tensor, labels_C: Tensor | None) -> tuple[Tens
     logits_CV.clamp_(min=torch.finfo(logits_CV.dtype).min)
     target_C = None
     if labels_C is not None:
-        target_C = logits_CV.gather(1, labels_C.clamp(min=0).unsqueeze(1)).squeeze(1)
+        target_C = logits_CV.gather(1, labels_C.long().clamp(min=0).unsqueeze(1)).squeeze(1)
     exp_CV = logits_CV.exp()
     normaliser_C = exp_CV.sum(dim=1)
     log_normaliser_C = normaliser_C.log()

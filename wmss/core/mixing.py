@@ -98,8 +98,8 @@ class _Branch:
         rows_R: Tensor,
         weight: float,
         needs_grad: tuple[bool, bool, bool],
+        dtype: torch.dtype,
     ) -> None:
-        dtype = compute_dtype(hidden, head)
         self.weight = weight
         self.hidden_RD = hidden.index_select(0, rows_R).to(dtype)
         self.head_VD = head.to(dtype)
@@ -146,11 +146,13 @@ class _MixedLinearCrossEntropy(torch.autograd.Function):
         grad_enabled: bool,
     ) -> Tensor:
         needs = [grad_enabled and needed for needed in ctx.needs_input_grad[:6]]
-        strong = _Branch(strong_hidden, strong_head, strong_bias, rows_R, mixing_weight, (needs[0], needs[1], needs[2]))
-        weak = _Branch(weak_hidden, weak_head, weak_bias, rows_R, 1.0 - mixing_weight, (needs[3], needs[4], needs[5]))
-        labels_R = labels.index_select(0, rows_R)
+        # Both products go into one buffer, so one precision serves both branches.
+        dtype = compute_dtype(strong_hidden, strong_head, weak_hidden, weak_head)
+        strong_needs, weak_needs = (needs[0], needs[1], needs[2]), (needs[3], needs[4], needs[5])
+        strong = _Branch(strong_hidden, strong_head, strong_bias, rows_R, mixing_weight, strong_needs, dtype)
+        weak = _Branch(weak_hidden, weak_head, weak_bias, rows_R, 1.0 - mixing_weight, weak_needs, dtype)
+        labels_R = labels.index_select(0, rows_R).long()
         num_rows = rows_R.numel()
-        dtype = torch.promote_types(strong.hidden_RD.dtype, weak.hidden_RD.dtype)
         buffer_CV = strong.head_VD.new_empty((min(chunk_size, num_rows), strong.head_VD.shape[0]), dtype=dtype)
         # The sum over rows is taken in float64: it is one number, and float32 would lose a digit over long batches.
         total = torch.zeros((), dtype=torch.float64, device=strong_hidden.device)

@@ -8,6 +8,8 @@ DEFAULT_IGNORE_INDEX = -100
 
 def supervised_rows(labels: Tensor, *, vocab_size: int, ignore_index: int = DEFAULT_IGNORE_INDEX) -> Tensor:
     """Indices [R] of the rows whose label [N] is not `ignore_index`; a label outside [0, vocab_size) raises."""
+    if labels.dtype not in (torch.int64, torch.int32):
+        raise ValueError(f"labels: expected int64 or int32, got {labels.dtype}")
     rows = (labels != ignore_index).nonzero(as_tuple=True)[0]
     if rows.numel():
         low, high = (int(value) for value in labels[rows].aminmax())

@@ -85,8 +85,10 @@ def _lines(path: Path, param: str, name: str) -> Iterator[tuple[int, str]]:
 def _parse(line: int, text: str) -> Sample:
     try:
         row = json.loads(text)
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # ValueError: bad JSON, or a number of thousands of digits
         raise _RowError(f"not valid JSON ({error})") from None
+    if "\\ud" in text.lower() and not _is_unicode(row):
+        raise _RowError("holds half a surrogate pair (\\ud800 to \\udfff), which is not a character; remove it")
     if not isinstance(row, dict):
         raise _RowError(f"expected a JSON object, got {type(row).__name__}")
     if set(row) == {"messages"}:
@@ -99,6 +101,14 @@ def _parse(line: int, text: str) -> Sample:
             raise _RowError("completion: expected text, got an empty string (0 supervised tokens)")
         return Sample(line=line, prompt=row["prompt"], completion=row["completion"])
     raise _RowError(f'expected the keys "messages", or "prompt" and "completion", got {sorted(map(str, row))}')
+
+
+def _is_unicode(row: Any) -> bool:
+    try:
+        json.dumps(row, ensure_ascii=False).encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _messages(messages: Any) -> tuple[dict[str, str], ...]:

@@ -8,11 +8,13 @@ prefix of the conversation, so a template that rewrites earlier turns is refused
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
+from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
 from wmss.data.dataset import Sample, raise_rows
@@ -72,7 +74,8 @@ def _render_completion(sample: Sample, tokenizer: PreTrainedTokenizerBase) -> tu
     if tokenizer.eos_token_id is None:
         raise DataError("the tokenizer has no end-of-sequence token; add eos_token to its configuration")
     prompt_ids = list(tokenizer(sample.prompt)["input_ids"])
-    if prompt_ids and prompt_ids[-1] == tokenizer.eos_token_id:
+    own_ids = tokenizer(sample.prompt, add_special_tokens=False)["input_ids"]
+    if prompt_ids[-1:] == [tokenizer.eos_token_id] and own_ids[-1:] != [tokenizer.eos_token_id]:
         prompt_ids.pop()  # some tokenizers close every text; the prompt goes on
     if not prompt_ids:
         raise DataError("prompt: expected at least one token: the first completion token needs a predecessor")
@@ -87,7 +90,6 @@ def _render_chat(sample: Sample, tokenizer: PreTrainedTokenizerBase) -> tuple[li
     messages = list(sample.messages)
     input_ids = _apply_template(tokenizer, messages, generation_prompt=False)
     mask = [False] * len(input_ids)
-    special_ids = set(tokenizer.all_special_ids)
     for index, message in enumerate(messages):
         if message["role"] != "assistant":
             continue
@@ -98,25 +100,41 @@ def _render_chat(sample: Sample, tokenizer: PreTrainedTokenizerBase) -> tuple[li
                 f"messages[{index}]: the chat template renders this turn differently once more turns follow, so its "
                 "tokens cannot be told apart; split the conversation into rows that end with this turn"
             )
-        end = len(through)
-        while end > len(prompt) and through[end - 1] not in special_ids:
-            end -= 1  # what the template writes after the end token (a newline, mostly) is never generated
-        if end == len(prompt):
-            raise DataError(
-                f"messages[{index}]: the chat template closes the assistant's turn without a special token, so the "
-                "model would never learn to stop; use a template with an end-of-turn token"
-            )
+        end = len(through) - len(_turn_ending(tokenizer, messages[: index + 1])) + 1
         mask[len(prompt) : end] = [True] * (end - len(prompt))
     return input_ids, mask
 
 
+def _turn_ending(tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, str]]) -> list[int]:
+    """Ids that the template writes after the last message: its end token, then what is never generated (a newline)."""
+    where = f"messages[{len(messages) - 1}]"
+    rendered = str(_apply_template(tokenizer, messages, generation_prompt=False, tokenize=False))
+    _, found, ending = rendered.rpartition(messages[-1]["content"].strip())
+    if not found:
+        raise DataError(f"{where}: the chat template rewrites this turn's text, so its tokens cannot be told apart")
+    ids = list(tokenizer(ending.lstrip(), add_special_tokens=False)["input_ids"])
+    if not ids or ids[0] not in {*tokenizer.all_special_ids, *tokenizer.added_tokens_decoder}:
+        raise DataError(
+            f"{where}: the chat template closes the assistant's turn without a special token, so the model would never "
+            "learn to stop; use a template with an end-of-turn token"
+        )
+    return ids
+
+
 def _apply_template(
-    tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, str]], *, generation_prompt: bool
-) -> list[int]:
-    rendered = tokenizer.apply_chat_template(
-        messages, tokenize=True, add_generation_prompt=generation_prompt, return_dict=False
-    )
-    return list(rendered)
+    tokenizer: PreTrainedTokenizerBase,
+    messages: list[dict[str, str]],
+    *,
+    generation_prompt: bool,
+    tokenize: bool = True,
+) -> Any:
+    """Ids, or with `tokenize=False` text, of a conversation."""
+    try:
+        return tokenizer.apply_chat_template(
+            messages, tokenize=tokenize, add_generation_prompt=generation_prompt, return_dict=False
+        )
+    except TemplateError as error:
+        raise DataError(f"messages: the chat template refuses this conversation: {error}") from error
 
 
 _SCHEMA = pa.schema([("line", pa.int32()), ("input_ids", pa.list_(pa.int32())), ("target_mask", pa.list_(pa.bool_()))])

@@ -5,18 +5,22 @@ training_state.pt   weak branch, optimizer, schedule, step (tensors and numbers 
 rng_rank{r}.pt      random-number state of each worker
 """
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel
 
 from wmss.models.loading import TOKENIZER_FILES
+from wmss.records import STRONG_FOLDER
 
-STRONG = "strong"
 _STATE = "training_state.pt"
+_METRICS = "metrics.json"
+_DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
 
 def save_model(model: PreTrainedModel, folder: Path, *, tokenizer_from: Path) -> None:
@@ -31,6 +35,17 @@ def save_model(model: PreTrainedModel, folder: Path, *, tokenizer_from: Path) ->
 def save_training_state(folder: Path, state: dict[str, Any]) -> None:
     """Everything but the strong weights: written by rank 0."""
     torch.save(state, folder / _STATE)
+
+
+def save_metrics(folder: Path, metrics: dict[str, float]) -> None:
+    """Metrics of the checkpoint's step, for whoever finds it later."""
+    (folder / _METRICS).write_text(json.dumps(metrics), encoding="utf-8")
+
+
+def load_metrics(folder: Path) -> dict[str, float]:
+    """What `save_metrics` wrote."""
+    metrics: dict[str, float] = json.loads((folder / _METRICS).read_text(encoding="utf-8"))
+    return metrics
 
 
 def save_rng(folder: Path, rank: int) -> None:
@@ -50,12 +65,41 @@ def load_training_state(folder: Path) -> dict[str, Any]:
 def load_strong_weights(model: PreTrainedModel, folder: Path) -> None:
     """Put the strong branch of a checkpoint into an existing model of the same shape."""
     weights: dict[str, torch.Tensor] = {}
-    for file in sorted((folder / STRONG).glob("*.safetensors")):
+    for file in sorted((folder / STRONG_FOLDER).glob("*.safetensors")):
         weights.update(load_file(file))
     missing, unexpected = model.load_state_dict(weights, strict=False)
-    model.tie_weights()
-    tied = {name for name in missing if name not in weights and model.config.tie_word_embeddings}
-    assert not unexpected and set(missing) <= tied, f"checkpoint and model differ: {missing}, {unexpected}"
+    # Tied weights are saved once, under one of their names.
+    state = model.state_dict()
+    loaded = {state[name].data_ptr() for name in weights if name in state}
+    lost = [name for name in missing if state[name].data_ptr() not in loaded]
+    assert not unexpected and not lost, f"checkpoint and model differ: {lost} missing, {unexpected} unexpected"
+
+
+def export_model(checkpoint: Path, target: Path, *, base: Path) -> None:
+    """Write a trained checkpoint as a model like its base: the base's own config and precision, safetensors only.
+
+    Training keeps float32 weights; a base stored in bfloat16 gets them rounded to bfloat16, and its size back.
+    """
+    target.mkdir(parents=True)
+    dtypes = _stored_dtypes(base)
+    for file in sorted(checkpoint.glob("*.safetensors")):
+        tensors = {name: tensor.to(dtypes.get(name, tensor.dtype)) for name, tensor in load_file(file).items()}
+        save_file(tensors, target / file.name, metadata={"format": "pt"})
+    for name in ("config.json", "generation_config.json", *TOKENIZER_FILES):
+        if (base / name).is_file():
+            shutil.copyfile(base / name, target / name)
+    index = checkpoint / "model.safetensors.index.json"
+    if index.is_file():
+        shutil.copyfile(index, target / index.name)
+
+
+def _stored_dtypes(folder: Path) -> dict[str, torch.dtype]:
+    """Precision of every tensor in a model folder."""
+    dtypes: dict[str, str] = {}
+    for file in folder.glob("*.safetensors"):
+        with safe_open(file, framework="pt") as handle:
+            dtypes |= {name: handle.get_slice(name).get_dtype() for name in handle.keys()}  # noqa: SIM118
+    return {name: _DTYPES[dtype] for name, dtype in dtypes.items() if dtype in _DTYPES}
 
 
 def load_rng(folder: Path, rank: int) -> None:

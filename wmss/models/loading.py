@@ -9,15 +9,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from wmss.errors import ModelError
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
-UNSUPPORTED_LOGIT_CHANGES = {"final_logit_softcapping": (None,), "logit_scale": (None, 1, 1.0)}
-"""Config fields that change logits after the head, with the values that change nothing. The mixed loss works on
-hidden states and heads, so a model that uses one is refused rather than trained on other logits than it serves."""
 
 
 def check_checkpoint(path: Path, *, param: str) -> None:
@@ -31,20 +36,45 @@ def check_checkpoint(path: Path, *, param: str) -> None:
         raise ModelError(
             f"{param}: {path} has no *.safetensors; pickled weights are not read, convert them", param=param
         )
-    try:
-        config = json.loads((path / "config.json").read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ModelError(f"{param}: {path}/config.json is not valid JSON: {error}", param=param) from error
+    config = _read_config(path, param)
     if _mentions_auto_map(config):
         raise ModelError(
             f"{param}: {path}/config.json asks to run its own code (auto_map); that is refused", param=param
         )
-    architectures = config.get("architectures") or []
-    if len(architectures) != 1 or not architectures[0].endswith("ForCausalLM"):
+    if "quantization_config" in config:
+        raise ModelError(f"{param}: {path} is quantised; training needs unquantised weights", param=param)
+    architectures = config.get("architectures")
+    if not isinstance(architectures, list) or [str(a)[-11:] for a in architectures] != ["ForCausalLM"]:
         raise ModelError(f"{param}: expected one *ForCausalLM architecture, got {architectures} ({path})", param=param)
-    for name, neutral in UNSUPPORTED_LOGIT_CHANGES.items():
-        if config.get(name) not in neutral:
-            raise ModelError(f"{param}: {name}={config[name]} is not supported yet ({path}/config.json)", param=param)
+    model_config(path, param=param)
+    for file in path.glob("*.safetensors"):
+        try:
+            with safe_open(file, framework="pt"):
+                pass
+        except (SafetensorError, OSError) as error:
+            raise ModelError(f"{param}: {file} cannot be read: {error}; copy it again", param=param) from error
+
+
+def _read_config(path: Path, param: str) -> dict[str, Any]:
+    try:
+        config = json.loads((path / "config.json").read_text(encoding="utf-8"))
+    except (ValueError, RecursionError, OSError) as error:
+        raise ModelError(f"{param}: {path}/config.json is not valid JSON: {error}", param=param) from error
+    if not isinstance(config, dict):
+        raise ModelError(f"{param}: {path}/config.json: expected an object, got {type(config).__name__}", param=param)
+    return config
+
+
+def model_config(path: Path, *, param: str = "model") -> PretrainedConfig:
+    """The configuration at `path`; raises `ModelError` if transformers does not know the model or a value is wrong."""
+    try:
+        config: PretrainedConfig = AutoConfig.from_pretrained(path)
+        sizes = [int(config.vocab_size), int(config.max_position_embeddings)]
+    except Exception as error:  # transformers raises whatever its parsing meets
+        raise ModelError(f"{param}: {path}/config.json cannot be used: {error}", param=param) from error
+    if min(sizes) < 1:
+        raise ModelError(f"{param}: {path}/config.json: expected sizes above 0, got {sizes}", param=param)
+    return config
 
 
 def _mentions_auto_map(value: Any) -> bool:
@@ -54,9 +84,8 @@ def _mentions_auto_map(value: Any) -> bool:
 
 
 def load_model(path: Path, *, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
-    """The causal LM at `path`, on the CPU, without a key/value cache."""
+    """The causal LM at `path`, on the CPU."""
     model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, use_safetensors=True)
-    model.config.use_cache = False
     return model
 
 
@@ -73,7 +102,7 @@ def load_tokenizer(path: Path, *, param: str = "model") -> PreTrainedTokenizerBa
 
 def context_length(path: Path) -> int:
     """The longest sequence the model at `path` was made for, in tokens."""
-    return int(AutoConfig.from_pretrained(path).max_position_embeddings)
+    return int(model_config(path).max_position_embeddings)
 
 
 def hidden_states(model: PreTrainedModel, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
@@ -89,6 +118,25 @@ def output_head(model: PreTrainedModel) -> tuple[Tensor, Tensor | None]:
     head = model.get_output_embeddings()
     assert isinstance(head, nn.Linear), f"expected a linear output head, got {type(head).__name__}"
     return head.weight, head.bias
+
+
+@torch.no_grad()
+def check_output_head(model: PreTrainedModel, *, param: str) -> None:
+    """Raise `ModelError` unless the model's logits are its head times its hidden states, as the losses assume.
+
+    Some families scale, cap or shift their logits afterwards (Gemma 2, Granite, Cohere, Falcon-H1). Training them on
+    unscaled logits would silently be another objective, and no list of config fields would ever be complete.
+    """
+    input_ids = torch.arange(4, device=model.device)[None] % int(model.config.vocab_size)
+    logits = model(input_ids=input_ids, use_cache=False).logits
+    weight, bias = output_head(model)
+    expected = nn.functional.linear(hidden_states(model, input_ids, torch.ones_like(input_ids)), weight, bias)
+    if logits.shape != expected.shape or not torch.allclose(logits, expected, rtol=1e-3, atol=1e-3, equal_nan=True):
+        raise ModelError(
+            f"{param}: {type(model).__name__} changes its logits after the output head (scaling or soft-capping), "
+            "which is not supported yet; choose another model",
+            param=param,
+        )
 
 
 def checkpoint_digest(path: Path) -> str:
@@ -107,7 +155,7 @@ def checkpoint_digest(path: Path) -> str:
 
 def check_pair(strong: Path, weak: Path, *, param: str) -> None:
     """Raise `ModelError` unless both checkpoints give every token the same id and have heads of the same size."""
-    sizes = [int(AutoConfig.from_pretrained(path).vocab_size) for path in (strong, weak)]
+    sizes = [int(model_config(path, param=param).vocab_size) for path in (strong, weak)]
     if sizes[0] != sizes[1]:
         raise ModelError(
             f"{param}: strong and weak vocabulary sizes differ: {sizes[0]} vs {sizes[1]} ({strong} vs {weak}); "

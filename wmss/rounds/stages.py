@@ -22,9 +22,10 @@ from wmss.config import Hyperparameters, JobSpec, WmssConfig, WmssMethod, resolv
 from wmss.core.curriculum import TERMS, draw, sampling_weights, weighting_terms
 from wmss.data.dataset import Sample, read_samples
 from wmss.data.tokenization import load_tokenized, save_tokenized, tokenize_samples, tokens_digest
-from wmss.errors import ConfigError
-from wmss.models.checkpoints import STRONG
+from wmss.errors import ConfigError, DataError
+from wmss.models.checkpoints import export_model
 from wmss.models.loading import check_checkpoint, check_pair, checkpoint_digest, context_length, load_tokenizer
+from wmss.records import STRONG_FOLDER
 from wmss.scoring.evaluation import verified_accuracy
 from wmss.scoring.interfaces import Generator, Progress, Scorer
 from wmss.scoring.rewards import is_verifiable
@@ -33,6 +34,8 @@ from wmss.training.loop import TrainingRun
 
 Artifacts = dict[str, Any]
 SCORE_BATCH_TOKENS = 32768
+CACHE_VERSION = 1
+"""Part of every cache key; raise it when the same question would get another answer (positions, pooler, verifier)."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +62,9 @@ class Job:
 
 class Engines(Protocol):
     """What runs models. Each context manager frees its engine on the way out."""
+
+    def check(self, checkpoint: Path, *, needs_scorer: bool) -> None:
+        """Raise a `WmssError` if these engines could not train, score or generate what the job will ask for."""
 
     def train(self, run: TrainingRun, *, name: str) -> Path:
         """Run one training phase to its end; returns its last checkpoint folder. The same name resumes."""
@@ -172,6 +178,7 @@ class _Stage:
                 check_pair(job.base, checkpoint, param=f"method.wmss.{name}")
         context = min(context_length(path) for path in (job.base, job.weak, job.strong) if path is not None)
         max_length = resolve_max_length(spec, context)
+        self.engines.check(job.base, needs_scorer={"score_weak", "evaluate"} & set(phases_of(spec)) != set())
         job.folder.mkdir(parents=True, exist_ok=True)
         tokenized, num_cut = self._tokenize(job.training_file, "training_file", max_length, self._samples_file)
         batch_size = resolve_batch_size(spec, len(tokenized))
@@ -200,6 +207,12 @@ class _Stage:
         samples = read_samples(path, param=param)
         tokenizer = load_tokenizer(self.job.base)
         tokenized, cut = tokenize_samples(samples, tokenizer, max_length=max_length, source=path.name, param=param)
+        if cut and param == "validation_file":
+            raise DataError(
+                f"{param}: {len(cut)} rows are longer than max_length {max_length} (lines {cut[:20]}); an answer that "
+                "is cut cannot be judged, shorten them or raise max_length",
+                param=param,
+            )
         if cut:
             self.journal.event(
                 f"{param}: {len(cut)} completions are longer than max_length {max_length} and are cut, their end "
@@ -238,7 +251,10 @@ class _Stage:
         """Turn both entropies into sampling weights and draw the samples of the weak-driven phase."""
         weak = EntropyTable.load(Path(weak_scores["table"]))
         strong = EntropyTable.load(Path(strong_scores["table"]))
-        weights = sampling_weights(weak.entropy, strong.entropy, weighting=wmss.weighting, **wmss.coefficients)
+        try:
+            weights = sampling_weights(weak.entropy, strong.entropy, weighting=wmss.weighting, **wmss.coefficients)
+        except ValueError as error:
+            raise ConfigError(str(error), param="method.wmss.weighting") from error
         indices = draw(weights, num_draws=len(weights), seed=self.job.spec.seed, deduplicate=wmss.deduplicate)
         times_drawn = np.bincount(indices, minlength=len(weights))
         table = self.job.folder / "curriculum.parquet"
@@ -274,13 +290,12 @@ class _Stage:
 
     def joint(self, wmss: WmssConfig, strong: Path, drawn: Artifacts) -> Artifacts:
         """Train strong (and weak) on the mixed logits of the drawn samples."""
-        batch_size = min(self._recorded("validate")["batch_size"], len(drawn["indices"]))
         return self._train(
             phase="joint",
             strong=strong,
             weak=self.job.weak,
             indices=drawn["indices"],
-            batch_size=batch_size,
+            batch_size=self._recorded("validate")["batch_size"],
             num_epochs=wmss.hyperparameters.n_epochs,
             knobs=wmss.hyperparameters,
             mixing_weight=wmss.mixing_weight,
@@ -320,14 +335,14 @@ class _Stage:
             f"rate {knobs.learning_rate:g}" + (f", mixing weight {mixing_weight:g}" if weak is not None else "")
         )
         folder = self.engines.train(run, name=f"{self.job.id}-{phase}-1")
-        return {"checkpoint": str(folder / STRONG), "num_steps": num_steps}
+        return {"checkpoint": str(folder / STRONG_FOLDER), "num_steps": num_steps}
 
     def export(self, checkpoint: Path) -> Artifacts:
         """Put the strong branch, alone, where finished models lie, with a record of where it comes from."""
         job = self.job
-        staging = job.result.with_name(job.result.name + ".partial")
+        staging = job.folder / "export"
         shutil.rmtree(staging, ignore_errors=True)
-        shutil.copytree(checkpoint, staging)
+        export_model(checkpoint, staging, base=job.base)
         card = {
             "name": job.result_name,
             "job": job.id,
@@ -342,6 +357,7 @@ class _Stage:
         (staging / "wmss.json").write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
         if job.result.exists():
             shutil.rmtree(job.result)  # left by an attempt that died before it could record this phase
+        job.result.parent.mkdir(parents=True, exist_ok=True)
         staging.rename(job.result)
         self.journal.event(f"model saved as {job.result_name}")
         return {"path": str(job.result), "name": job.result_name, "digest": card["digest"]}
@@ -364,12 +380,18 @@ class _Stage:
         assert job.validation_file is not None
         tokenized = load_tokenized(self._validation_samples_file)
         max_length = self._recorded("validate")["max_length"]
-        key = _cache_key(checkpoint_digest(checkpoint), tokens_digest(tokenized), self.engines.provenance(), max_length)
+        samples: list[Sample] = read_samples(job.validation_file, param="validation_file")
+        key = _cache_key(
+            checkpoint_digest(checkpoint),
+            tokens_digest(tokenized),
+            [sample.answer for sample in samples],
+            self.engines.provenance(),
+            max_length,
+        )
         cached = job.cache / "evaluations" / f"{key}.json"
         if cached.is_file():
             return json.loads(cached.read_text(encoding="utf-8"))  # type: ignore[no-any-return]
         table = EntropyTable.load(self._score_files(checkpoint, "evaluate", only_validation=True)["validation"])
-        samples: list[Sample] = read_samples(job.validation_file, param="validation_file")
         accuracy = None
         if all(is_verifiable(sample.answer) for sample in samples):
             with self.engines.generator(checkpoint, max_length=max_length) as generator:
@@ -383,7 +405,9 @@ class _Stage:
                 )
         result = {"nll": table.token_nll, "mean_entropy": table.mean_entropy, "accuracy": accuracy}
         cached.parent.mkdir(parents=True, exist_ok=True)
-        _write_atomically(cached, json.dumps(result))
+        partial = cached.with_suffix(f".{job.id}.partial")
+        partial.write_text(json.dumps(result), encoding="utf-8")
+        partial.rename(cached)
         return result
 
     def _score_files(self, checkpoint: Path, phase: str, *, only_validation: bool = False) -> dict[str, Path]:
@@ -425,10 +449,5 @@ class _Stage:
 
 
 def _cache_key(*parts: Any) -> str:
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
-
-
-def _write_atomically(path: Path, text: str) -> None:
-    partial = path.with_suffix(".partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.rename(path)
+    text = json.dumps([CACHE_VERSION, *parts], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:32]

@@ -5,6 +5,7 @@ hidden states that enter the output head; `EntropyPooler` projects them in row c
 position. Registered through the entry point `vllm.general_plugins`, so engine processes find it by themselves.
 """
 
+import json
 from collections.abc import Set
 from functools import cache
 from importlib import metadata
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 
 from wmss.core.entropy import entropy_of_logits_
 from wmss.core.rows import DEFAULT_IGNORE_INDEX, compute_dtype, resolve_chunk_size
+from wmss.errors import ModelError
 
 FAMILIES = ("LlamaForCausalLM", "Qwen3ForCausalLM")
 """Architectures that may be scored. Any `*ForCausalLM` with `compute_logits` fits; these two are tested."""
@@ -133,7 +135,7 @@ class VllmEntropyScorer:
     ) -> None:
         from vllm import LLM
 
-        architecture = _architecture(checkpoint)
+        architecture = check_family(checkpoint)
         self._dtype = dtype
         self._llm = LLM(
             model=str(checkpoint),
@@ -170,16 +172,13 @@ def provenance(dtype: str = "float32") -> dict[str, Any]:
     return {"engine": "vllm", "version": version, "dtype": dtype}
 
 
-def _architecture(checkpoint: Path) -> str:
-    from transformers import AutoConfig
-
-    from wmss.errors import ModelError
-
-    names = AutoConfig.from_pretrained(checkpoint).architectures or []
+def check_family(checkpoint: Path) -> str:
+    """Architecture of a checkpoint; raises `ModelError` if it is not one of `FAMILIES`. Starts nothing."""
+    names = json.loads((checkpoint / "config.json").read_text(encoding="utf-8")).get("architectures") or []
     if len(names) != 1 or names[0] not in FAMILIES:
         raise ModelError(
-            f"model: expected an architecture in {list(FAMILIES)}, got {names} ({checkpoint / 'config.json'}); "
-            "score it with the torch scorer, or choose another model",
+            f"model: expected an architecture in {list(FAMILIES)}, got {names} ({checkpoint / 'config.json'}); choose "
+            "another model",
             param="model",
         )
     return str(names[0])

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-ANSWER_MARK = "#### "
+from wmss.scoring.rewards import FINAL_MARK
 
 
 def make_problem(rng: np.random.Generator, *, num_steps: int, max_operand: int = 9) -> dict[str, list[dict[str, str]]]:
@@ -26,7 +26,7 @@ def make_problem(rng: np.random.Generator, *, num_steps: int, max_operand: int =
     return {
         "messages": [
             {"role": "user", "content": expression},
-            {"role": "assistant", "content": f"{' '.join(steps)} {ANSWER_MARK}{value}"},
+            {"role": "assistant", "content": f"{' '.join(steps)} {FINAL_MARK} {value}"},
         ]
     }
 

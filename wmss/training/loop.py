@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import torch
+from pydantic import ConfigDict
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
@@ -23,15 +24,16 @@ from wmss.data.sampler import BatchSampler, micro_batches
 from wmss.data.tokenization import load_tokenized
 from wmss.errors import TrainingError
 from wmss.models.checkpoints import (
-    STRONG,
     load_rng,
     load_strong_weights,
     load_training_state,
+    save_metrics,
     save_model,
     save_rng,
     save_training_state,
 )
-from wmss.models.loading import load_model
+from wmss.models.loading import check_output_head, load_model
+from wmss.records import STRONG_FOLDER
 from wmss.training.optim import make_optimizer, make_schedule
 from wmss.training.step import Branches, collate, gradient_norm
 
@@ -40,6 +42,8 @@ logger = logging.getLogger(__name__)
 
 class TrainingRun(Knobs):
     """One training phase, complete: its JSON is the `train_loop_config` of every worker."""
+
+    model_config = ConfigDict(strict=False)  # paths and tuples travel as JSON strings and lists
 
     phase: Literal["sft", "joint"]
     """`sft` trains the strong model alone; `joint` on the mixed logits of strong and weak."""
@@ -98,10 +102,12 @@ def train(run: TrainingRun, host: Host) -> None:
     """Run one phase to its end, from the newest checkpoint of the run if there is one."""
     samples = load_tokenized(run.samples)
     sampler = run.sampler()
+    strong = load_model(run.strong)
     weak = load_model(run.weak) if run.weak is not None else None
-    branches = Branches(load_model(run.strong), weak, mixing_weight=run.mixing_weight, weak_frozen=run.weak_frozen).to(
-        host.device
-    )
+    for model in (strong, weak):
+        if model is not None:
+            check_output_head(model, param="model")
+    branches = Branches(strong, weak, mixing_weight=run.mixing_weight, weak_frozen=run.weak_frozen).to(host.device)
     optimizer = make_optimizer(branches, run.hyperparameters)
     schedule = make_schedule(optimizer, run.hyperparameters, num_steps=sampler.num_steps)
     with host.latest_checkpoint() as checkpoint:
@@ -180,8 +186,9 @@ def _save(
         folder = Path(folder_name)
         save_rng(folder, host.rank)
         if host.rank == 0:
-            save_model(branches.strong, folder / STRONG, tokenizer_from=run.strong)
+            save_model(branches.strong, folder / STRONG_FOLDER, tokenizer_from=run.strong)
             trained_weak = branches.weak is not None and not branches.weak_frozen
+            save_metrics(folder, metrics)
             save_training_state(
                 folder,
                 {
