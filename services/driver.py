@@ -9,7 +9,7 @@ import os
 import sys
 import threading
 import traceback
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -147,7 +147,7 @@ class RayEngines:
         asked = job.spec.resources.use_gpu
         self._use_gpu = ray.cluster_resources().get("GPU", 0) > 0 if asked is None else asked
 
-    def check(self, checkpoint: Path, *, needs_scorer: bool) -> None:
+    def check(self, checkpoints: Collection[Path], *, scoring: bool) -> None:
         """Refuse what this cluster can never run: it would otherwise wait for resources for ever."""
         resources = self._job.spec.resources
         have = ray.cluster_resources()
@@ -159,8 +159,9 @@ class RayEngines:
                     f"has {have.get(kind, 0):g}; ask for fewer workers or use_gpu=false",
                     param=f"resources.{field}",
                 )
-        if needs_scorer:
-            check_family(checkpoint)
+        if scoring:
+            for checkpoint in checkpoints:
+                check_family(checkpoint)
 
     def train(self, run: TrainingRun, *, name: str) -> Path:
         """Run one training phase to its end under Ray Train."""

@@ -25,6 +25,7 @@ def wmss(**values):
         {"strong_model": "s"},
         {"weighting": "uniform"},
         {"preset": "wmss-v1"},
+        {"alpha": None, "hyperparameters": {"sft_epochs": None}},
         {"preset": "efficient", "strong_model": "s", "weighting": "uniform"},
     ],
 )
@@ -32,6 +33,11 @@ def test_resolved_job_reads_back_as_itself(values):
     """The database stores the resolved JSON and every process validates it again."""
     spec = parse_job(wmss(**values))
     assert JobSpec.model_validate(json.loads(spec.model_dump_json())) == spec
+
+
+def test_null_is_the_presets_value():
+    config = parse_job(wmss(alpha=None, hyperparameters={"sft_epochs": None})).method.wmss
+    assert (config.alpha, config.hyperparameters.sft_epochs) == (0.1, 1)
 
 
 def test_what_cannot_be_used_stays_null():

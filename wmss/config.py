@@ -70,6 +70,7 @@ class SupervisedConfig(Knobs):
     """How the model is trained."""
 
 
+_COEFFICIENTS = ("alpha", "beta", "gamma")
 _PAPER = {"weak_update": "joint", "deduplicate": True, "weighting": "v2", "alpha": 0.1, "beta": 0.8, "gamma": 0.1}
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -123,13 +124,16 @@ class WmssConfig(Knobs):
             hyperparameters = hyperparameters.model_dump(exclude_unset=True)
         if not isinstance(hyperparameters, dict):
             return given
+        given = {key: value for key, value in given.items() if key not in _COEFFICIENTS or value is not None}
+        if hyperparameters.get("sft_epochs") is None:
+            hyperparameters = {key: value for key, value in hyperparameters.items() if key != "sft_epochs"}
         values = preset | given
         values["hyperparameters"] = preset["hyperparameters"] | hyperparameters
         # What cannot be used is left null, so that the resolved configuration reads back as itself.
         if values.get("strong_model") is not None:
             values["hyperparameters"]["sft_epochs"] = hyperparameters.get("sft_epochs")
         if values["weighting"] == "uniform":
-            values |= {name: given.get(name) for name in ("alpha", "beta", "gamma")}
+            values |= {key: given.get(key) for key in _COEFFICIENTS}
         return values
 
     @model_validator(mode="after")

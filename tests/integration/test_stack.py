@@ -258,6 +258,7 @@ def test_cancel_during_scoring_frees_the_engine(stack, files):
     write_jsonl(make_problems(96, seed=77), files / "train.jsonl")
     job_id = submit(stack, files, method=method)
     wait_for(lambda: stack.find("ray::ServeReplica:scorer"), timeout_s=60, what="an engine")
+    assert list(dashboard(stack, "/api/serve/applications/")["applications"]) == [f"scorer-{job_id}"]
     cancelled_within(stack, job_id, 30)
     wait_for(lambda: not dashboard(stack, "/api/serve/applications/")["applications"], timeout_s=5, what="no app")
 

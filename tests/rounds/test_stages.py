@@ -49,8 +49,8 @@ class LocalEngines:
         self.folder = folder
         self.started: list[str] = []
 
-    def check(self, checkpoint, *, needs_scorer):
-        assert needs_scorer in (True, False)
+    def check(self, checkpoints, *, scoring):
+        self.checked = (checkpoints, scoring)
 
     def train(self, run, *, name):
         self.started.append(name)
@@ -238,6 +238,7 @@ def test_given_strong_model_skips_fine_tuning(tmp_path, checkpoints, files):
     job = make_job(tmp_path, checkpoints, files, method, strong=checkpoints["qwen3_other"], validation_file=None)
     engines, journal = LocalEngines(tmp_path / "runs"), MemoryJournal()
     run_job(job, engines, journal)
+    assert engines.checked == ({checkpoints["qwen3"], checkpoints["qwen3_other"]}, True)
     assert "sft" not in journal.seen
     assert engines.started == ["scorer", "scorer", "ftjob-1-joint-1"]
 

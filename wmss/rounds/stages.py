@@ -7,7 +7,7 @@ what is recorded. Nothing but files under `Job.folder` and `Job.cache` is writte
 import hashlib
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,7 +63,7 @@ class Job:
 class Engines(Protocol):
     """What runs models. Each context manager frees its engine on the way out."""
 
-    def check(self, checkpoint: Path, *, needs_scorer: bool) -> None:
+    def check(self, checkpoints: Collection[Path], *, scoring: bool) -> None:
         """Raise a `WmssError` if these engines could not train, score or generate what the job will ask for."""
 
     def train(self, run: TrainingRun, *, name: str) -> Path:
@@ -178,7 +178,8 @@ class _Stage:
                 check_pair(job.base, checkpoint, param=f"method.wmss.{name}")
         context = min(context_length(path) for path in (job.base, job.weak, job.strong) if path is not None)
         max_length = resolve_max_length(spec, context)
-        self.engines.check(job.base, needs_scorer={"score_weak", "evaluate"} & set(phases_of(spec)) != set())
+        checkpoints = {path for path in (job.base, job.weak, job.strong) if path is not None}
+        self.engines.check(checkpoints, scoring=not {"score_weak", "evaluate"}.isdisjoint(phases_of(spec)))
         job.folder.mkdir(parents=True, exist_ok=True)
         tokenized, num_cut = self._tokenize(job.training_file, "training_file", max_length, self._samples_file)
         batch_size = resolve_batch_size(spec, len(tokenized))

@@ -1,0 +1,46 @@
+"""`wmss demo` as a user runs it: the table, the picture, nothing left behind; also when interrupted.
+
+pytest -m slow tests/integration/test_demo.py
+"""
+
+import os
+import signal
+import subprocess
+import time
+
+import pytest
+
+from tests.integration.stack import WMSS, processes_of, wait_for
+
+pytestmark = [pytest.mark.slow, pytest.mark.stack, pytest.mark.timeout(1200)]
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    return tmp_path_factory.mktemp("demo-home")
+
+
+def left_behind(home):
+    return [process for process in processes_of(home / "demo") if process.is_running()]
+
+
+def test_demo_ends_with_its_table(home):
+    environment = os.environ | {"WMSS_HOME": str(home)}
+    run = subprocess.run([*WMSS, "demo"], env=environment, capture_output=True, text=True, timeout=1100)
+    assert run.returncode == 0, run.stdout + run.stderr
+    for row in ("base", "strong before", "+ plain fine-tuning", "+ WMSS"):
+        assert f"│ {row} " in run.stdout
+    assert (home / "demo" / "demo.png").stat().st_size > 10_000
+    assert left_behind(home) == []
+
+
+def test_interrupted_demo_leaves_nothing(home):
+    """Ctrl-C during training, as a terminal sends it: to the whole process group."""
+    environment = os.environ | {"WMSS_HOME": str(home)}
+    demo = subprocess.Popen([*WMSS, "demo"], env=environment, stdout=subprocess.PIPE, text=True, start_new_session=True)
+    wait_for(lambda: demo.stdout.readline().startswith("  sft:"), timeout_s=120, what="training")
+    time.sleep(8)
+    os.killpg(demo.pid, signal.SIGINT)
+    assert demo.wait(60) != 0
+    demo.stdout.close()
+    assert left_behind(home) == []
