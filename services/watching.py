@@ -1,26 +1,24 @@
 """A job on the terminal: one line per phase with its progress, messages above them as they come."""
 
+import time
 from types import TracebackType
 from typing import Any, Self
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
 LEVEL_STYLES = {"info": "", "warn": "yellow", "error": "red"}
 
 
 class JobView:
-    """Draws a job; on a terminal live, elsewhere as plain lines."""
+    """Draws a job; on a terminal live, elsewhere as plain lines. Fits 80 columns."""
 
     def __init__(self, console: Console, job_id: str) -> None:
         self._console = console
         self._progress = Progress(
-            TextColumn("{task.description:<13}"),
-            BarColumn(bar_width=28),
-            TextColumn("{task.completed:>6.0f}/{task.total:<6.0f}"),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
+            TextColumn("{task.description:<12}"),
+            BarColumn(bar_width=14),
+            TextColumn("{task.fields[count]:>9} {task.fields[clock]}"),
             TextColumn("{task.fields[detail]}"),
             console=console,
             disable=not console.is_terminal,
@@ -45,14 +43,34 @@ class JobView:
                 self._console.print(f"  {event.message}", style=style, highlight=False, markup=False, soft_wrap=True)
         newest = {event.data["phase"]: event.data for event in events if event.type == "metrics"}
         for phase in phases:
-            if phase["status"] == "pending":
-                continue
-            name = phase["name"]
-            if name not in self._tasks:
-                self._tasks[name] = self._progress.add_task(name, total=1, detail="")
-            task = self._tasks[name]
-            self._progress.update(task, completed=phase["done"], total=max(1, phase["total"]))
-            if name in newest:
-                metrics = newest[name]
-                detail = f"loss {metrics['train_loss']:.4f}  {metrics['tokens_per_s']:,.0f} tokens/s"
-                self._progress.update(task, detail=detail)
+            if phase["status"] != "pending":
+                self._draw(phase, newest.get(phase["name"]))
+
+    def _draw(self, phase: dict[str, Any], metrics: dict[str, Any] | None) -> None:
+        name, done, total = phase["name"], phase["done"], phase["total"]
+        if name not in self._tasks:
+            self._tasks[name] = self._progress.add_task(name, total=1, count="", clock="", detail="")
+        task = self._tasks[name]
+        # A phase that does not count (yet) has total 0: its bar moves to and fro.
+        self._progress.update(
+            task, completed=done, total=total or None, count=f"{done}/{total}" if total > 1 else "", clock=clock(phase)
+        )
+        if metrics is not None:
+            detail = f"loss {metrics['train_loss']:.4f} {metrics['tokens_per_s']:,.0f} tokens/s"
+            self._progress.update(task, detail=detail)
+
+
+def clock(phase: dict[str, Any]) -> str:
+    """Time taken and, of a phase that counts, time left at its mean speed so far."""
+    ended = phase["finished_at"]
+    taken = (ended or time.time()) - phase["started_at"]
+    if ended or not 0 < phase["done"] < phase["total"]:
+        return minutes(taken)
+    return f"{minutes(taken)}, {minutes(taken * (phase['total'] - phase['done']) / phase['done'])} left"
+
+
+def minutes(seconds: float) -> str:
+    """3725 -> "1:02:05", 65 -> "1:05"."""
+    whole = max(0, round(seconds))
+    hours, rest = divmod(whole, 3600)
+    return f"{hours}:{rest // 60:02}:{rest % 60:02}" if hours else f"{rest // 60}:{rest % 60:02}"
