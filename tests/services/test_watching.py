@@ -36,18 +36,19 @@ def events():
     ]
 
 
-PHASES = [
-    phase("validate", "finished", 1, 1),
-    phase("sft", done=120, total=1890),
-    phase("score_weak", "pending", started_at=None),
-]
+def phases():
+    return [
+        phase("validate", "finished", 1, 1),
+        phase("sft", done=120, total=1890),
+        phase("score_weak", "pending", started_at=None),
+    ]
 
 
 def test_terminal_shows_every_phase_on_a_line_of_80_columns():
     out = io.StringIO()
     console = Console(file=out, force_terminal=True, width=80, color_system=None, legacy_windows=False)
     with JobView(console, "ftjob-1") as view:
-        view.update(None, PHASES, events())
+        view.update(None, phases(), events())
     last = [line for line in out.getvalue().splitlines() if line.startswith("sft") or "\x1b[2Ksft" in line][-1]
     assert "120/1890" in last
     assert "0:09, 2:13 left" in last
@@ -59,5 +60,5 @@ def test_terminal_shows_every_phase_on_a_line_of_80_columns():
 def test_elsewhere_it_prints_the_messages_alone():
     out = io.StringIO()
     with JobView(Console(file=out, width=80), "ftjob-1") as view:
-        view.update(None, PHASES, events())
+        view.update(None, phases(), events())
     assert out.getvalue().splitlines() == ["job ftjob-1", "  3 rows [of 9] are cut"]
