@@ -3,19 +3,22 @@
 import hashlib
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
-from fastapi import APIRouter, Depends, Form, Request, UploadFile
+from fastapi import APIRouter, Depends, Form, Query, Request, UploadFile
+from fastapi.responses import FileResponse
 
-from services.api.problems import Problem
-from services.api.schemas import FileObject
-from services.api.state import Service
+from services.api.problems import Problem, cursor, not_found
+from services.api.schemas import DeletedFile, FileObject, Page
+from services.api.state import Service, ServiceState
 from services.jobs.store import new_id
+from services.jobs.tables import FileRow
 from services.settings import Settings
 from wmss.data.dataset import read_samples
 
 router = APIRouter(prefix="/v1/files", tags=["files"])
 
+PURPOSE = "fine-tune"
 CHUNK_BYTES = 1 << 20
 
 
@@ -37,8 +40,8 @@ async def known_form(request: Request) -> None:
 @router.post("", dependencies=[Depends(known_form)])
 def upload(service: Service, file: UploadFile, purpose: Annotated[str, Form()]) -> FileObject:
     """Store a JSONL file for `training_file` or `validation_file`; a row that cannot be used refuses the file."""
-    if purpose != "fine-tune":
-        raise Problem(400, "invalid_purpose", f'purpose: expected "fine-tune", got {purpose!r}', param="purpose")
+    if purpose != PURPOSE:
+        raise Problem(400, "invalid_purpose", f'purpose: expected "{PURPOSE}", got {purpose!r}', param="purpose")
     filename = os.path.basename((file.filename or "upload.jsonl").replace("\\", "/"))[:255]
     file_id = new_id("file")
     target = service.settings.file_path(file_id)
@@ -52,6 +55,54 @@ def upload(service: Service, file: UploadFile, purpose: Annotated[str, Form()]) 
         partial.unlink(missing_ok=True)
     row = service.store.add_file(file_id, filename=filename, purpose=purpose, size=size, sha256=digest)
     return FileObject.of(row)
+
+
+@router.get("")
+def list_files(
+    service: Service,
+    after: str | None = None,
+    limit: Annotated[int, Query(ge=1, le=10_000)] = 10_000,
+    order: Literal["asc", "desc"] = "desc",
+    purpose: str = PURPOSE,
+) -> Page[FileObject]:
+    """Newest first, or with order=asc oldest first."""
+    if purpose != PURPOSE:
+        return Page(data=[], has_more=False)
+    with cursor(after):
+        rows, more = service.store.files(after=after, limit=limit, oldest_first=order == "asc")
+    return Page(data=[FileObject.of(row) for row in rows], has_more=more)
+
+
+@router.get("/{file_id}")
+def retrieve(service: Service, file_id: str) -> FileObject:
+    """One file."""
+    return FileObject.of(_file(service, file_id))
+
+
+@router.get("/{file_id}/content")
+def content(service: Service, file_id: str) -> FileResponse:
+    """What was uploaded, byte for byte."""
+    row = _file(service, file_id)
+    return FileResponse(service.settings.file_path(row.id), media_type="application/jsonl", filename=row.filename)
+
+
+@router.delete("/{file_id}")
+def delete(service: Service, file_id: str) -> DeletedFile:
+    """Delete a file; one that a queued or running job needs answers 409."""
+    _file(service, file_id)
+    needed_by = service.store.delete_file(file_id)
+    if needed_by:
+        message = f"file_id: {file_id} is needed by {', '.join(needed_by)}; cancel or await the job"
+        raise Problem(409, "file_in_use", message, param="file_id")
+    service.settings.file_path(file_id).unlink(missing_ok=True)
+    return DeletedFile(id=file_id)
+
+
+def _file(service: ServiceState, file_id: str) -> FileRow:
+    row = service.store.file(file_id)
+    if row is None:
+        raise not_found("file", file_id, "file_id")
+    return row
 
 
 def _copy(file: UploadFile, target: Path, limit: int) -> tuple[int, str]:

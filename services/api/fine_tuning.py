@@ -1,28 +1,41 @@
 """/v1/fine_tuning/jobs: submit, list, look at and cancel jobs."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+import hashlib
 from pathlib import Path
 from typing import Annotated
 
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Header, Query, Request
 
-from services.api.problems import Problem, not_found
+from services.api.problems import Problem, cursor, not_found
 from services.api.schemas import CheckpointObject, EventObject, JobObject, Page, PhaseObject
 from services.api.state import Service, ServiceState
-from services.jobs.store import UnknownCursorError, new_id
+from services.jobs.store import KeyTakenError, new_id
 from services.jobs.tables import JobRow
 from services.models import fine_tuned_name, resolve_model
 from wmss.config import JobSpec, WmssMethod
 
 router = APIRouter(prefix="/v1/fine_tuning/jobs", tags=["fine-tuning"])
 
+RETRY_WINDOW_S = 600.0
 Limit = Annotated[int, Query(ge=1, le=100)]
 
 
 @router.post("")
-def create(service: Service, spec: JobSpec) -> JobObject:
-    """Accept a job. What can be refused without reading the training data is refused here."""
+def create(
+    service: Service,
+    spec: JobSpec,
+    idempotency_key: Annotated[str | None, Header(min_length=1, max_length=255)] = None,
+    x_stainless_retry_count: Annotated[int, Header()] = 0,
+) -> JobObject:
+    """Accept a job. What can be refused without reading the training data is refused here.
+
+    A create that is sent again makes no second job: with an `Idempotency-Key`, ever; without one, when the OpenAI
+    client says that it is a retry, within ten minutes.
+    """
+    digest = hashlib.sha256(spec.model_dump_json().encode()).hexdigest()
+    earlier = _earlier_job(service, digest, idempotency_key, is_retry=x_stainless_retry_count > 0)
+    if earlier is not None:
+        return JobObject.of(earlier)
     for param in ("training_file", "validation_file"):
         file_id = getattr(spec, param)
         if file_id is not None and service.store.file(file_id) is None:
@@ -41,14 +54,30 @@ def create(service: Service, spec: JobSpec) -> JobObject:
         )
         raise Problem(503, "ray_unavailable", message, retry_after=5) from error
     job_id = new_id("ftjob")
-    row = service.store.create_job(
-        job_id,
-        spec=spec.model_dump(mode="json"),
-        paths=paths,
-        fine_tuned_model=fine_tuned_name(spec.model, spec.suffix, job_id),
-    )
+    try:
+        row = service.store.create_job(
+            job_id,
+            spec=spec.model_dump(mode="json"),
+            paths=paths,
+            fine_tuned_model=fine_tuned_name(spec.model, spec.suffix, job_id),
+            request_digest=digest,
+            request_key=idempotency_key,
+        )
+    except KeyTakenError:  # the same request came twice at once, and the other one was faster
+        row = _earlier_job(service, digest, idempotency_key, is_retry=True)
+        assert row is not None
     service.reconciler.wake()
     return JobObject.of(row)
+
+
+def _earlier_job(service: ServiceState, digest: str, key: str | None, *, is_retry: bool) -> JobRow | None:
+    if key is None:
+        return service.store.recent_job_of_body(digest, within_s=RETRY_WINDOW_S) if is_retry else None
+    earlier = service.store.job_of_key(key)
+    if earlier is not None and earlier.request_digest != digest:
+        message = f"Idempotency-Key: {key!r} was used for another request (job {earlier.id}); use a new key"
+        raise Problem(422, "idempotency_key_reused", message, param="Idempotency-Key")
+    return earlier
 
 
 def _resolve_models(service: ServiceState, spec: JobSpec) -> dict[str, str | None]:
@@ -83,7 +112,7 @@ def list_jobs(service: Service, request: Request, after: str | None = None, limi
         key = name.removeprefix("metadata[").removesuffix("]")
         if metadata.setdefault(key, value) != value:
             raise Problem(400, "invalid_parameter", f"{name}: given twice, with different values", param=name)
-    with _cursor(after):
+    with cursor(after):
         rows, more = service.store.jobs(after=after, limit=limit, metadata=metadata)
     return Page(data=[JobObject.of(row) for row in rows], has_more=more)
 
@@ -109,7 +138,7 @@ def cancel(service: Service, job_id: str) -> JobObject:
 def events(service: Service, job_id: str, after: str | None = None, limit: Limit = 20) -> Page[EventObject]:
     """Newest first: messages and, with type `metrics`, every training step."""
     _job(service, job_id)
-    with _cursor(after):
+    with cursor(after):
         rows, more = service.store.events(job_id, after=after, limit=limit)
     return Page(data=[EventObject.of(row) for row in rows], has_more=more)
 
@@ -118,7 +147,7 @@ def events(service: Service, job_id: str, after: str | None = None, limit: Limit
 def checkpoints(service: Service, job_id: str, after: str | None = None, limit: Limit = 10) -> Page[CheckpointObject]:
     """Newest first; only checkpoints that still exist."""
     _job(service, job_id)
-    with _cursor(after):
+    with cursor(after):
         rows, more = service.store.checkpoints(job_id, after=after, limit=limit)
     return Page(data=[CheckpointObject.of(row) for row in rows], has_more=more)
 
@@ -135,12 +164,3 @@ def _job(service: ServiceState, job_id: str) -> JobRow:
     if row is None:
         raise not_found("fine-tuning job", job_id, "fine_tuning_job_id")
     return row
-
-
-@contextmanager
-def _cursor(after: str | None) -> Iterator[None]:
-    try:
-        yield
-    except UnknownCursorError:
-        message = f"after: expected the id of an item of this list, got {after!r}"
-        raise Problem(400, "invalid_cursor", message, param="after") from None

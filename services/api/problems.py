@@ -2,7 +2,8 @@
 
 import logging
 import secrets
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
@@ -11,6 +12,7 @@ from fastapi.responses import JSONResponse
 from sqlalchemy.exc import OperationalError
 from starlette.exceptions import HTTPException
 
+from services.jobs.store import UnknownCursorError
 from wmss.config import explain
 from wmss.errors import WmssError
 
@@ -22,6 +24,7 @@ TITLES = {
     405: "Method not allowed",
     409: "Conflict",
     413: "File too large",
+    422: "Conflicting request",
     500: "Internal error",
     503: "Temporarily unavailable",
 }
@@ -60,6 +63,16 @@ def problem_response(request: Request, problem: Problem) -> JSONResponse:
     elif problem.status in (409, 500):
         headers["x-should-retry"] = "false"
     return JSONResponse(body, status_code=problem.status, headers=headers, media_type="application/problem+json")
+
+
+@contextmanager
+def cursor(after: str | None) -> Iterator[None]:
+    """Answer a cursor that names nothing in the list."""
+    try:
+        yield
+    except UnknownCursorError:
+        message = f"after: expected the id of an item of this list, got {after!r}"
+        raise Problem(400, "invalid_cursor", message, param="after") from None
 
 
 def known_query(request: Request) -> None:

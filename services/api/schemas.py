@@ -46,6 +46,14 @@ class FileObject(BaseModel):
         )
 
 
+class DeletedFile(BaseModel):
+    """A file that is gone."""
+
+    id: str
+    object: Literal["file"] = "file"
+    deleted: Literal[True] = True
+
+
 class JobObject(BaseModel):
     """A fine-tuning job; `method` and the rest are echoed with every default resolved."""
 

@@ -14,15 +14,28 @@ from typing import Any, TypeVar, cast
 
 from alembic import command
 from alembic.config import Config as AlembicConfig
-from sqlalchemy import ColumnElement, CursorResult, Update, create_engine, delete, event, func, select, update
+from sqlalchemy import (
+    ColumnElement,
+    CursorResult,
+    Delete,
+    Update,
+    create_engine,
+    delete,
+    event,
+    func,
+    or_,
+    select,
+    update,
+)
 from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session, sessionmaker
 
 from services.jobs.states import ACTIVE, TERMINAL, State
 from services.jobs.tables import Base, CheckpointRow, EngineRow, EventRow, FileRow, JobRow, PhaseRow
 
 Row = TypeVar("Row", bound=Base)
-Listed = TypeVar("Listed", JobRow, CheckpointRow)
+Listed = TypeVar("Listed", FileRow, JobRow, CheckpointRow)
 
 
 MAX_NUMBER = 2**63 - 1
@@ -31,6 +44,10 @@ MAX_NUMBER = 2**63 - 1
 
 class LostLeaseError(RuntimeError):
     """This driver's attempt is no longer the current one: another driver has the job, or the job has ended."""
+
+
+class KeyTakenError(ValueError):
+    """A job with this Idempotency-Key exists."""
 
 
 class UnknownCursorError(ValueError):
@@ -96,10 +113,31 @@ class Store:
         """One file."""
         return self._one(FileRow, FileRow.id == file_id)
 
+    def files(self, *, after: str | None, limit: int, oldest_first: bool) -> tuple[list[FileRow], bool]:
+        """Newest first unless told otherwise, after the file with id `after`."""
+        return self._page(FileRow, [], after=after, limit=limit, oldest_first=oldest_first)
+
+    def delete_file(self, file_id: str) -> list[str]:
+        """Forget a file unless live jobs need it; returns those jobs."""
+        named = or_(*(JobRow.spec[key].as_string() == file_id for key in ("training_file", "validation_file")))
+        with self._session.begin() as session:
+            needed_by = select(JobRow.id).where(JobRow.state.in_(ACTIVE), named)
+            deleted = delete(FileRow).where(FileRow.id == file_id, ~needed_by.exists())
+            return [] if _changed(session, deleted) else list(session.scalars(needed_by))
+
     # Jobs, as their owner sees them
 
-    def create_job(self, job_id: str, *, spec: dict[str, Any], paths: dict[str, Any], fine_tuned_model: str) -> JobRow:
-        """Accept a job: from here on it is never lost."""
+    def create_job(
+        self,
+        job_id: str,
+        *,
+        spec: dict[str, Any],
+        paths: dict[str, Any],
+        fine_tuned_model: str,
+        request_digest: str,
+        request_key: str | None = None,
+    ) -> JobRow:
+        """Accept a job: from here on it is never lost. A `request_key` that has a job raises `KeyTakenError`."""
         row = JobRow(
             id=job_id,
             created_at=int(time.time()),
@@ -107,13 +145,33 @@ class Store:
             spec=spec,
             paths=paths,
             fine_tuned_model=fine_tuned_model,
+            request_key=request_key,
+            request_digest=request_digest,
             attempt=0,
+            lost_drivers=0,
         )
-        with self._session.begin() as session:
-            session.add(row)
-            session.flush()
-            _add_events(session, job_id, [NewEvent("Job accepted; it starts when a place is free")])
+        try:
+            with self._session.begin() as session:
+                session.add(row)
+                session.flush()
+                _add_events(session, job_id, [NewEvent("Job accepted; it starts when a place is free")])
+        except IntegrityError as error:
+            if request_key is not None and self.job_of_key(request_key) is not None:
+                raise KeyTakenError(request_key) from error
+            raise
         return row
+
+    def job_of_key(self, request_key: str) -> JobRow | None:
+        """The job that a create with this Idempotency-Key made."""
+        return self._one(JobRow, JobRow.request_key == request_key)
+
+    def recent_job_of_body(self, request_digest: str, *, within_s: float) -> JobRow | None:
+        """The newest job that a create with the same body made in the last `within_s` seconds."""
+        with self._session() as session:
+            query = select(JobRow).where(
+                JobRow.request_digest == request_digest, JobRow.created_at >= time.time() - within_s
+            )
+            return session.scalars(query.order_by(JobRow.number.desc()).limit(1)).one_or_none()
 
     def job(self, job_id: str) -> JobRow | None:
         """One job."""
@@ -233,15 +291,22 @@ class Store:
             return session.scalars(select(table).where(*conditions)).one_or_none()
 
     def _page(
-        self, table: type[Listed], conditions: Sequence[ColumnElement[bool]], *, after: str | None, limit: int
+        self,
+        table: type[Listed],
+        conditions: Sequence[ColumnElement[bool]],
+        *,
+        after: str | None,
+        limit: int,
+        oldest_first: bool = False,
     ) -> tuple[list[Listed], bool]:
         with self._session() as session:
-            query = select(table).where(*conditions).order_by(table.number.desc())
+            query = select(table).where(*conditions)
+            query = query.order_by(table.number.asc() if oldest_first else table.number.desc())
             if after is not None:
                 number = session.scalar(select(table.number).where(table.id == after))
                 if number is None:
                     raise UnknownCursorError(after)
-                query = query.where(table.number < number)
+                query = query.where(table.number > number if oldest_first else table.number < number)
             rows = list(session.scalars(query.limit(limit + 1)))
         return rows[:limit], len(rows) > limit
 
@@ -354,7 +419,7 @@ def _unchanged(job: JobRow) -> tuple[ColumnElement[bool], ...]:
     return (JobRow.id == job.id, JobRow.attempt == job.attempt, JobRow.state == job.state)
 
 
-def _changed(session: Session, statement: Update) -> bool:
+def _changed(session: Session, statement: Update | Delete) -> bool:
     result = cast("CursorResult[Any]", session.execute(statement))
     return bool(result.rowcount == 1)
 

@@ -31,6 +31,9 @@ class FileRow(Base):
 class JobRow(Base):
     """A job. `attempt` is the fencing token: only the driver of the current attempt may write.
 
+    `request_key` is the caller's Idempotency-Key, `request_digest` that of the body: a create that is sent again is
+    answered with the job it made.
+
     `lost_drivers` counts the drivers that died since the job last got anywhere (a phase finished, a checkpoint made).
     """
 
@@ -46,6 +49,8 @@ class JobRow(Base):
     fine_tuned_model: Mapped[str] = mapped_column(String(512), unique=True)
     error: Mapped[dict[str, Any] | None]
     trained_tokens: Mapped[int | None] = mapped_column(BigInteger)
+    request_key: Mapped[str | None] = mapped_column(unique=True)
+    request_digest: Mapped[str] = mapped_column(index=True)
     attempt: Mapped[int] = mapped_column(default=0)
     lost_drivers: Mapped[int] = mapped_column(default=0)
     claimed_at: Mapped[float | None] = mapped_column(Float)

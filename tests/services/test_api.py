@@ -198,6 +198,44 @@ def test_list_filter_and_cancel(api):
     assert api.post(f"/v1/fine_tuning/jobs/{ids[2]}/cancel").json()["status"] == "cancelled"
 
 
+def test_files_are_listed_read_and_deleted(api, home):
+    content = b'{"prompt": "p", "completion": "c"}\n'
+    ids = [upload(api, content).json()["id"] for _ in range(3)]
+    listed = api.get("/v1/files", params={"limit": 2}).json()
+    assert ([file["id"] for file in listed["data"]], listed["has_more"]) == (ids[:0:-1], True)
+    rest = api.get("/v1/files", params={"after": ids[1]}).json()["data"]
+    assert [file["id"] for file in rest] == ids[:1]
+    oldest = api.get("/v1/files", params={"order": "asc", "after": ids[0]}).json()["data"]
+    assert [file["id"] for file in oldest] == ids[1:]
+    assert api.get("/v1/files", params={"purpose": "batch"}).json()["data"] == []
+    assert api.get(f"/v1/files/{ids[0]}").json()["id"] == ids[0]
+    assert api.get(f"/v1/files/{ids[0]}/content").content == content
+    job = create(api, model="qwen3", training_file=ids[0]).json()["id"]
+    assert job in problem(api.delete(f"/v1/files/{ids[0]}"), 409)["message"]
+    api.post(f"/v1/fine_tuning/jobs/{job}/cancel")
+    assert api.delete(f"/v1/files/{ids[1]}").json() == {"id": ids[1], "object": "file", "deleted": True}
+    assert not (home / "files" / f"{ids[1]}.jsonl").exists()
+    for path in ("", "/content"):
+        assert problem(api.get(f"/v1/files/{ids[1]}{path}"), 404)["param"] == "file_id"
+    assert problem(api.delete(f"/v1/files/{ids[1]}"), 404)["code"] == "not_found"
+
+
+def test_a_create_that_is_sent_again_makes_one_job(api):
+    values = {"model": "qwen3", "training_file": upload(api).json()["id"]}
+
+    def send(headers, **change):
+        return api.post("/v1/fine_tuning/jobs", json=values | change, headers=headers)
+
+    first = create(api, **values).json()["id"]
+    assert send({"x-stainless-retry-count": "1"}).json()["id"] == first
+    assert create(api, **values).json()["id"] != first  # on purpose, not a retry
+    keyed = send({"idempotency-key": "k1"}).json()["id"]
+    assert send({"idempotency-key": "k1"}).json()["id"] == keyed
+    error = problem(send({"idempotency-key": "k1"}, seed=7), 422)
+    assert (error["code"], error["param"]) == ("idempotency_key_reused", "Idempotency-Key")
+    assert len(api.get("/v1/fine_tuning/jobs").json()["data"]) == 3
+
+
 def test_models_and_health(api):
     listed = api.get("/v1/models").json()
     assert listed["object"] == "list"

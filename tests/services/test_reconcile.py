@@ -44,7 +44,7 @@ def world(tmp_path):
 
 
 def add_job(store, name="a"):
-    return store.create_job(f"ftjob-{name}", spec={}, paths={}, fine_tuned_model=name)
+    return store.create_job(f"ftjob-{name}", spec={}, paths={}, fine_tuned_model=name, request_digest=name)
 
 
 def state(store, name="a"):

@@ -8,7 +8,7 @@ from alembic.migration import MigrationContext
 from sqlalchemy import create_engine
 
 from services.jobs.states import State
-from services.jobs.store import Fence, LostLeaseError, NewEvent, Store, UnknownCursorError
+from services.jobs.store import Fence, KeyTakenError, LostLeaseError, NewEvent, Store, UnknownCursorError
 from services.jobs.tables import Base
 from services.settings import Settings
 
@@ -23,7 +23,9 @@ def store(tmp_path):
 
 def add_job(store, name="a", metadata=None):
     spec = {"model": "m", "training_file": "f", "metadata": metadata}
-    return store.create_job(f"ftjob-{name}", spec=spec, paths={}, fine_tuned_model=f"ft:m::ftjob-{name}")
+    return store.create_job(
+        f"ftjob-{name}", spec=spec, paths={}, fine_tuned_model=f"ft:m::ftjob-{name}", request_digest=name
+    )
 
 
 def start(store, name="a"):
@@ -34,6 +36,29 @@ def start(store, name="a"):
 
 def messages(store, job_id="ftjob-a"):
     return [event.message for event in store.events(job_id, after=None, limit=100)[0]][::-1]
+
+
+def test_only_one_of_many_creates_with_one_key_makes_a_job(store):
+    made = []
+    barrier = threading.Barrier(8)
+
+    def create(number):
+        barrier.wait()
+        try:
+            store.create_job(
+                f"j{number}", spec={}, paths={}, fine_tuned_model=f"m{number}", request_digest="d", request_key="k"
+            )
+            made.append(number)
+        except KeyTakenError:
+            return
+
+    threads = [threading.Thread(target=create, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(made) == 1
+    assert store.job_of_key("k").id == f"j{made[0]}"
 
 
 def test_migrations_make_the_schema_of_the_tables(tmp_path):

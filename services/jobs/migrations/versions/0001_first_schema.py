@@ -32,6 +32,8 @@ def upgrade() -> None:
         sa.Column("fine_tuned_model", sa.String(length=512), nullable=False),
         sa.Column("error", sa.JSON(), nullable=True),
         sa.Column("trained_tokens", sa.BigInteger(), nullable=True),
+        sa.Column("request_key", sa.String(length=255), nullable=True),
+        sa.Column("request_digest", sa.String(length=255), nullable=False),
         sa.Column("attempt", sa.Integer(), nullable=False),
         sa.Column("lost_drivers", sa.Integer(), nullable=False),
         sa.Column("claimed_at", sa.Float(), nullable=True),
@@ -39,8 +41,10 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("number"),
         sa.UniqueConstraint("fine_tuned_model"),
         sa.UniqueConstraint("id"),
+        sa.UniqueConstraint("request_key"),
     )
     with op.batch_alter_table("jobs", schema=None) as batch_op:
+        batch_op.create_index(batch_op.f("ix_jobs_request_digest"), ["request_digest"], unique=False)
         batch_op.create_index(batch_op.f("ix_jobs_state"), ["state"], unique=False)
 
     op.create_table(
@@ -132,6 +136,7 @@ def downgrade() -> None:
     op.drop_table("checkpoints")
     with op.batch_alter_table("jobs", schema=None) as batch_op:
         batch_op.drop_index(batch_op.f("ix_jobs_state"))
+        batch_op.drop_index(batch_op.f("ix_jobs_request_digest"))
 
     op.drop_table("jobs")
     op.drop_table("files")
