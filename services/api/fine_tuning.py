@@ -63,9 +63,10 @@ def create(
             request_digest=digest,
             request_key=idempotency_key,
         )
-    except KeyTakenError:  # the same request came twice at once, and the other one was faster
-        row = _earlier_job(service, digest, idempotency_key, is_retry=True)
-        assert row is not None
+    except KeyTakenError:  # the same key came twice at once, and the other request was faster
+        faster = _earlier_job(service, digest, idempotency_key, is_retry=True)
+        assert faster is not None
+        return JobObject.of(faster)
     service.reconciler.wake()
     return JobObject.of(row)
 
