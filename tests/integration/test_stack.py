@@ -7,7 +7,6 @@ One service serves all tests of the file, one after the other.
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 import time
@@ -32,24 +31,6 @@ from wmss.tasks.arithmetic import make_problems, write_jsonl
 from wmss.training.loop import TrainingRun, train
 
 pytestmark = pytest.mark.stack
-
-
-@pytest.fixture(scope="module")
-def stack(tmp_path_factory, checkpoints):
-    home = tmp_path_factory.mktemp("home")
-    for name in ("qwen3", "qwen3_other"):
-        shutil.copytree(checkpoints[name], home / "models" / name)
-    running = start(home)
-    yield running
-    stop(running)
-
-
-@pytest.fixture(scope="module")
-def files(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("files")
-    write_jsonl(make_problems(96, seed=1), folder / "train.jsonl")
-    write_jsonl(make_problems(16, seed=2), folder / "validation.jsonl")
-    return folder
 
 
 def submit(stack, files, *, validation=False, **values):

@@ -1,0 +1,26 @@
+"""One running service for all integration tests of the session, and files to train on."""
+
+import shutil
+
+import pytest
+
+from tests.integration.stack import start, stop
+from wmss.tasks.arithmetic import make_problems, write_jsonl
+
+
+@pytest.fixture(scope="session")
+def stack(tmp_path_factory, checkpoints):
+    home = tmp_path_factory.mktemp("home")
+    for name in ("qwen3", "qwen3_other"):
+        shutil.copytree(checkpoints[name], home / "models" / name)
+    running = start(home)
+    yield running
+    stop(running)
+
+
+@pytest.fixture(scope="session")
+def files(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("files")
+    write_jsonl(make_problems(96, seed=1), folder / "train.jsonl")
+    write_jsonl(make_problems(16, seed=2), folder / "validation.jsonl")
+    return folder

@@ -1,0 +1,125 @@
+"""The stock `openai` client against the running service: every call it has for files, jobs and models, and its errors.
+
+The client builds its objects without checking them, so the tests read the fields that its users read.
+"""
+
+import openai
+import pytest
+
+from tests.integration.stack import wait_for
+
+pytestmark = pytest.mark.stack
+
+
+@pytest.fixture(scope="module")
+def client(stack):
+    return stack.client
+
+
+@pytest.fixture(scope="module")
+def training_file(client, files):
+    return client.files.create(file=files / "train.jsonl", purpose="fine-tune")
+
+
+@pytest.fixture(scope="module")
+def job(client, training_file):
+    """A small job that has succeeded."""
+    knobs = {"batch_size": 16, "n_epochs": 2, "max_steps": 8}
+    job = client.fine_tuning.jobs.create(
+        model="qwen3",
+        training_file=training_file.id,
+        method={"type": "supervised", "supervised": {"hyperparameters": knobs}},
+        suffix="contract",
+        seed=7,
+        metadata={"suite": "contract"},
+        extra_body={"checkpointing": {"every_steps": 4}},
+    )
+    assert job.status in ("queued", "running")
+    assert job.fine_tuned_model is None
+    ended = ("succeeded", "failed", "cancelled")
+    return wait_for(
+        lambda: (now := client.fine_tuning.jobs.retrieve(job.id)).status in ended and now, timeout_s=120, what=job.id
+    )
+
+
+def test_files(client, training_file, files):
+    assert (training_file.object, training_file.purpose, training_file.status) == ("file", "fine-tune", "processed")
+    assert client.files.retrieve(training_file.id) == training_file
+    assert client.files.content(training_file.id).content == (files / "train.jsonl").read_bytes()
+    second = client.files.create(file=("other.jsonl", b'{"prompt": "p", "completion": "c"}\n'), purpose="fine-tune")
+    listed = [file.id for file in client.files.list(limit=1)]  # pages through all of them
+    assert listed.index(second.id) < listed.index(training_file.id)
+    deleted = client.files.delete(second.id)
+    assert (deleted.id, deleted.deleted) == (second.id, True)
+    with pytest.raises(openai.NotFoundError) as caught:
+        client.files.retrieve(second.id)
+    assert caught.value.param == "file_id"
+
+
+def test_finished_job(client, job, training_file):
+    assert (job.object, job.status, job.model, job.seed) == ("fine_tuning.job", "succeeded", "qwen3", 7)
+    assert job.fine_tuned_model == f"ft:qwen3:contract:{job.id}"
+    assert job.training_file == training_file.id
+    assert job.finished_at >= job.created_at
+    assert job.trained_tokens > 0
+    assert job.error is None
+    assert job.method.type == "supervised"
+    assert job.method.supervised.hyperparameters.n_epochs == 2
+    assert job.metadata == {"suite": "contract"}
+    assert job.fine_tuned_model in [model.id for model in client.models.list()]
+
+
+def test_lists_page_and_filter(client, job, training_file):
+    first = client.fine_tuning.jobs.list(limit=1, metadata={"suite": "contract"})
+    assert [listed.id for listed in first.data] == [job.id]
+    more = [
+        client.fine_tuning.jobs.create(model="qwen3", training_file=training_file.id, metadata={"n": str(n)}).id
+        for n in range(3)
+    ]
+    for job_id in more:
+        client.fine_tuning.jobs.cancel(job_id)
+    everything = [listed.id for listed in client.fine_tuning.jobs.list(limit=2)]
+    assert everything[:3] == more[::-1]
+    assert len(everything) == len(set(everything))
+    assert [listed.id for listed in client.fine_tuning.jobs.list(after=more[0], limit=1).data] == [job.id]
+
+
+def test_events(client, job):
+    events = list(client.fine_tuning.jobs.list_events(job.id, limit=3))
+    assert all(event.object == "fine_tuning.job.event" for event in events)
+    assert events[-1].message.startswith("Job accepted")
+    assert {event.level for event in events} <= {"info", "warn", "error"}
+    steps = [event.data["step"] for event in events if event.type == "metrics"]
+    assert steps == list(range(8, 0, -1))
+    numbers = [int(event.id.split("-")[1]) for event in events]
+    assert numbers == sorted(numbers, reverse=True)
+
+
+def test_checkpoints(client, job):
+    checkpoints = list(client.fine_tuning.jobs.checkpoints.list(job.id, limit=1))
+    assert [checkpoint.step_number for checkpoint in checkpoints] == [8, 4]
+    newest = checkpoints[0]
+    assert newest.fine_tuning_job_id == job.id
+    assert newest.fine_tuned_model_checkpoint == f"{job.fine_tuned_model}:ckpt-sft-8"
+    assert newest.metrics.train_loss > 0
+
+
+def test_errors_are_typed_and_name_the_field(client, job, training_file):
+    create = client.fine_tuning.jobs.create
+    with pytest.raises(openai.BadRequestError) as caught:
+        create(model="qwen3", training_file=training_file.id, method={"type": "wmss", "wmss": {"mixing_weight": 2}})
+    assert caught.value.param == "method.wmss.mixing_weight"
+    assert caught.value.type == "invalid_request_error"
+    assert caught.value.code == "invalid_config"
+    assert caught.value.request_id.startswith("req-")
+    with pytest.raises(openai.NotFoundError):
+        client.fine_tuning.jobs.retrieve("ftjob-nothing")
+    with pytest.raises(openai.ConflictError) as caught:
+        client.fine_tuning.jobs.cancel(job.id)
+    assert caught.value.code == "job_ended"
+    with pytest.raises(openai.UnprocessableEntityError):
+        for seed in (1, 2):
+            made = create(
+                model="qwen3", training_file=training_file.id, seed=seed, extra_headers={"idempotency-key": "contract"}
+            )
+            client.fine_tuning.jobs.cancel(made.id)
