@@ -24,7 +24,7 @@ test: $(VENV)/ready ## run the test suite (CPU, about ten minutes)
 	$(BIN)/python -m pytest
 
 test-slow: $(VENV)/ready ## run the long tests as well
-	$(BIN)/python -m pytest -m "slow or not slow"
+	$(BIN)/python -m pytest -m "not gpu"
 
 check: $(VENV)/ready ## formatting, lint, types
 	$(BIN)/ruff format --check .

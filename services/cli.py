@@ -93,8 +93,10 @@ def submit(
         "suffix": suffix,
     }
     values |= {key: value for key, value in given.items() if value is not None}
-    if method is not None and values.get("method", {}).get("type") != method:
-        values["method"] = {"type": method}
+    if method is not None and values.get("method", {}).get("type", method) != method:
+        raise WmssError(f"--method {method}: {file} has [{values['method']['type']}]; remove one of them")
+    if method is not None:
+        values.setdefault("method", {"type": method})
     spec = parse_job(values)
     api = service.connect(base_url)
     job_id = service.submit(api, _with_uploads(api, spec))

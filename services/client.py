@@ -41,7 +41,7 @@ def upload(client: OpenAI, path: Path) -> str:
 
 
 def submit(client: OpenAI, spec: JobSpec) -> str:
-    """Submit a job; returns its id. Only what the caller set is sent, so that the service's defaults apply."""
+    """Submit a job; returns its id."""
     body = spec.model_dump(mode="json", exclude_unset=True)
     extra = {key: body.pop(key) for key in ("resources", "checkpointing") if key in body}
     return client.fine_tuning.jobs.create(**body, extra_body=extra or None).id
@@ -77,7 +77,7 @@ def watch(
         try:
             job, plan = client.fine_tuning.jobs.retrieve(job_id), phases(client, job_id)
             fresh = new_events(client, job_id, seen)
-        except openai.APIConnectionError:
+        except (openai.APIConnectionError, openai.InternalServerError):
             if time.monotonic() - heard_at > MAX_SILENCE_S:
                 raise
             time.sleep(every_s)

@@ -8,8 +8,9 @@ import logging
 import os
 import sys
 import threading
+import time
 import traceback
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -85,7 +86,7 @@ def _keep_lease(fence: Fence, every_s: float) -> None:
             os._exit(3)
         except Exception:
             logger.exception("the lease could not be renewed; trying again")
-        threading.Event().wait(every_s)
+        time.sleep(every_s)
 
 
 def resolve(row: JobRow, settings: Settings) -> Job:
@@ -147,7 +148,7 @@ class RayEngines:
         asked = job.spec.resources.use_gpu
         self._use_gpu = ray.cluster_resources().get("GPU", 0) > 0 if asked is None else asked
 
-    def check(self, checkpoints: Collection[Path], *, scoring: bool) -> None:
+    def check(self, checkpoints: Mapping[str, Path], *, scoring: bool) -> None:
         """Refuse what this cluster can never run: it would otherwise wait for resources for ever."""
         resources = self._job.spec.resources
         have = ray.cluster_resources()
@@ -160,8 +161,8 @@ class RayEngines:
                     param=f"resources.{field}",
                 )
         if scoring:
-            for checkpoint in checkpoints:
-                check_family(checkpoint)
+            for param, checkpoint in checkpoints.items():
+                check_family(checkpoint, param=param)
 
     def train(self, run: TrainingRun, *, name: str) -> Path:
         """Run one training phase to its end under Ray Train."""
@@ -171,6 +172,7 @@ class RayEngines:
             storage=self._settings.runs,
             num_workers=self._job.spec.resources.num_workers,
             use_gpu=self._use_gpu,
+            num_threads=self._settings.training_threads,
             keep_last=self._job.spec.checkpointing.keep_last,
             record=self._record,
         )

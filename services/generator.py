@@ -1,5 +1,6 @@
 """Text generation behind Ray Serve, for evaluation."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,12 @@ class GeneratorReplica(EngineReplica):
 
         self._generator = self.build(lambda: VllmGenerator(Path(checkpoint), max_length=max_length))
 
-    async def generate(self, prompts: list[list[int]], max_tokens: list[int]) -> list[list[int]]:
+    async def generate(
+        self, prompts: list[list[int]], max_tokens: list[int], end_token_ids: list[int]
+    ) -> list[list[int]]:
         """Greedy continuations."""
-        return list(await self.run(self._generator.generate, prompts, max_tokens))
+        generate = partial(self._generator.generate, prompts, max_tokens, end_token_ids=end_token_ids)
+        return list(await self.run(generate))
 
 
 class ServeGenerator:
@@ -30,9 +34,9 @@ class ServeGenerator:
     def __init__(self, handle: DeploymentHandle[Any]) -> None:
         self._handle = handle
 
-    def generate(self, prompts: list[list[int]], max_tokens: list[int]) -> list[list[int]]:
+    def generate(self, prompts: list[list[int]], max_tokens: list[int], *, end_token_ids: list[int]) -> list[list[int]]:
         """Greedy continuation of each prompt, without the end token."""
-        return list(call_replica(self._handle.generate, prompts, max_tokens))
+        return list(call_replica(self._handle.generate, prompts, max_tokens, end_token_ids))
 
 
 def deploy_generator(app: str, checkpoint: Path, *, max_length: int, use_gpu: bool) -> ServeGenerator:

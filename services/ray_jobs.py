@@ -76,7 +76,9 @@ class RayDrivers:
     def delete_engines(self, apps: list[str]) -> None:
         """In a process of its own: a process attached to Ray dies with Ray, and this one must not."""
         command = [sys.executable, "-m", "services.engines", *apps]
-        subprocess.run(command, check=True, timeout=DELETE_ENGINES_TIMEOUT_S, capture_output=True)
+        run = subprocess.run(command, timeout=DELETE_ENGINES_TIMEOUT_S, capture_output=True, text=True)
+        if run.returncode != 0:
+            raise RuntimeError(f"Serve applications {apps} could not be deleted: {run.stderr[-2000:]}")
 
 
 def _authorization() -> dict[str, str]:

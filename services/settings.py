@@ -7,26 +7,29 @@ from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 from sqlalchemy import URL
 
-ENGINE_ENVIRONMENT = {
+FIXED_ENVIRONMENT = {
     # Largest effect on CPU found: with more threads than cores to itself an engine falls 10-100x behind.
     "OMP_NUM_THREADS": "1",
+    # One process per engine: a replica that dies takes its engine along.
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+    "RAY_TRAIN_ENABLE_STATE_TRACKING": "1",
+}
+DEFAULT_ENVIRONMENT = {
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",
     "VLLM_CPU_KVCACHE_SPACE": "1",
-    # One process per engine: a replica that dies takes its engine along, and start-up is 20 s shorter.
-    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
     "VLLM_NO_USAGE_STATS": "1",
     "VLLM_LOGGING_LEVEL": "WARNING",
     "HF_HUB_OFFLINE": "1",
     "TOKENIZERS_PARALLELISM": "false",
-    "RAY_TRAIN_ENABLE_STATE_TRACKING": "1",
     "RAY_USAGE_STATS_ENABLED": "0",
 }
-"""Defaults for the Ray node and everything it starts. No secrets: Ray shows them to whoever asks."""
+"""Environment of the Ray node and everything it starts: what the design relies on, and what the operator's own
+environment may say otherwise. No secrets: Ray shows both to whoever asks."""
 
 
 def engine_environment() -> dict[str, str]:
-    """`ENGINE_ENVIRONMENT`, with what this process's own environment says instead."""
-    return {name: os.environ.get(name, value) for name, value in ENGINE_ENVIRONMENT.items()}
+    """Environment of engines, drivers and workers."""
+    return {name: os.environ.get(name, value) for name, value in DEFAULT_ENVIRONMENT.items()} | FIXED_ENVIRONMENT
 
 
 class Settings(BaseSettings):
@@ -46,8 +49,10 @@ class Settings(BaseSettings):
     """Jobs that run at a time; the others wait in order."""
     max_attempts: int = Field(default=3, ge=1)
     """Drivers a job may lose, without a phase or a checkpoint between them, before it fails."""
+    training_threads: int = Field(default=1, ge=1)
+    """CPU threads of one training worker; more only where the machine has cores to spare."""
     lease_s: float = Field(default=30.0, gt=0)
-    """A driver that has not renewed its lease for so long has lost the job."""
+    """Life of a driver's lease, renewed three times as often; one overdue by four lives is taken for hung."""
     reconcile_s: float = Field(default=2.0, gt=0)
     """Seconds between two comparisons of the database with Ray."""
     max_file_bytes: int = Field(default=2**30, ge=1)

@@ -33,7 +33,7 @@ logger = logging.getLogger(__name__)
 PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
 START_TIMEOUT_S = 120.0
-STOP_TIMEOUT_S = 10.0
+STOP_TIMEOUT_S = 5.0
 MAX_SOCKET_ROOT = 40
 """Ray's socket paths add some 65 characters to its temp folder, and Linux allows 107."""
 
@@ -77,6 +77,7 @@ class Supervisor:
         self._api: subprocess.Popen[bytes] | None = None
         self._logs = settings.root / "logs"
         self._cleanup = contextlib.ExitStack()
+        self._ray_address = ""
 
     def run(self, on_ready: Callable[[Endpoint], None]) -> None:
         """Start everything, call `on_ready`, and keep it running until SIGTERM or Ctrl-C."""
@@ -90,9 +91,11 @@ class Supervisor:
         token_path = self._make_token()
         try:
             dashboard_url = self._start_ray(token_path)
-            environment = self._environment(token_path) | {"WMSS_RAY_DASHBOARD_URL": dashboard_url}
+            environment = self._environment(token_path)
+            environment |= {"WMSS_RAY_DASHBOARD_URL": dashboard_url, "RAY_ADDRESS": self._ray_address}
             self._api = self._start_api(environment)
-            base_url = f"http://{self._host}:{self._port}"
+            reachable = "127.0.0.1" if self._host == "0.0.0.0" else self._host
+            base_url = f"http://{reachable}:{self._port}"
             self._wait_until_ready(base_url)
             endpoint = Endpoint(
                 base_url=f"{base_url}/v1", dashboard_url=dashboard_url, token_path=str(token_path), pid=os.getpid()
@@ -141,12 +144,15 @@ class Supervisor:
     def _environment(self, token_path: Path) -> dict[str, str]:
         # Ray picks "auto" clusters from RAY_ADDRESS and a file of the machine; another cluster's must not leak in.
         inherited = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
+        exempt = os.environ.get("no_proxy") or os.environ.get("NO_PROXY")
+        no_proxy = ",".join(filter(None, (exempt, "127.0.0.1,localhost")))
         return (
             inherited
             | engine_environment()
             | {
                 # A proxy for the outside world must not be asked for this machine.
-                "NO_PROXY": ",".join(filter(None, (os.environ.get("NO_PROXY"), "127.0.0.1,localhost"))),
+                "NO_PROXY": no_proxy,
+                "no_proxy": no_proxy,
                 "RAY_AUTH_MODE": "token",
                 "RAY_AUTH_TOKEN_PATH": str(token_path),
                 "WMSS_HOME": str(self._settings.root),
@@ -180,6 +186,7 @@ class Supervisor:
             ],
             self._environment(token_path),
         )
+        self._ray_address = f"127.0.0.1:{gcs}"
         url = f"http://127.0.0.1:{dashboard}"
         self._wait_for("the Ray head", self._ray, lambda: _answers(url), "ray.log")
         return url

@@ -29,6 +29,7 @@ def run_training(
     storage: Path,
     num_workers: int,
     use_gpu: bool,
+    num_threads: int,
     keep_last: int,
     record: dict[str, Any],
 ) -> Path:
@@ -52,7 +53,7 @@ def run_training(
                 max_failures=MAX_WORKER_FAILURES, controller_failure_limit=MAX_CONTROLLER_FAILURES
             ),
             checkpoint_config=CheckpointConfig(num_to_keep=keep_last),
-            worker_runtime_env={"env_vars": engine_environment()},
+            worker_runtime_env={"env_vars": engine_environment() | {"OMP_NUM_THREADS": str(num_threads)}},
         ),
     )
     try:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel
 
-from wmss.config import JobSpec, load_job, parse_job, resolve_batch_size, resolve_max_length
+from wmss.config import JobSpec, parse_job, read_toml, resolve_batch_size, resolve_max_length
 from wmss.errors import ConfigError
 
 ROOT = Path(__file__).parent.parent
@@ -115,12 +115,12 @@ def test_toml_is_the_same_declaration(tmp_path):
     file.write_text(
         'model = "m"\ntraining_file = "f"\n[wmss]\nmixing_weight = 0.42\n[wmss.hyperparameters]\nmax_steps = 7'
     )
-    assert load_job(file) == parse_job(wmss(mixing_weight=0.42, hyperparameters={"max_steps": 7}))
+    assert parse_job(read_toml(file)) == parse_job(wmss(mixing_weight=0.42, hyperparameters={"max_steps": 7}))
 
 
 @pytest.mark.parametrize("file", sorted((ROOT / "examples").glob("*.toml")), ids=lambda file: file.name)
 def test_examples_are_valid(file):
-    assert load_job(file).validation_file == "held_out.jsonl"
+    assert parse_job(read_toml(file)).validation_file == "held_out.jsonl"
 
 
 @pytest.mark.parametrize(
@@ -135,7 +135,7 @@ def test_toml_refusals(tmp_path, text, message):
     file = tmp_path / "job.toml"
     file.write_text(text)
     with pytest.raises(ConfigError, match=message):
-        load_job(file)
+        parse_job(read_toml(file))
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,10 @@ class Knobs(BaseModel):
     )
 
 
+MAX_COUNT = 2**24
+"""Largest batch size and sample length that is taken for meant."""
+
+
 class Hyperparameters(Knobs):
     """How a model is trained."""
 
@@ -50,8 +54,8 @@ class Hyperparameters(Knobs):
     def _positive_counts(self) -> Self:
         for name in ("batch_size", "max_length"):
             value = getattr(self, name)
-            if value != "auto" and value < (1 if name == "batch_size" else 2):
-                raise ValueError(f'{name}: expected "auto" or a positive number, got {value}')
+            if value != "auto" and not (1 if name == "batch_size" else 2) <= value <= MAX_COUNT:
+                raise ValueError(f'{name}: expected "auto" or a positive number up to {MAX_COUNT}, got {value}')
         return self
 
 
@@ -257,13 +261,8 @@ def parse_job(values: Any) -> JobSpec:
         raise explain(error.errors(include_url=False)) from None
 
 
-def load_job(path: Path) -> JobSpec:
-    """Read a job from TOML: the keys of `JobSpec`, with `[wmss]` or `[supervised]` in place of `method`."""
-    return parse_job(read_toml(path))
-
-
 def read_toml(path: Path) -> dict[str, Any]:
-    """The values of a TOML job file in the form of `JobSpec`, not yet validated."""
+    """The values of a TOML job file, not yet validated: the keys of `JobSpec`, `[wmss]` or `[supervised]` for `method`."""
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:

@@ -31,6 +31,11 @@ class TokenizedSample:
         return np.flatnonzero(self.target_mask) - 1
 
     @property
+    def last_target(self) -> int:
+        """Id of the last supervised token: the end token, unless the sample was cut."""
+        return int(self.input_ids[np.flatnonzero(self.target_mask)[-1]])
+
+    @property
     def last_completion_start(self) -> int:
         """Index of the first token of the last supervised span: everything before it is the prompt."""
         targets = np.flatnonzero(self.target_mask)

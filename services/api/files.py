@@ -83,7 +83,10 @@ def retrieve(service: Service, file_id: str) -> FileObject:
 def content(service: Service, file_id: str) -> FileResponse:
     """What was uploaded, byte for byte."""
     row = _file(service, file_id)
-    return FileResponse(service.settings.file_path(row.id), media_type="application/jsonl", filename=row.filename)
+    path = service.settings.file_path(row.id)
+    if not path.is_file():
+        raise not_found("file on disk", file_id, "file_id")
+    return FileResponse(path, media_type="application/jsonl", filename=row.filename)
 
 
 @router.delete("/{file_id}")

@@ -9,7 +9,7 @@ from fastapi import APIRouter, Header, Query, Request
 from services.api.problems import Problem, cursor, not_found
 from services.api.schemas import CheckpointObject, EventObject, JobObject, Page, PhaseObject
 from services.api.state import Service, ServiceState
-from services.jobs.store import KeyTakenError, new_id
+from services.jobs.store import KeyTakenError, UnknownFileError, new_id
 from services.jobs.tables import JobRow
 from services.models import fine_tuned_name, resolve_model
 from wmss.config import JobSpec, WmssMethod
@@ -17,6 +17,7 @@ from wmss.config import JobSpec, WmssMethod
 router = APIRouter(prefix="/v1/fine_tuning/jobs", tags=["fine-tuning"])
 
 RETRY_WINDOW_S = 600.0
+MAX_PAIRS = 16
 Limit = Annotated[int, Query(ge=1, le=100)]
 
 
@@ -36,15 +37,9 @@ def create(
     earlier = _earlier_job(service, digest, idempotency_key, is_retry=x_stainless_retry_count > 0)
     if earlier is not None:
         return JobObject.of(earlier)
-    for param in ("training_file", "validation_file"):
-        file_id = getattr(spec, param)
+    for file_id in (spec.training_file, spec.validation_file):
         if file_id is not None and service.store.file(file_id) is None:
-            raise Problem(
-                400,
-                "file_not_found",
-                f"{param}: there is no file {file_id!r}; upload it to /v1/files and use the id",
-                param=param,
-            )
+            raise _no_file(spec, file_id)
     paths = _resolve_models(service, spec)
     try:
         service.drivers.ping()
@@ -63,12 +58,20 @@ def create(
             request_digest=digest,
             request_key=idempotency_key,
         )
+    except UnknownFileError as error:
+        raise _no_file(spec, str(error)) from None
     except KeyTakenError:  # the same key came twice at once, and the other request was faster
         faster = _earlier_job(service, digest, idempotency_key, is_retry=True)
         assert faster is not None
         return JobObject.of(faster)
     service.reconciler.wake()
     return JobObject.of(row)
+
+
+def _no_file(spec: JobSpec, file_id: str) -> Problem:
+    param = "training_file" if file_id == spec.training_file else "validation_file"
+    message = f"{param}: there is no file {file_id!r}; upload it to /v1/files and use the id"
+    return Problem(400, "file_not_found", message, param=param)
 
 
 def _earlier_job(service: ServiceState, digest: str, key: str | None, *, is_retry: bool) -> JobRow | None:
@@ -111,6 +114,8 @@ def list_jobs(service: Service, request: Request, after: str | None = None, limi
         if not name.startswith("metadata["):
             continue
         key = name.removeprefix("metadata[").removesuffix("]")
+        if len(metadata) == MAX_PAIRS and key not in metadata:
+            raise Problem(400, "invalid_parameter", f"metadata: expected at most {MAX_PAIRS} pairs", param="metadata")
         if metadata.setdefault(key, value) != value:
             raise Problem(400, "invalid_parameter", f"{name}: given twice, with different values", param=name)
     with cursor(after):
@@ -126,7 +131,7 @@ def retrieve(service: Service, job_id: str) -> JobObject:
 
 @router.post("/{job_id}/cancel")
 def cancel(service: Service, job_id: str) -> JobObject:
-    """Stop a job; its workers and engines go within seconds. A job that has ended answers 409."""
+    """Stop a job; its workers and engines go within seconds. One that has succeeded or failed answers 409."""
     _job(service, job_id)
     found = service.store.request_cancel(job_id)
     if found in ("succeeded", "failed"):

@@ -126,10 +126,16 @@ def install(app: FastAPI) -> None:
     @app.exception_handler(HTTPException)
     async def on_http_exception(request: Request, error: HTTPException) -> Response:
         message = f"{request.method} {request.url.path}: {error.detail}"
-        return problem_response(request, Problem(error.status_code, "http_error", message))
+        response = problem_response(request, Problem(error.status_code, "http_error", message))
+        response.headers.update(error.headers or {})
+        return response
 
     @app.exception_handler(OperationalError)
     async def on_database_error(request: Request, error: OperationalError) -> Response:
+        if not any(sign in str(error.orig) for sign in ("locked", "unable to open", "connect")):
+            logger.error("%s %s failed in the database: %s", request.method, request.url.path, error)
+            message = "the service failed in its database; its log says how"
+            return problem_response(request, Problem(500, "internal_error", message))
         logger.error("database: %s", error)
         message = "the job database does not answer; nothing was changed, try again"
         return problem_response(request, Problem(503, "database_unavailable", message, retry_after=5))

@@ -83,10 +83,9 @@ class JobObject(BaseModel):
     @classmethod
     def of(cls, row: JobRow) -> "JobObject":
         """From its row."""
-        spec = JobSpec.model_validate(row.spec)
         state = State(row.state)
-        resolved = spec.model_dump(mode="json")
-        knobs = spec.hyperparameters
+        method = row.spec["method"]
+        knobs = method[method["type"]]["hyperparameters"]
         return cls(
             id=row.id,
             created_at=row.created_at,
@@ -95,10 +94,10 @@ class JobObject(BaseModel):
             x_state=state,
             x_attempt=row.attempt,
             fine_tuned_model=row.fine_tuned_model if state is State.SUCCEEDED else None,
-            hyperparameters={"n_epochs": knobs.n_epochs, "batch_size": knobs.batch_size},
+            hyperparameters={name: knobs[name] for name in ("n_epochs", "batch_size")},
             trained_tokens=row.trained_tokens,
             error=row.error,
-            **resolved,
+            **row.spec,  # as it was accepted, whatever later versions would say of it
         )
 
 

@@ -1,7 +1,8 @@
 """The reconcile loop: compares the database with Ray and closes the gap. The only place that starts or stops drivers.
 
     queued       a place is free             -> claim the next attempt, submit its driver
-    running      driver ended or lost lease  -> claim the next attempt, or fail the job after too many
+    running      driver ended                -> claim the next attempt, or fail the job after too many
+    running      lease long overdue          -> stop the driver
     cancelling   driver still there          -> stop it; driver gone -> cancelled
     engines      no live job uses them       -> delete their Serve applications
 
@@ -113,13 +114,12 @@ class Reconciler:
     def _supervise(self, job: JobRow) -> None:
         driver = submission_id(job.id, job.attempt)
         status = self._drivers.status(driver)
-        if status is None and job.lease_expires_at is None:
-            # Claimed, but whoever claimed it died before the submission. Ray refuses a second job of one id, so
-            # submitting is safe even if it got through after all.
-            self._drivers.submit(driver, job.id, job.attempt)
-        elif status is None:
-            # The cluster was started anew: nobody's fault, and no driver of the old one can be alive.
-            self._next_attempt(job, message="The cluster was started again; the job goes on from its last phase")
+        if status is None:
+            # Whoever claimed it died before the submission, or the cluster was started anew: nobody's fault, and a
+            # driver that did start after all is fenced off by the new attempt.
+            self._next_attempt(
+                job, message="Ray does not know the driver; starting one that goes on from the last phase"
+            )
         elif status.ended:
             self._recover(job)
         elif self._is_hung(job):

@@ -1,9 +1,9 @@
-"""The job database: the source of truth. Every method is one transaction.
-
+"""The job database: the source of truth.
 What a driver writes goes through `Fence`, which touches the job's row first under the condition that the attempt is
 still the current one; a driver that lost its job can change nothing.
 """
 
+import re
 import secrets
 import time
 from collections.abc import Iterator, Sequence
@@ -38,12 +38,12 @@ Row = TypeVar("Row", bound=Base)
 Listed = TypeVar("Listed", FileRow, JobRow, CheckpointRow)
 
 
-MAX_NUMBER = 2**63 - 1
-"""Largest row number a database holds; a cursor beyond it names nothing newer than everything."""
-
-
 class LostLeaseError(RuntimeError):
     """This driver's attempt is no longer the current one: another driver has the job, or the job has ended."""
+
+
+class UnknownFileError(ValueError):
+    """A job names a file that is not there."""
 
 
 class KeyTakenError(ValueError):
@@ -71,7 +71,7 @@ def new_id(prefix: str) -> str:
 
 
 class Store:
-    """Sessions on one database; safe to share between threads."""
+    """Sessions on one database; safe to share between threads. Every method but `fenced` is one transaction."""
 
     def __init__(self, url: str) -> None:
         self.url = url
@@ -154,6 +154,10 @@ class Store:
             with self._session.begin() as session:
                 session.add(row)
                 session.flush()
+                # Under this transaction's write lock: a file deleted since it was looked up is seen, or kept.
+                for file_id in (spec.get("training_file"), spec.get("validation_file")):
+                    if file_id and session.scalar(select(FileRow.id).where(FileRow.id == file_id)) is None:
+                        raise UnknownFileError(file_id)
                 _add_events(session, job_id, [NewEvent("Job accepted; it starts when a place is free")])
         except IntegrityError as error:
             if request_key is not None and self.job_of_key(request_key) is not None:
@@ -209,9 +213,9 @@ class Store:
         number = None
         if after is not None:
             prefix, _, digits = after.rpartition("-")
-            if prefix != "ftevent" or not digits.isdecimal():
+            if prefix != "ftevent" or re.fullmatch("[0-9]{1,18}", digits) is None:
                 raise UnknownCursorError(after)
-            number = min(int(digits), MAX_NUMBER)
+            number = int(digits)
         with self._session() as session:
             query = select(EventRow).where(EventRow.job_id == job_id).order_by(EventRow.number.desc())
             if number is not None:
@@ -469,6 +473,3 @@ def _configure_sqlite(connection: Any, _record: Any) -> None:
     connection.execute("PRAGMA busy_timeout=30000")
     connection.execute("PRAGMA synchronous=FULL")
     connection.execute("PRAGMA foreign_keys=ON")
-
-
-__all__ = ["Base", "Fence", "LostLeaseError", "NewEvent", "Store", "UnknownCursorError", "new_id"]

@@ -43,6 +43,7 @@ def test_byte_order_mark_and_windows_line_ends(tmp_path):
         ({"messages": []}, r"messages: expected a non-empty list"),
         ({"messages": [USER]}, r"last message to be the assistant's \(0 supervised tokens\)"),
         ({"messages": [USER, {"role": "assistant", "content": ""}]}, r"last assistant message is empty"),
+        ({"messages": [USER, {"role": "assistant", "content": " \n"}]}, r"last assistant message is empty"),
         ({"messages": [ASSISTANT]}, r"alternate, starting with user"),
         ({"messages": [USER, USER, ASSISTANT]}, r"alternate"),
         ({"messages": [{"role": "teacher", "content": "x"}, ASSISTANT]}, r"messages\[0\].role: expected one of"),

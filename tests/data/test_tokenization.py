@@ -74,6 +74,47 @@ def test_special_tokens_inside_the_answer_are_part_of_it(tokenizer):
     assert supervised_text(sample, tokenizer) == ["see <|im_end|> here<|im_end|>"]
 
 
+@pytest.mark.parametrize("answer", ["d", "<", "end", "n", "|>", "im_end", "a\n", "a "])
+def test_answers_that_look_like_the_end_tag(tokenizer, answer):
+    sample, _ = tokenize(chat(("user", "1"), ("assistant", answer)), tokenizer)
+    assert supervised_text(sample, tokenizer) == [answer + "<|im_end|>"]
+
+
+TEMPLATES = {
+    "llama3": (
+        "{% for m in messages %}<|start_header_id|>{{ m.role }}<|end_header_id|>\n\n{{ m.content | trim }}<|eot_id|>"
+        "{% endfor %}{% if add_generation_prompt %}<|start_header_id|>assistant<|end_header_id|>\n\n{% endif %}",
+        ["<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"],
+        "4<|eot_id|>",
+    ),
+    "gemma": (
+        "{% for m in messages %}<start_of_turn>{{ 'model' if m.role == 'assistant' else m.role }}\n"
+        "{{ m.content | trim }}<end_of_turn>\n{% endfor %}"
+        "{% if add_generation_prompt %}<start_of_turn>model\n{% endif %}",
+        ["<start_of_turn>", "<end_of_turn>"],
+        "4<end_of_turn>",
+    ),
+    "mistral": (
+        "{% for m in messages %}{% if m.role == 'user' %}[INST] {{ m.content }} [/INST]"
+        "{% else %} {{ m.content }}</s>{% endif %}{% endfor %}",
+        ["[INST]", "[/INST]", "</s>"],
+        " 4</s>",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_templates_of_other_families(name):
+    """Every assistant turn and its own end token, written out by hand."""
+    template, added, expected = TEMPLATES[name]
+    tokenizer = make_tokenizer()
+    tokenizer.add_tokens(added, special_tokens=name != "mistral")
+    tokenizer.chat_template = template
+    turns = [("user", "1+1"), ("assistant", "4"), ("user", "2+2"), ("assistant", "4")]
+    sample, _ = tokenize(chat(*turns), tokenizer)
+    assert supervised_text(sample, tokenizer) == [expected, expected]
+
+
 def test_template_that_refuses_a_conversation_is_reported_with_its_line():
     tokenizer = make_tokenizer()
     tokenizer.chat_template = "{{ raise_exception('no system turns') }}"

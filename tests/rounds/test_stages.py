@@ -16,8 +16,8 @@ from tests.scoring.test_torch_scorer import truth
 from tests.training.test_loop import LocalHost
 from wmss.config import parse_job
 from wmss.data.tokenization import load_tokenized
-from wmss.errors import ConfigError, DataError
-from wmss.models.loading import load_model
+from wmss.errors import ConfigError, DataError, ModelError
+from wmss.models.loading import load_model, load_tokenizer
 from wmss.rounds.stages import Job, phases_of, run_job
 from wmss.scoring.torch_scorer import TorchEntropyScorer
 from wmss.tasks.arithmetic import make_problems, write_jsonl
@@ -30,15 +30,20 @@ class TorchGenerator:
     def __init__(self, checkpoint):
         self._model = AutoModelForCausalLM.from_pretrained(checkpoint)
 
-    def generate(self, prompts, max_tokens):
+    def generate(self, prompts, max_tokens, *, end_token_ids):
         answers = []
         for prompt, limit in zip(prompts, max_tokens, strict=True):
             ids = torch.tensor([prompt])
             out = self._model.generate(
-                ids, attention_mask=torch.ones_like(ids), max_new_tokens=limit, do_sample=False, use_cache=True
+                ids,
+                attention_mask=torch.ones_like(ids),
+                max_new_tokens=limit,
+                do_sample=False,
+                use_cache=True,
+                eos_token_id=end_token_ids,
             )
             answer = out[0, len(prompt) :].tolist()
-            answers.append(answer[:-1] if answer[-1] == self._model.config.eos_token_id else answer)
+            answers.append(answer[:-1] if answer[-1] in end_token_ids else answer)
         return answers
 
 
@@ -159,6 +164,39 @@ def test_result_has_the_precision_and_config_of_its_base(tmp_path, checkpoints, 
     assert all(torch.equal(a, b) for a, b in zip(trained.parameters(), result.parameters(), strict=True))
 
 
+def test_the_token_that_ends_a_turn_ends_generation(tokenizer_with_other_eos, tmp_path, checkpoints, files):
+    """A base model's end-of-text token is not its template's end-of-turn token, which is what training teaches."""
+    base = tokenizer_with_other_eos
+    job = make_job(tmp_path, checkpoints, files, base=base, weak=base, validation_file=None)
+    journal = MemoryJournal()
+    run_job(job, LocalEngines(tmp_path / "runs"), journal)
+    assert journal.finished["validate"]["end_token_ids"] == [2]
+    assert json.loads((job.result / "generation_config.json").read_text())["eos_token_id"] == [0, 2]
+
+
+@pytest.fixture
+def tokenizer_with_other_eos(tmp_path, checkpoints):
+    base = tmp_path / "other_eos"
+    shutil.copytree(checkpoints["qwen3"], base)
+    tokenizer = load_tokenizer(base)
+    tokenizer.eos_token = "<|endoftext|>"
+    tokenizer.save_pretrained(base)
+    for name in ("config.json", "generation_config.json"):
+        values = json.loads((base / name).read_text()) | {"eos_token_id": 0}
+        (base / name).write_text(json.dumps(values))
+    return base
+
+
+def test_tokenizer_with_more_ids_than_the_model_is_refused(tmp_path, checkpoints, files):
+    base = tmp_path / "short"
+    shutil.copytree(checkpoints["qwen3"], base)
+    config = json.loads((base / "config.json").read_text()) | {"vocab_size": 20}
+    (base / "config.json").write_text(json.dumps(config))
+    job = make_job(tmp_path, checkpoints, files, base=base, weak=base)
+    with pytest.raises(ModelError, match=r"its tokenizer gives ids up to \d+, its config.json has a vocabulary of 20"):
+        run_job(job, LocalEngines(tmp_path / "runs"), MemoryJournal())
+
+
 def test_curriculum_is_the_formula_on_both_tables(tmp_path, checkpoints, files):
     job, journal = make_job(tmp_path, checkpoints, files, validation_file=None), MemoryJournal()
     run_job(job, LocalEngines(tmp_path / "runs"), journal)
@@ -238,7 +276,8 @@ def test_given_strong_model_skips_fine_tuning(tmp_path, checkpoints, files):
     job = make_job(tmp_path, checkpoints, files, method, strong=checkpoints["qwen3_other"], validation_file=None)
     engines, journal = LocalEngines(tmp_path / "runs"), MemoryJournal()
     run_job(job, engines, journal)
-    assert engines.checked == ({checkpoints["qwen3"], checkpoints["qwen3_other"]}, True)
+    named = {"model": "qwen3", "method.wmss.weak_model": "qwen3", "method.wmss.strong_model": "qwen3_other"}
+    assert engines.checked == ({param: checkpoints[name] for param, name in named.items()}, True)
     assert "sft" not in journal.seen
     assert engines.started == ["scorer", "scorer", "ftjob-1-joint-1"]
 

@@ -91,7 +91,9 @@ def test_an_api_that_died_between_claim_and_submission(world):
     store, drivers, reconciler = world
     store.claim(add_job(store), message="Starting")
     reconciler.pass_once()
-    assert (state(store), drivers.statuses) == ((State.RUNNING, 1), {"ftjob-a-1": DriverStatus.RUNNING})
+    reconciler.pass_once()
+    assert (state(store), drivers.statuses) == ((State.RUNNING, 2), {"ftjob-a-2": DriverStatus.RUNNING})
+    assert store.job("ftjob-a").lost_drivers == 0
 
 
 def test_a_cluster_that_forgot_a_driver_gets_the_next_attempt(world):

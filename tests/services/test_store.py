@@ -22,7 +22,7 @@ def store(tmp_path):
 
 
 def add_job(store, name="a", metadata=None):
-    spec = {"model": "m", "training_file": "f", "metadata": metadata}
+    spec = {"model": "m", "metadata": metadata}
     return store.create_job(
         f"ftjob-{name}", spec=spec, paths={}, fine_tuned_model=f"ft:m::ftjob-{name}", request_digest=name
     )
@@ -167,8 +167,7 @@ def test_events_page_newest_first(store):
     assert ([event.message for event in first], more) == (["4", "3", "2"], True)
     rest, more = store.events("ftjob-a", after=f"ftevent-{first[-1].number}", limit=10)
     assert ([event.message for event in rest], more) == (["1", "0", "Starting", rest[-1].message], False)
-    assert len(store.events("ftjob-a", after="ftevent-" + "9" * 23, limit=3)[0]) == 3
-    for cursor in ("ftevent-x", "12", "ftevent-"):
+    for cursor in ("ftevent-x", "12", "ftevent-", "ftevent-" + "9" * 5000, "ftevent-٣"):
         with pytest.raises(UnknownCursorError):
             store.events("ftjob-a", after=cursor, limit=3)
 

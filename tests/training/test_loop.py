@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import GraniteConfig, GraniteForCausalLM
 
 from wmss.config import Hyperparameters
@@ -194,6 +194,17 @@ def test_model_that_scales_its_logits_is_refused(checkpoints, samples_file, tmp_
     GraniteForCausalLM(config).save_pretrained(tmp_path / "granite")
     with pytest.raises(ModelError, match="GraniteForCausalLM changes its logits after the output head"):
         train(make_run(checkpoints, samples_file, weak=tmp_path / "granite"), LocalHost(tmp_path / "run"))
+
+
+def test_weights_that_do_not_fit_are_refused(checkpoints, samples_file, tmp_path):
+    """transformers would make up the missing tensor, differently at every load."""
+    broken = tmp_path / "broken"
+    shutil.copytree(checkpoints["qwen3"], broken)
+    weights = load_file(broken / "model.safetensors")
+    del weights["model.layers.1.mlp.up_proj.weight"]
+    save_file(weights, broken / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ModelError, match=r"do not fit its config.json: .*model.layers.1.mlp.up_proj.weight"):
+        train(make_run(checkpoints, samples_file, weak=broken), LocalHost(tmp_path / "run"))
 
 
 def test_non_finite_loss_stops_before_the_update(checkpoints, samples_file, tmp_path):

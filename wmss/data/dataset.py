@@ -97,8 +97,8 @@ def _parse(line: int, text: str) -> Sample:
         for key in ("prompt", "completion"):
             if not isinstance(row[key], str):
                 raise _RowError(f"{key}: expected a string, got {type(row[key]).__name__}")
-        if not row["completion"]:
-            raise _RowError("completion: expected text, got an empty string (0 supervised tokens)")
+        if not row["completion"].strip():
+            raise _RowError("completion: expected text, got a blank string (0 supervised tokens)")
         return Sample(line=line, prompt=row["prompt"], completion=row["completion"])
     raise _RowError(f'expected the keys "messages", or "prompt" and "completion", got {sorted(map(str, row))}')
 
@@ -131,6 +131,6 @@ def _messages(messages: Any) -> tuple[dict[str, str], ...]:
         raise _RowError(f"messages: expected user and assistant to alternate, starting with user, got {turns}")
     if turns[-1] != "assistant":
         raise _RowError("messages: expected the last message to be the assistant's (0 supervised tokens)")
-    if not parsed[-1]["content"]:
+    if not parsed[-1]["content"].strip():
         raise _RowError("messages: the last assistant message is empty (0 supervised tokens)")
     return tuple(parsed)

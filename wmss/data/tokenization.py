@@ -95,23 +95,35 @@ def _render_chat(sample: Sample, tokenizer: PreTrainedTokenizerBase) -> tuple[li
             continue
         prompt = _apply_template(tokenizer, messages[:index], generation_prompt=True)
         through = _apply_template(tokenizer, messages[: index + 1], generation_prompt=False)
-        if input_ids[: len(through)] != through or through[: len(prompt)] != prompt:
+        if input_ids[: len(through)] != through:
             raise DataError(
                 f"messages[{index}]: the chat template renders this turn differently once more turns follow, so its "
                 "tokens cannot be told apart; split the conversation into rows that end with this turn"
             )
-        end = len(through) - len(_turn_ending(tokenizer, messages[: index + 1])) + 1
+        if through[: len(prompt)] != prompt:
+            raise DataError(
+                f"messages[{index}]: this turn's text and the header before it share a token (a leading newline or "
+                "space, as a rule), which generation would never produce; remove it"
+            )
+        ending = _turn_ending(tokenizer, messages[: index + 1])
+        if through[len(through) - len(ending) :] != ending:
+            raise DataError(f"messages[{index}]: this turn's text and its end share a token; remove trailing spaces")
+        end = len(through) - len(ending) + 1
         mask[len(prompt) : end] = [True] * (end - len(prompt))
     return input_ids, mask
 
 
 def _turn_ending(tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, str]]) -> list[int]:
-    """Ids that the template writes after the last message: its end token, then what is never generated (a newline)."""
+    """Ids that the template writes after the last message: its end token, then what is never generated (a newline).
+
+    They belong to the template, not to the text, so they are read off the same conversation with a mark for its text.
+    """
     where = f"messages[{len(messages) - 1}]"
-    rendered = str(_apply_template(tokenizer, messages, generation_prompt=False, tokenize=False))
-    _, found, ending = rendered.rpartition(messages[-1]["content"].strip())
+    marked = [*messages[:-1], {**messages[-1], "content": _MARK}]
+    rendered = str(_apply_template(tokenizer, marked, generation_prompt=False, tokenize=False))
+    _, found, ending = rendered.rpartition(_MARK)
     if not found:
-        raise DataError(f"{where}: the chat template rewrites this turn's text, so its tokens cannot be told apart")
+        raise DataError(f"{where}: the chat template leaves this turn out, so there is nothing to learn from it")
     ids = list(tokenizer(ending.lstrip(), add_special_tokens=False)["input_ids"])
     if not ids or ids[0] not in {*tokenizer.all_special_ids, *tokenizer.added_tokens_decoder}:
         raise DataError(
@@ -136,6 +148,8 @@ def _apply_template(
     except TemplateError as error:
         raise DataError(f"messages: the chat template refuses this conversation: {error}") from error
 
+
+_MARK = "\ue000"  # a private-use character: no template looks for it
 
 _SCHEMA = pa.schema([("line", pa.int32()), ("input_ids", pa.list_(pa.int32())), ("target_mask", pa.list_(pa.bool_()))])
 

@@ -13,13 +13,15 @@ from typing import Any
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from transformers import PreTrainedModel
+from transformers import GenerationConfig, PreTrainedModel
 
 from wmss.models.loading import TOKENIZER_FILES
 from wmss.records import STRONG_FOLDER
 
 _STATE = "training_state.pt"
 _METRICS = "metrics.json"
+_INDEX = "model.safetensors.index.json"
+_GENERATION = "generation_config.json"
 _DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
 
@@ -27,7 +29,7 @@ def save_model(model: PreTrainedModel, folder: Path, *, tokenizer_from: Path) ->
     """Save a model as safetensors with the tokenizer files of another checkpoint of its family."""
     folder.mkdir(parents=True, exist_ok=True)
     model.save_pretrained(folder, safe_serialization=True)
-    for name in (*TOKENIZER_FILES, "generation_config.json"):
+    for name in (*TOKENIZER_FILES, _GENERATION):
         if (tokenizer_from / name).is_file():
             shutil.copyfile(tokenizer_from / name, folder / name)
 
@@ -75,22 +77,38 @@ def load_strong_weights(model: PreTrainedModel, folder: Path) -> None:
     assert not unexpected and not lost, f"checkpoint and model differ: {lost} missing, {unexpected} unexpected"
 
 
-def export_model(checkpoint: Path, target: Path, *, base: Path) -> None:
+def export_model(checkpoint: Path, target: Path, *, base: Path, end_token_ids: list[int]) -> None:
     """Write a trained checkpoint as a model like its base: the base's own config and precision, safetensors only.
 
-    Training keeps float32 weights; a base stored in bfloat16 gets them rounded to bfloat16, and its size back.
+    Training keeps float32 weights; a base stored in bfloat16 gets them rounded to bfloat16, and its size back. The
+    tokens that end an answer join the base's in `generation_config.json`, or engines would generate past them (a
+    base model's end-of-text token is not its chat template's end-of-turn token).
     """
     target.mkdir(parents=True)
     dtypes = _stored_dtypes(base)
+    common = set(dtypes.values())
+    size = 0
     for file in sorted(checkpoint.glob("*.safetensors")):
-        tensors = {name: tensor.to(dtypes.get(name, tensor.dtype)) for name, tensor in load_file(file).items()}
+        tensors = load_file(file)
+        for name, tensor in tensors.items():
+            # A base saved under other tensor names still has one precision, as a rule.
+            stored = dtypes.get(name, next(iter(common)) if len(common) == 1 else tensor.dtype)
+            tensors[name] = tensor.to(stored)
+            size += tensors[name].nbytes
         save_file(tensors, target / file.name, metadata={"format": "pt"})
-    for name in ("config.json", "generation_config.json", *TOKENIZER_FILES):
+    index = checkpoint / _INDEX
+    if index.is_file():
+        values = json.loads(index.read_text(encoding="utf-8"))
+        values["metadata"]["total_size"] = size
+        (target / _INDEX).write_text(json.dumps(values, indent=2), encoding="utf-8")
+    for name in ("config.json", *TOKENIZER_FILES):
         if (base / name).is_file():
             shutil.copyfile(base / name, target / name)
-    index = checkpoint / "model.safetensors.index.json"
-    if index.is_file():
-        shutil.copyfile(index, target / index.name)
+    generation = GenerationConfig.from_pretrained(base) if (base / _GENERATION).is_file() else GenerationConfig()
+    known = generation.eos_token_id
+    known_ids = known if isinstance(known, list) else [] if known is None else [known]
+    generation.eos_token_id = sorted({*known_ids, *end_token_ids})
+    generation.save_pretrained(target)
 
 
 def _stored_dtypes(folder: Path) -> dict[str, torch.dtype]:

@@ -1,13 +1,13 @@
 """The phases of one job, told in order. Engines and bookkeeping come from outside, so this runs with or without Ray.
 
 Every phase is idempotent: its artifacts are recorded in the journal when it ends, and a job that starts again skips
-what is recorded. Nothing but files under `Job.folder` and `Job.cache` is written.
+what is recorded. Files are written under `Job.folder` and `Job.cache`; `export` alone writes `Job.result`.
 """
 
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,9 +22,16 @@ from wmss.config import Hyperparameters, JobSpec, WmssConfig, WmssMethod, resolv
 from wmss.core.curriculum import TERMS, draw, sampling_weights, weighting_terms
 from wmss.data.dataset import Sample, read_samples
 from wmss.data.tokenization import load_tokenized, save_tokenized, tokenize_samples, tokens_digest
-from wmss.errors import ConfigError, DataError
+from wmss.errors import ConfigError, DataError, ModelError
 from wmss.models.checkpoints import export_model
-from wmss.models.loading import check_checkpoint, check_pair, checkpoint_digest, context_length, load_tokenizer
+from wmss.models.loading import (
+    check_checkpoint,
+    check_pair,
+    checkpoint_digest,
+    context_length,
+    load_tokenizer,
+    model_config,
+)
 from wmss.records import STRONG_FOLDER
 from wmss.scoring.evaluation import verified_accuracy
 from wmss.scoring.interfaces import Generator, Progress, Scorer
@@ -63,8 +70,8 @@ class Job:
 class Engines(Protocol):
     """What runs models. Each context manager frees its engine on the way out."""
 
-    def check(self, checkpoints: Collection[Path], *, scoring: bool) -> None:
-        """Raise a `WmssError` if these engines could not train, score or generate what the job will ask for."""
+    def check(self, checkpoints: Mapping[str, Path], *, scoring: bool) -> None:
+        """Raise a `WmssError` if these engines could not train, score or generate with checkpoints {param: folder}."""
 
     def train(self, run: TrainingRun, *, name: str) -> Path:
         """Run one training phase to its end; returns its last checkpoint folder. The same name resumes."""
@@ -178,7 +185,8 @@ class _Stage:
                 check_pair(job.base, checkpoint, param=f"method.wmss.{name}")
         context = min(context_length(path) for path in (job.base, job.weak, job.strong) if path is not None)
         max_length = resolve_max_length(spec, context)
-        checkpoints = {path for path in (job.base, job.weak, job.strong) if path is not None}
+        named = {"model": job.base, "method.wmss.weak_model": job.weak, "method.wmss.strong_model": job.strong}
+        checkpoints = {param: path for param, path in named.items() if path is not None}
         self.engines.check(checkpoints, scoring=not {"score_weak", "evaluate"}.isdisjoint(phases_of(spec)))
         job.folder.mkdir(parents=True, exist_ok=True)
         tokenized, num_cut = self._tokenize(job.training_file, "training_file", max_length, self._samples_file)
@@ -188,8 +196,12 @@ class _Stage:
                 f"batch_size: expected at most the {len(tokenized)} samples of the training file, got {batch_size}",
                 param=f"method.{spec.method.type}.hyperparameters.batch_size",
             )
+        end_token_ids = {sample.last_target for sample in tokenized if len(sample.input_ids) < max_length}
         if job.validation_file is not None:
-            self._tokenize(job.validation_file, "validation_file", max_length, self._validation_samples_file)
+            held_out, _ = self._tokenize(
+                job.validation_file, "validation_file", max_length, self._validation_samples_file
+            )
+            end_token_ids |= {sample.last_target for sample in held_out}
         num_targets = sum(sample.num_targets for sample in tokenized)
         self.journal.event(
             f"{len(tokenized)} samples, {sum(len(s.input_ids) for s in tokenized)} tokens, {num_targets} of them "
@@ -200,6 +212,7 @@ class _Stage:
             "num_tokens": sum(len(sample.input_ids) for sample in tokenized),
             "num_targets": num_targets,
             "num_truncated": num_cut,
+            "end_token_ids": sorted(end_token_ids),
             "max_length": max_length,
             "batch_size": batch_size,
         }
@@ -219,6 +232,14 @@ class _Stage:
                 f"{param}: {len(cut)} completions are longer than max_length {max_length} and are cut, their end "
                 f"token with them (lines {cut[:20]}{' ...' if len(cut) > 20 else ''}); raise max_length to keep them",
                 level="warn",
+            )
+        highest = max(int(sample.input_ids.max()) for sample in tokenized)
+        size = int(model_config(self.job.base).vocab_size)
+        if highest >= size:
+            raise ModelError(
+                f"model: its tokenizer gives ids up to {highest}, its config.json has a vocabulary of {size}; choose the "
+                "tokenizer that belongs to the weights",
+                param="model",
             )
         save_tokenized(tokenized, target)
         return tokenized, len(cut)
@@ -343,7 +364,7 @@ class _Stage:
         job = self.job
         staging = job.folder / "export"
         shutil.rmtree(staging, ignore_errors=True)
-        export_model(checkpoint, staging, base=job.base)
+        export_model(checkpoint, staging, base=job.base, end_token_ids=self._recorded("validate")["end_token_ids"])
         card = {
             "name": job.result_name,
             "job": job.id,
@@ -380,12 +401,14 @@ class _Stage:
         job = self.job
         assert job.validation_file is not None
         tokenized = load_tokenized(self._validation_samples_file)
-        max_length = self._recorded("validate")["max_length"]
+        validated = self._recorded("validate")
+        max_length = validated["max_length"]
         samples: list[Sample] = read_samples(job.validation_file, param="validation_file")
         key = _cache_key(
             checkpoint_digest(checkpoint),
             tokens_digest(tokenized),
             [sample.answer for sample in samples],
+            validated["end_token_ids"],
             self.engines.provenance(),
             max_length,
         )
@@ -401,6 +424,7 @@ class _Stage:
                     tokenized,
                     load_tokenizer(checkpoint),
                     generator,
+                    end_token_ids=validated["end_token_ids"],
                     max_length=max_length,
                     progress=self._reporter("evaluate"),
                 )

@@ -25,6 +25,7 @@ def verified_accuracy(
     tokenizer: PreTrainedTokenizerBase,
     generator: Generator,
     *,
+    end_token_ids: list[int],
     max_length: int,
     progress: Progress,
 ) -> dict[str, Any]:
@@ -38,7 +39,7 @@ def verified_accuracy(
     correct = truncated = 0
     for start in range(0, len(samples), BATCH):
         chunk = slice(start, start + BATCH)
-        answers = generator.generate(prompts[chunk], limits[chunk])
+        answers = generator.generate(prompts[chunk], limits[chunk], end_token_ids=end_token_ids)
         for sample, ids, limit in zip(samples[chunk], answers, limits[chunk], strict=True):
             correct += verify(str(tokenizer.decode(ids, skip_special_tokens=True)), sample.answer)
             truncated += len(ids) >= limit

@@ -23,5 +23,5 @@ class Scorer(Protocol):
 class Generator(Protocol):
     """Text generation under one checkpoint."""
 
-    def generate(self, prompts: list[list[int]], max_tokens: list[int]) -> list[list[int]]:
-        """Greedy continuation of each prompt, at most `max_tokens[i]` ids, without the end token."""
+    def generate(self, prompts: list[list[int]], max_tokens: list[int], *, end_token_ids: list[int]) -> list[list[int]]:
+        """Greedy continuation of each prompt up to one of `end_token_ids`, which is left out, or `max_tokens[i]` ids."""

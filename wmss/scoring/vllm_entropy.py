@@ -172,13 +172,13 @@ def provenance(dtype: str = "float32") -> dict[str, Any]:
     return {"engine": "vllm", "version": version, "dtype": dtype}
 
 
-def check_family(checkpoint: Path) -> str:
+def check_family(checkpoint: Path, *, param: str = "model") -> str:
     """Architecture of a checkpoint; raises `ModelError` if it is not one of `FAMILIES`. Starts nothing."""
     names = json.loads((checkpoint / "config.json").read_text(encoding="utf-8")).get("architectures") or []
     if len(names) != 1 or names[0] not in FAMILIES:
         raise ModelError(
-            f"model: expected an architecture in {list(FAMILIES)}, got {names} ({checkpoint / 'config.json'}); choose "
+            f"{param}: expected an architecture in {list(FAMILIES)}, got {names} ({checkpoint / 'config.json'}); choose "
             "another model",
-            param="model",
+            param=param,
         )
     return str(names[0])

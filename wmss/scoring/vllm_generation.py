@@ -21,11 +21,14 @@ class VllmGenerator:
             disable_log_stats=True,
         )
 
-    def generate(self, prompts: list[list[int]], max_tokens: list[int]) -> list[list[int]]:
-        """Greedy continuation of each prompt, at most `max_tokens[i]` ids, without the end token."""
+    def generate(self, prompts: list[list[int]], max_tokens: list[int], *, end_token_ids: list[int]) -> list[list[int]]:
+        """Greedy continuation of each prompt up to one of `end_token_ids`, which is left out, or `max_tokens[i]` ids."""
         from vllm import SamplingParams
 
-        parameters = [SamplingParams(temperature=0.0, max_tokens=limit, detokenize=False) for limit in max_tokens]
+        parameters = [
+            SamplingParams(temperature=0.0, max_tokens=limit, stop_token_ids=end_token_ids, detokenize=False)
+            for limit in max_tokens
+        ]
         outputs = self._llm.generate([{"prompt_token_ids": ids} for ids in prompts], parameters, use_tqdm=False)
         return [_without_end(output.outputs[0]) for output in outputs]
 

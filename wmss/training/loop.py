@@ -102,11 +102,12 @@ def train(run: TrainingRun, host: Host) -> None:
     """Run one phase to its end, from the newest checkpoint of the run if there is one."""
     samples = load_tokenized(run.samples)
     sampler = run.sampler()
-    strong = load_model(run.strong)
-    weak = load_model(run.weak) if run.weak is not None else None
-    for model in (strong, weak):
-        if model is not None:
-            check_output_head(model, param="model")
+    strong = load_model(run.strong, param="model")
+    check_output_head(strong, param="model")
+    weak = None
+    if run.weak is not None:
+        weak = load_model(run.weak, param="method.wmss.weak_model")
+        check_output_head(weak, param="method.wmss.weak_model")
     branches = Branches(strong, weak, mixing_weight=run.mixing_weight, weak_frozen=run.weak_frozen).to(host.device)
     optimizer = make_optimizer(branches, run.hyperparameters)
     schedule = make_schedule(optimizer, run.hyperparameters, num_steps=sampler.num_steps)
