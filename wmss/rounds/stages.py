@@ -237,8 +237,8 @@ class _Stage:
         size = int(model_config(self.job.base).vocab_size)
         if highest >= size:
             raise ModelError(
-                f"model: its tokenizer gives ids up to {highest}, its config.json has a vocabulary of {size}; choose the "
-                "tokenizer that belongs to the weights",
+                f"model: its tokenizer gives ids up to {highest}, its config.json has a vocabulary of {size}; choose "
+                "the tokenizer that belongs to the weights",
                 param="model",
             )
         save_tokenized(tokenized, target)

@@ -24,4 +24,4 @@ class Generator(Protocol):
     """Text generation under one checkpoint."""
 
     def generate(self, prompts: list[list[int]], max_tokens: list[int], *, end_token_ids: list[int]) -> list[list[int]]:
-        """Greedy continuation of each prompt up to one of `end_token_ids`, which is left out, or `max_tokens[i]` ids."""
+        """Greedy continuation of each prompt up to, without, one of `end_token_ids`, or `max_tokens[i]` ids."""

@@ -177,8 +177,8 @@ def check_family(checkpoint: Path, *, param: str = "model") -> str:
     names = json.loads((checkpoint / "config.json").read_text(encoding="utf-8")).get("architectures") or []
     if len(names) != 1 or names[0] not in FAMILIES:
         raise ModelError(
-            f"{param}: expected an architecture in {list(FAMILIES)}, got {names} ({checkpoint / 'config.json'}); choose "
-            "another model",
+            f"{param}: expected an architecture in {list(FAMILIES)}, got {names} ({checkpoint / 'config.json'}); "
+            "choose another model",
             param=param,
         )
     return str(names[0])
