@@ -262,7 +262,7 @@ def parse_job(values: Any) -> JobSpec:
 
 
 def read_toml(path: Path) -> dict[str, Any]:
-    """Values of a TOML job file, not yet validated: keys of `JobSpec`, with `[wmss]` or `[supervised]` as the method."""
+    """Values of a TOML job file, not yet validated: keys of `JobSpec`, with `[wmss]` or `[supervised]` as method."""
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
