@@ -172,8 +172,12 @@ def _control(wmss: FinishedJob) -> dict[str, Any]:
 def _run(api: OpenAI, console: Console, title: str, values: dict[str, Any]) -> FinishedJob:
     console.rule(title)
     job_id = service.submit(api, parse_job(values))
-    with JobView(console, job_id) as view:
-        job = service.watch(api, job_id, view.update)
+    try:
+        with JobView(console, job_id) as view:
+            job = service.watch(api, job_id, view.update)
+    except KeyboardInterrupt:
+        api.fine_tuning.jobs.cancel(job_id)  # or the next demo would first finish this one
+        raise
     if job.status != "succeeded":
         raise WmssError(f"{title}: {job_id} {job.status}: {job.error.message if job.error else 'no reason given'}")
     events = list(api.fine_tuning.jobs.list_events(job_id, limit=100))[::-1]

@@ -10,6 +10,9 @@ import time
 
 import pytest
 
+from services.jobs.states import State
+from services.jobs.store import Store
+from services.settings import Settings
 from tests.integration.stack import WMSS, processes_of, wait_for
 
 pytestmark = [pytest.mark.slow, pytest.mark.stack, pytest.mark.timeout(1200)]
@@ -44,3 +47,7 @@ def test_interrupted_demo_leaves_nothing(home):
     assert demo.wait(60) != 0
     demo.stdout.close()
     assert left_behind(home) == []
+    store = Store(Settings(home=home / "demo").database)
+    states = [job.state for job in store.active_jobs()]
+    store.close()
+    assert set(states) <= {State.CANCELLING}  # the next demo ends it and runs its own
