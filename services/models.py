@@ -57,18 +57,18 @@ def _is_job_folder(folder: Path) -> bool:
 
 def known_models(store: Store, settings: Settings) -> list[KnownModel]:
     """Every model that can be named: folders under the roots, then finished jobs' models."""
-    folders = [
-        KnownModel(id=folder.name, created_at=int(folder.stat().st_mtime), owned_by="local")
-        for root in settings.allowed_roots
-        if root.is_dir()
-        for folder in sorted(root.iterdir())
-        if (folder / "config.json").is_file() and not (root == settings.models and _is_job_folder(folder))
-    ]
+    folders: dict[str, KnownModel] = {}  # of one name in two roots, the first root's is meant
+    for root in settings.allowed_roots:
+        for entry in sorted(root.iterdir()) if root.is_dir() else []:
+            folder = _folder_under(root, entry.name)
+            if folder is not None and not (root == settings.models and _is_job_folder(folder)):
+                created_at = int(folder.stat().st_mtime)
+                folders.setdefault(entry.name, KnownModel(id=entry.name, created_at=created_at, owned_by="local"))
     finished = [
         KnownModel(id=job.fine_tuned_model, created_at=job.finished_at or job.created_at, owned_by=job.id)
         for job in store.succeeded_jobs()
     ]
-    return folders + finished
+    return [*folders.values(), *finished]
 
 
 def fine_tuned_name(model: str, suffix: str | None, job_id: str) -> str:

@@ -236,10 +236,12 @@ def test_a_create_that_is_sent_again_makes_one_job(api):
     assert len(api.get("/v1/fine_tuning/jobs").json()["data"]) == 3
 
 
-def test_models_and_health(api):
+def test_models_and_health(api, home, checkpoints):
+    (home / "models" / "linked").symlink_to(checkpoints["qwen3"])  # leads out of its root: not listed, and refused
     listed = api.get("/v1/models").json()
     assert listed["object"] == "list"
     assert [model["id"] for model in listed["data"]] == ["llama", "qwen3", "qwen3_other"]
+    assert problem(create(api, model="linked", training_file=upload(api).json()["id"]), 400)["param"] == "model"
     assert api.get("/healthz").json() == {"status": "ok"}
     assert api.get("/readyz").json() == {"status": "ready"}
 
