@@ -5,10 +5,7 @@ python -m services.driver JOB_ID ATTEMPT
 
 import contextlib
 import logging
-import os
 import sys
-import threading
-import time
 import traceback
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -18,6 +15,7 @@ import ray
 from ray import serve
 
 from services.generator import ServeGenerator, deploy_generator
+from services.jobs.lease import keep_lease
 from services.jobs.states import State
 from services.jobs.store import Fence, LostLeaseError, NewEvent, Store
 from services.jobs.tables import JobRow
@@ -39,16 +37,15 @@ def main(job_id: str, attempt: int) -> None:
     settings = Settings()
     store = Store(settings.database)
     fence = Fence(store, job_id, attempt, lease_s=settings.lease_s)
-    fence.renew()
-    threading.Thread(target=_keep_lease, args=(fence, settings.lease_s / 3), daemon=True, name="lease").start()
     row = store.job(job_id)
     assert row is not None
     journal = DatabaseJournal(store, fence, job_id)
     try:
-        ray.init(address="auto", log_to_driver=True)
-        job = resolve(row, settings)
-        _delete_left_engines(store, fence, job_id)
-        run_job(job, RayEngines(job, settings, fence, attempt, row.fine_tuned_model), journal)
+        with keep_lease(fence, every_s=settings.lease_s / 3):
+            ray.init(address="auto", log_to_driver=True)
+            job = resolve(row, settings)
+            _delete_left_engines(store, fence, job_id)
+            run_job(job, RayEngines(job, settings, fence, attempt, row.fine_tuned_model), journal)
     except LostLeaseError:
         raise
     except WmssError as error:
@@ -74,19 +71,6 @@ def _delete_left_engines(store: Store, fence: Fence, job_id: str) -> None:
 
 def _fail(fence: Fence, error: dict[str, Any]) -> None:
     fence.end(State.FAILED, error=error, message=f"Failed: {error['message']}", trained_tokens=None)
-
-
-def _keep_lease(fence: Fence, every_s: float) -> None:
-    """A driver whose lease is gone must stop at once: another one may be running."""
-    while True:
-        try:
-            fence.renew()
-        except LostLeaseError as error:
-            logger.error("%s; this driver stops", error)
-            os._exit(3)
-        except Exception:
-            logger.exception("the lease could not be renewed; trying again")
-        time.sleep(every_s)
 
 
 def resolve(row: JobRow, settings: Settings) -> Job:

@@ -163,7 +163,7 @@ def test_wmss_job_from_the_command_line_to_an_exported_model(stack, files, tmp_p
     def driver_status():
         return [j["status"] for j in dashboard(stack, "/api/jobs/") if j["submission_id"] == f"{job.id}-1"]
 
-    wait_for(lambda: driver_status() == ["SUCCEEDED"], timeout_s=15, what="the driver's end")
+    wait_for(lambda: driver_status() == ["SUCCEEDED"], timeout_s=30, what="the driver's end")
     runs = {r["name"]: r["status"] for r in dashboard(stack, "/api/train/v2/runs/v1")["train_runs"]}
     assert runs[f"{job.id}-sft-1"] == runs[f"{job.id}-joint-1"] == "FINISHED"
 
