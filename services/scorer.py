@@ -1,4 +1,4 @@
-"""Entropy scoring behind Ray Serve: token ids in, arrays out, one application per checkpoint."""
+"""Entropy scoring behind Ray Serve: token ids in, arrays out, one application per job."""
 
 import asyncio
 from concurrent.futures import ThreadPoolExecutor

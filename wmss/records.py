@@ -41,15 +41,3 @@ class TokenizedSample:
         targets = np.flatnonzero(self.target_mask)
         breaks = np.flatnonzero(np.diff(targets) > 1)
         return int(targets[breaks[-1] + 1] if breaks.size else targets[0])
-
-
-@dataclass(frozen=True)
-class SampleScore:
-    """Exact entropy of one sample under one checkpoint, reduced over its supervised targets (Eq. 7)."""
-
-    line: int
-    num_targets: int
-    entropy: float
-    """Mean entropy per target token, nats."""
-    nll: float
-    """Mean negative log-likelihood per target token, nats."""
