@@ -1,4 +1,4 @@
-"""The `wmss` command: serve, submit, watch, jobs, cancel, export, demo."""
+"""The `wmss` command: serve, submit, watch, jobs, cancel, chat, export, demo."""
 
 import logging
 import shutil
@@ -147,6 +147,41 @@ def cancel(job_id: Annotated[str, typer.Argument(help="Id of the job.")], base_u
     """Cancel a job; its workers and engines go within seconds."""
     job = service.connect(base_url).fine_tuning.jobs.cancel(job_id)
     console.print(f"{job.id} {job.status}" + (", stopping" if job.status == "running" else ""), highlight=False)
+
+
+@app.command()
+def chat(
+    model: Annotated[str, typer.Argument(help="Model, checkpoint, or id of a succeeded job.")],
+    message: Annotated[str | None, typer.Argument(help="One question; without it, a conversation.")] = None,
+    system: Annotated[str | None, typer.Option(help="System message.")] = None,
+    temperature: Annotated[float | None, typer.Option(help="0 = greedy; default the model's own.", min=0)] = None,
+    max_tokens: Annotated[int | None, typer.Option(help="Longest answer.", min=1)] = None,
+    base_url: BaseUrl = None,
+) -> None:
+    """Talk to a model. The first question waits until its engine has started."""
+    api = service.connect(base_url)
+    if model.startswith("ftjob-"):
+        model = api.fine_tuning.jobs.retrieve(model).fine_tuned_model or model
+    options: dict[str, Any] = {"temperature": temperature, "max_tokens": max_tokens}
+    options = {key: value for key, value in options.items() if value is not None}
+    messages: list[Any] = [{"role": "system", "content": system}] if system else []
+    questions = iter([message]) if message is not None else iter(_ask, None)
+    for question in questions:
+        messages.append({"role": "user", "content": question})
+        answer = ""
+        for part in service.chat(api, model, messages, **options):
+            console.print(part, end="", markup=False, highlight=False, soft_wrap=True)
+            answer += part
+        console.print()
+        messages.append({"role": "assistant", "content": answer})
+
+
+def _ask() -> str | None:
+    """The next question; None ends the conversation."""
+    try:
+        return console.input("> ").strip() or None
+    except EOFError:
+        return None
 
 
 @app.command()

@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -88,6 +88,13 @@ def watch(
         if job.status in TERMINAL:
             return job
         time.sleep(every_s)
+
+
+def chat(client: OpenAI, model: str, messages: list[Any], **options: Any) -> Iterator[str]:
+    """The model's answer to a conversation, in parts as they come."""
+    for chunk in client.chat.completions.create(model=model, messages=messages, stream=True, **options):
+        if chunk.choices and chunk.choices[0].delta.content:
+            yield chunk.choices[0].delta.content
 
 
 def explain_failure(error: openai.OpenAIError) -> str:

@@ -1,4 +1,4 @@
-"""Delete Serve applications: `python -m services.engines APP [APP ...]`. Exits 0 when they are gone."""
+"""Delete Serve applications. Run as a Ray job:  python -m services.engines APP [APP ...]"""
 
 import sys
 

@@ -7,7 +7,7 @@ from typing import Any
 from ray import serve
 from ray.serve.handle import DeploymentHandle
 
-from services.scorer import ENGINE_DEPLOYMENT, EngineReplica, call_replica, deploy
+from services.replicas import ENGINE_DEPLOYMENT, EngineReplica, call_replica, deploy
 
 
 @serve.deployment(**ENGINE_DEPLOYMENT)

@@ -1,13 +1,17 @@
-"""Drivers as Ray jobs, over the dashboard's REST interface (`/api/jobs/`).
+"""The Ray cluster over the dashboard's REST interface: drivers, and whatever else must run inside it, as Ray jobs.
+
+The API is never attached to Ray: a process that is dies with it.
 
 Ray's own client has no timeouts and reports an unknown job as text; a dashboard that accepts but does not answer
 would hang the reconcile loop.
 """
 
 import os
+import secrets
 import shlex
-import subprocess
 import sys
+import time
+from collections import Counter
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -17,7 +21,7 @@ import httpx
 from services.settings import Settings, engine_environment
 
 TIMEOUT_S = 10.0
-DELETE_ENGINES_TIMEOUT_S = 30.0
+DELETE_ENGINES_TIMEOUT_S = 60.0
 
 
 class DriverStatus(StrEnum):
@@ -60,25 +64,56 @@ class RayDrivers:
         return DriverStatus(response.raise_for_status().json()["status"])
 
     def submit(self, submission_id: str, job_id: str, attempt: int) -> None:
-        """Start a driver as the Ray job `submission_id`; Ray refuses an id that it has seen."""
-        body: dict[str, Any] = {
-            "entrypoint": shlex.join([sys.executable, "-m", "services.driver", job_id, str(attempt)]),
-            "submission_id": submission_id,
-            "runtime_env": {"env_vars": engine_environment()},
-            "metadata": {"wmss_job": job_id, "attempt": str(attempt)},
-        }
-        self._http.post("/api/jobs/", json=body).raise_for_status()
+        """Start a driver as the Ray job `submission_id`."""
+        metadata = {"wmss_job": job_id, "attempt": str(attempt)}
+        self._submit(submission_id, "services.driver", job_id, str(attempt), metadata=metadata)
 
     def stop(self, submission_id: str) -> None:
         """SIGTERM, then SIGKILL; returns at once. Train workers go with the driver."""
         self._http.post(f"/api/jobs/{submission_id}/stop").raise_for_status()
 
+    def start_chat(self, app: str, checkpoint: str, model: str) -> None:
+        """Deploy a chat engine as the Serve application `app`, by a Ray job of this name that ends when it is up."""
+        self._submit(app, "services.chat.engine", app, checkpoint, model, metadata={"wmss_chat": model})
+
+    def last_words(self, submission_id: str) -> str:
+        """The last line that a Ray job wrote, or nothing where its log is gone."""
+        response = self._http.get(f"/api/jobs/{submission_id}/logs")
+        if response.is_error:
+            return ""
+        lines = str(response.json()["logs"]).split("\n")
+        return next((line.strip() for line in reversed(lines) if line.strip()), "")
+
     def delete_engines(self, apps: list[str]) -> None:
-        """In a process of its own: a process attached to Ray dies with Ray, and this one must not."""
-        command = [sys.executable, "-m", "services.engines", *apps]
-        run = subprocess.run(command, timeout=DELETE_ENGINES_TIMEOUT_S, capture_output=True, text=True)
-        if run.returncode != 0:
-            raise RuntimeError(f"Serve applications {apps} could not be deleted: {run.stderr[-2000:]}")
+        """Delete Serve applications and wait until they are gone."""
+        submission_id = f"delete-{secrets.token_hex(6)}"
+        self._submit(submission_id, "services.engines", *apps, metadata={})
+        deadline = time.monotonic() + DELETE_ENGINES_TIMEOUT_S
+        while (status := self.status(submission_id)) is None or not status.ended:
+            if time.monotonic() > deadline:
+                raise RuntimeError(f"Serve applications {apps} are not gone after {DELETE_ENGINES_TIMEOUT_S:.0f} s")
+            time.sleep(0.2)
+        if status is not DriverStatus.SUCCEEDED:
+            raise RuntimeError(f"Serve applications {apps} could not be deleted: {self.last_words(submission_id)}")
+
+    def resources(self) -> dict[str, float]:
+        """What the cluster's living nodes have in all: CPU, GPU, memory and so on."""
+        response = self._http.get("/api/v0/nodes", params={"detail": True}).raise_for_status()
+        total: Counter[str] = Counter()
+        for node in response.json()["data"]["result"]["result"]:
+            if node["state"] == "ALIVE":
+                total.update(node["resources_total"])
+        return dict(total)
+
+    def _submit(self, submission_id: str, module: str, *arguments: str, metadata: dict[str, str]) -> None:
+        """Run a Python module as the Ray job `submission_id`; Ray refuses an id that it has seen."""
+        body: dict[str, Any] = {
+            "entrypoint": shlex.join([sys.executable, "-m", module, *arguments]),
+            "submission_id": submission_id,
+            "runtime_env": {"env_vars": engine_environment()},
+            "metadata": metadata,
+        }
+        self._http.post("/api/jobs/", json=body).raise_for_status()
 
 
 def _authorization() -> dict[str, str]:

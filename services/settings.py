@@ -45,6 +45,16 @@ class Settings(BaseSettings):
     """Folders models may be taken from, separated by colons, besides the home's `models/`."""
     ray_dashboard_url: str = "http://127.0.0.1:8265"
     """Address of the Ray dashboard, whose Jobs API runs the drivers."""
+    serve_url: str = "http://127.0.0.1:8001"
+    """Where the API reaches Ray Serve's HTTP proxy, behind which the chat engine is."""
+    serve_host: str = "127.0.0.1"
+    """Address the proxy listens on, on the Ray head. It asks nobody for a key: keep it off public networks."""
+    serve_port: int = Field(default=8001, ge=1, le=65535)
+    """Port the proxy listens on."""
+    chat_idle_s: float = Field(default=300.0, gt=0)
+    """Seconds after its last request that a chat engine keeps its place."""
+    chat_start_s: float = Field(default=300.0, gt=0)
+    """Longest start of a chat engine, and longest wait of a request for it."""
     max_running_jobs: int = Field(default=1, ge=1)
     """Jobs that run at a time; the others wait in order."""
     max_attempts: int = Field(default=3, ge=1)

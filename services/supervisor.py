@@ -78,6 +78,7 @@ class Supervisor:
         self._logs = settings.root / "logs"
         self._cleanup = contextlib.ExitStack()
         self._ray_address = ""
+        self._serve_port = free_port()
 
     def run(self, on_ready: Callable[[Endpoint], None]) -> None:
         """Start everything, call `on_ready`, and keep it running until SIGTERM or Ctrl-C."""
@@ -157,6 +158,9 @@ class Supervisor:
                 "RAY_AUTH_TOKEN_PATH": str(token_path),
                 "WMSS_HOME": str(self._settings.root),
                 "WMSS_MODEL_ROOTS": self._settings.model_roots,
+                "WMSS_SERVE_HOST": "127.0.0.1",
+                "WMSS_SERVE_PORT": str(self._serve_port),
+                "WMSS_SERVE_URL": f"http://127.0.0.1:{self._serve_port}",
             }
         )
 

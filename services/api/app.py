@@ -3,11 +3,13 @@
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+import httpx
 from fastapi import Depends, FastAPI
 
-from services.api import files, fine_tuning, health, models
+from services.api import chat, files, fine_tuning, health, models
 from services.api.problems import install, known_query
 from services.api.state import ServiceState
+from services.chat.store import ChatStore
 from services.jobs.reconcile import Reconciler
 from services.jobs.store import Store
 from services.ray_jobs import RayDrivers
@@ -28,15 +30,19 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         store.migrate()
         drivers = RayDrivers(settings)
         reconciler = Reconciler(store, drivers, settings)
-        app.state.service = ServiceState(settings, store, drivers, reconciler)
-        reconciler.start()
-        yield
+        # No limit on reading: an answer takes as long as it takes. A proxy for the outside world is not asked.
+        timeout = httpx.Timeout(None, connect=5.0)
+        unlimited = httpx.Limits(max_connections=None)
+        async with httpx.AsyncClient(timeout=timeout, limits=unlimited, trust_env=False) as http:
+            app.state.service = ServiceState(settings, store, ChatStore(store), drivers, reconciler, http)
+            reconciler.start()
+            yield
         reconciler.stop()
         drivers.close()
         store.close()
 
     app = FastAPI(title="WMSS", version=__version__, lifespan=lifespan)
     install(app)
-    for module in (files, fine_tuning, models, health):
+    for module in (files, fine_tuning, models, chat, health):
         app.include_router(module.router, dependencies=[Depends(known_query)])
     return app

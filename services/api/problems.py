@@ -25,6 +25,7 @@ TITLES = {
     409: "Conflict",
     413: "File too large",
     422: "Conflicting request",
+    499: "Client closed request",
     500: "Internal error",
     503: "Temporarily unavailable",
 }
@@ -40,6 +41,11 @@ class Problem(Exception):
         self.status, self.code, self.message, self.param = status, code, message, param
         self.retry_after = retry_after
 
+    def openai_error(self) -> dict[str, Any]:
+        """OpenAI's error object."""
+        kind = "server_error" if self.status >= 500 else "invalid_request_error"
+        return {"message": self.message, "type": kind, "param": self.param, "code": self.code}
+
 
 def not_found(what: str, name: str, param: str) -> Problem:
     """404 for an id."""
@@ -48,14 +54,13 @@ def not_found(what: str, name: str, param: str) -> Problem:
 
 def problem_response(request: Request, problem: Problem) -> JSONResponse:
     """The body and headers of a problem."""
-    kind = "server_error" if problem.status >= 500 else "invalid_request_error"
     body: dict[str, Any] = {
         "type": "about:blank",
         "title": TITLES.get(problem.status, "Error"),
         "status": problem.status,
         "detail": problem.message,
         "instance": request.url.path,
-        "error": {"message": problem.message, "type": kind, "param": problem.param, "code": problem.code},
+        "error": problem.openai_error(),
     }
     headers = {}
     if problem.retry_after is not None:

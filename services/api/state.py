@@ -3,8 +3,10 @@
 from dataclasses import dataclass
 from typing import Annotated
 
+import httpx
 from fastapi import Depends, Request
 
+from services.chat.store import ChatStore
 from services.jobs.reconcile import Reconciler
 from services.jobs.store import Store
 from services.ray_jobs import RayDrivers
@@ -17,8 +19,11 @@ class ServiceState:
 
     settings: Settings
     store: Store
+    chat: ChatStore
     drivers: RayDrivers
     reconciler: Reconciler
+    http: httpx.AsyncClient
+    """To Ray Serve's proxy."""
 
 
 def service_state(request: Request) -> ServiceState:

@@ -5,6 +5,7 @@
     running      lease long overdue          -> stop the driver
     cancelling   driver still there          -> stop it; driver gone -> cancelled
     engines      no live job uses them       -> delete their Serve applications
+    chat engine  see services/chat/keeper.py
 
 It talks to Ray over HTTP and keeps nothing in memory, so it may die and start again at any moment.
 """
@@ -16,10 +17,12 @@ from collections.abc import Callable
 from functools import partial
 from typing import Protocol
 
+from services.chat.keeper import ChatCluster, ChatKeeper
+from services.chat.store import ChatStore
+from services.jobs.room import Cluster, room_for_chat
 from services.jobs.states import State
 from services.jobs.store import Store
 from services.jobs.tables import JobRow
-from services.ray_jobs import DriverStatus
 from services.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -30,20 +33,11 @@ START_S = 300.0
 """Time a driver has between its submission and its first lease."""
 
 
-class Drivers(Protocol):
-    """The drivers that Ray runs."""
-
-    def status(self, submission_id: str) -> DriverStatus | None:
-        """Status of a driver, or None if Ray has never heard of it."""
+class Drivers(ChatCluster, Cluster, Protocol):
+    """What Ray runs for the service."""
 
     def submit(self, submission_id: str, job_id: str, attempt: int) -> None:
         """Start a driver."""
-
-    def stop(self, submission_id: str) -> None:
-        """Ask a driver to stop."""
-
-    def delete_engines(self, apps: list[str]) -> None:
-        """Delete Serve applications."""
 
 
 class Reconciler:
@@ -53,6 +47,7 @@ class Reconciler:
         self._store = store
         self._drivers = drivers
         self._settings = settings
+        self._chat = ChatKeeper(ChatStore(store), drivers, settings, partial(room_for_chat, store, drivers))
         self._wake = threading.Event()
         self._stopping = False
         self._thread = threading.Thread(target=self._run, daemon=True, name="reconcile")
@@ -95,12 +90,17 @@ class Reconciler:
         waiting = [job for job in jobs if job.state == State.QUEUED]
         for job in waiting[: max(0, places)]:
             self._attempt(job.id, partial(self._next_attempt, job, message="Starting"))
+        self._attempt("the chat engine", self._tend_chat)
 
     def _attempt(self, what: str, action: Callable[[], None]) -> None:
         try:
             action()
         except Exception:  # whatever Ray or the database does to one job, the next pass tries again
             logger.exception("reconciling %s failed; next pass in %s s", what, self._settings.reconcile_s)
+
+    def _tend_chat(self) -> None:
+        if self._chat.pass_once():
+            self._wake_soon()
 
     def _delete_engines(self, apps: list[str]) -> None:
         self._drivers.delete_engines(apps)

@@ -82,6 +82,11 @@ class Store:
             event.listen(self._engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN"))
         self._session = sessionmaker(self._engine, expire_on_commit=False)
 
+    @property
+    def sessions(self) -> sessionmaker[Session]:
+        """Makes sessions on this database, for the parts of it that have a store of their own."""
+        return self._session
+
     def migrate(self) -> None:
         """Bring the schema to the newest revision."""
         config = AlembicConfig()
@@ -123,7 +128,7 @@ class Store:
         with self._session.begin() as session:
             needed_by = select(JobRow.id).where(JobRow.state.in_(ACTIVE), named)
             deleted = delete(FileRow).where(FileRow.id == file_id, ~needed_by.exists())
-            return [] if _changed(session, deleted) else list(session.scalars(needed_by))
+            return [] if changed(session, deleted) else list(session.scalars(needed_by))
 
     # Jobs, as their owner sees them
 
@@ -203,7 +208,7 @@ class Store:
             if _end(session, job_id, queued, State.CANCELLED, error=None, message="Cancelled before it started"):
                 return State.QUEUED
             running = (JobRow.id == job_id, JobRow.state == State.RUNNING)
-            if _changed(session, update(JobRow).where(*running).values(state=State.CANCELLING)):
+            if changed(session, update(JobRow).where(*running).values(state=State.CANCELLING)):
                 _add_events(session, job_id, [NewEvent("Cancelling: stopping training and engines")])
                 return State.RUNNING
             return State(session.scalars(select(JobRow.state).where(JobRow.id == job_id)).one())
@@ -262,7 +267,7 @@ class Store:
                 "claimed_at": time.time(),
                 "lease_expires_at": None,
             }
-            if not _changed(session, claimed.values(values)):
+            if not changed(session, claimed.values(values)):
                 return None
             _add_events(session, job.id, [NewEvent(message, level=level)])
         return job.attempt + 1
@@ -320,7 +325,7 @@ class Store:
         with self._session.begin() as session:
             current = (JobRow.id == job_id, JobRow.attempt == attempt, JobRow.state == State.RUNNING)
             renewed = update(JobRow).where(*current).values(lease_expires_at=time.time() + lease_s)
-            if not _changed(session, renewed):
+            if not changed(session, renewed):
                 raise LostLeaseError(f"attempt {attempt} at {job_id} is not the current one any more")
             yield session
 
@@ -423,7 +428,8 @@ def _unchanged(job: JobRow) -> tuple[ColumnElement[bool], ...]:
     return (JobRow.id == job.id, JobRow.attempt == job.attempt, JobRow.state == job.state)
 
 
-def _changed(session: Session, statement: Update | Delete) -> bool:
+def changed(session: Session, statement: Update | Delete) -> bool:
+    """Whether the statement changed its one row."""
     result = cast("CursorResult[Any]", session.execute(statement))
     return bool(result.rowcount == 1)
 
@@ -440,7 +446,7 @@ def _end(
     """Close a job if the conditions hold."""
     closed = update(JobRow).where(*conditions)
     values = {"state": state, "error": error, "finished_at": int(time.time()), "lease_expires_at": None}
-    if not _changed(session, closed.values(values)):
+    if not changed(session, closed.values(values)):
         return False
     _add_events(session, job_id, [NewEvent(message, level="error" if state is State.FAILED else "info")])
     return True

@@ -111,3 +111,28 @@ class EngineRow(Base):
 
     app: Mapped[str] = mapped_column(primary_key=True)
     job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"), index=True)
+
+
+class ChatEngineRow(Base):
+    """The engine that answers chat requests. There is one place for it, so there is at most one row."""
+
+    __tablename__ = "chat_engine"
+
+    place: Mapped[int] = mapped_column(primary_key=True, autoincrement=False, default=1)
+    app: Mapped[str]
+    model: Mapped[str] = mapped_column(String(1024))
+    path: Mapped[str] = mapped_column(Text)
+    state: Mapped[str]
+    since: Mapped[float]
+    used_at: Mapped[float]
+    error: Mapped[str | None] = mapped_column(Text)
+
+
+class ChatRequestRow(Base):
+    """A request that the chat engine is answering; its lease ends soon after the process that renews it."""
+
+    __tablename__ = "chat_requests"
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    app: Mapped[str] = mapped_column(index=True)
+    expires_at: Mapped[float]

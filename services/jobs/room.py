@@ -1,0 +1,40 @@
+"""The one rule about CPUs and GPUs: jobs come first, and a chat engine takes a place only where one is left over.
+
+A job's phases follow each other, and its training workers are the most that any of them occupies. So a chat engine that
+leaves the workers of every running job their place can stay beside them, and nobody waits for anybody.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import Protocol
+
+from services.jobs.states import State
+from services.jobs.store import Store
+from wmss.config import Resources
+
+
+class Cluster(Protocol):
+    """Where the rule gets its numbers."""
+
+    def resources(self) -> dict[str, float]:
+        """CPUs and GPUs of all nodes together."""
+
+
+def room_for_chat(store: Store, cluster: Cluster) -> bool:
+    """Whether a chat engine may be there now, given the jobs that run."""
+    running = [job for job in store.active_jobs() if job.state != State.QUEUED]
+    return not running or leaves_room(
+        cluster.resources(), [Resources.model_validate(job.spec["resources"]) for job in running]
+    )
+
+
+def leaves_room(total: Mapping[str, float], running: Iterable[Resources]) -> bool:
+    """Whether one CPU, and on a cluster with GPUs one GPU, of `total` is left over beside the running jobs."""
+    jobs = [occupied_by(resources, total) for resources in running]
+    needed = {"CPU": 1, "GPU": 1 if total.get("GPU", 0) > 0 else 0}
+    return all(total.get(kind, 0) - sum(job[kind] for job in jobs) >= count for kind, count in needed.items())
+
+
+def occupied_by(resources: Resources, total: Mapping[str, float]) -> dict[str, int]:
+    """CPUs and GPUs that a job takes at most."""
+    use_gpu = total.get("GPU", 0) > 0 if resources.use_gpu is None else resources.use_gpu
+    return {"CPU": resources.num_workers, "GPU": resources.num_workers if use_gpu else 0}

@@ -1,0 +1,390 @@
+"""The chat engine's place: one at a time, taken and freed by the rules, whatever Ray does; and who gets an answer."""
+
+import threading
+import time
+
+import httpx
+import pytest
+from fastapi.testclient import TestClient
+
+from services.api.app import create_app
+from services.chat import keeper as keeper_module
+from services.chat.keeper import ChatKeeper
+from services.chat.store import LEASE_S, ChatState, ChatStore
+from services.jobs.room import leaves_room, room_for_chat
+from services.jobs.store import Store
+from services.ray_jobs import DriverStatus, RayDrivers
+from services.settings import Settings
+from wmss.config import Resources
+
+
+class ScriptedCluster:
+    """Ray as far as the chat engine needs it; the test sets how far a start is."""
+
+    def __init__(self):
+        self.start_status = DriverStatus.RUNNING
+        self.started, self.stopped, self.deleted = [], [], []
+
+    def status(self, submission_id):
+        return self.start_status
+
+    def start_chat(self, app, checkpoint, model):
+        self.started.append((app, checkpoint, model))
+
+    def last_words(self, submission_id):
+        return "ValueError: no such architecture"
+
+    def stop(self, submission_id):
+        self.stopped.append(submission_id)
+
+    def delete_engines(self, apps):
+        self.deleted += apps
+
+    def resources(self):
+        return {"CPU": 4.0}
+
+
+@pytest.fixture
+def jobs(tmp_path):
+    store = Store(f"sqlite:///{tmp_path}/jobs.db")
+    store.migrate()
+    yield store
+    store.close()
+
+
+@pytest.fixture
+def store(jobs):
+    return ChatStore(jobs)
+
+
+@pytest.fixture
+def cluster():
+    return ScriptedCluster()
+
+
+@pytest.fixture
+def room():
+    """A list whose first item says whether there is room."""
+    return [True]
+
+
+@pytest.fixture
+def keeper(tmp_path, store, cluster, room):
+    return ChatKeeper(store, cluster, Settings(home=tmp_path, chat_idle_s=50, chat_start_s=100), lambda: room[0])
+
+
+@pytest.fixture
+def ready(store, keeper, cluster):
+    """A ready engine for model a."""
+    store.want("a", "/a")
+    keeper.pass_once()
+    cluster.start_status = DriverStatus.SUCCEEDED
+    keeper.pass_once()
+    return store.engine()
+
+
+@pytest.fixture
+def later(monkeypatch):
+    """later(seconds): the clock of store and keeper goes on."""
+    offset = [0.0]
+    real = time.time
+    monkeypatch.setattr(time, "time", lambda: real() + offset[0])
+
+    def move(seconds):
+        offset[0] += seconds
+
+    return move
+
+
+def test_a_wanted_engine_is_started_once_and_ready_when_its_job_has_ended(store, keeper, cluster):
+    assert store.want("a", "/a")
+    assert not store.want("b", "/b")  # one place
+    assert store.begin_request(store.engine().app) is None
+    for _ in range(3):
+        keeper.pass_once()
+    app = store.engine().app
+    assert cluster.started == [(app, "/a", "a")]
+    assert store.engine().state == ChatState.STARTING
+    cluster.start_status = DriverStatus.SUCCEEDED
+    keeper.pass_once()
+    assert store.engine().state == ChatState.READY
+    assert store.begin_request(app) is not None
+
+
+@pytest.mark.parametrize("status", [DriverStatus.FAILED, DriverStatus.STOPPED, None])
+def test_a_start_that_fails_says_why_and_frees_the_place(store, keeper, cluster, later, status):
+    store.want("a", "/a")
+    keeper.pass_once()
+    cluster.start_status = status
+    keeper.pass_once()
+    row = store.engine()
+    assert row.state == ChatState.FAILED
+    assert "the engine for a could not start" in row.error
+    assert status is None or "no such architecture" in row.error
+    later(keeper_module.FAILED_S + 1)
+    keeper.pass_once()
+    keeper.pass_once()
+    assert store.engine() is None
+    assert cluster.deleted == [row.app]
+
+
+def test_a_start_that_takes_too_long_is_stopped(store, keeper, cluster, later):
+    store.want("a", "/a")
+    keeper.pass_once()
+    later(101)
+    keeper.pass_once()
+    assert cluster.stopped == [store.engine().app]
+    assert "not ready after 100 s (WMSS_CHAT_START_S)" in store.engine().error
+
+
+def test_an_idle_engine_leaves_and_a_used_one_stays(store, keeper, cluster, ready, later):
+    request = store.begin_request(ready.app)
+    for _ in range(6):
+        later(LEASE_S / 2)
+        store.renew_request(request)
+        keeper.pass_once()
+    assert store.engine().state == ChatState.READY
+    store.end_request(ready.app, request)
+    later(49)
+    keeper.pass_once()
+    assert store.engine().state == ChatState.READY
+    later(2)
+    keeper.pass_once()
+    keeper.pass_once()
+    assert store.engine() is None
+    assert cluster.deleted == [ready.app]
+
+
+def test_a_request_whose_relay_died_does_not_hold_the_engine(store, keeper, ready, later):
+    store.begin_request(ready.app)
+    later(60)  # longer than lease and idle time; nobody renewed
+    keeper.pass_once()
+    assert store.engine().state == ChatState.LEAVING
+
+
+def test_jobs_take_the_place_of_an_engine_which_may_finish_its_answers(store, keeper, cluster, ready, room, later):
+    request = store.begin_request(ready.app)
+    room[0] = False
+    keeper.pass_once()
+    keeper.pass_once()
+    assert store.engine().state == ChatState.LEAVING
+    assert store.begin_request(ready.app) is None
+    assert cluster.deleted == []
+    later(keeper_module.GRACE_S + 1)
+    store.renew_request(request)
+    keeper.pass_once()  # the grace is over: a job must not wait for ever
+    assert cluster.deleted == [ready.app]
+    assert store.engine() is None
+
+
+def test_an_engine_that_took_a_request_meanwhile_does_not_leave(store, ready):
+    seen = store.engine()
+    assert store.begin_request(ready.app)
+    assert not store.move(seen, ChatState.LEAVING)
+    assert store.engine().state == ChatState.READY
+
+
+def test_only_one_of_many_requests_makes_the_engine(store):
+    made = []
+    barrier = threading.Barrier(8)
+
+    def want(number):
+        barrier.wait()
+        if store.want(f"m{number}", "/m"):
+            made.append(f"m{number}")
+
+    threads = [threading.Thread(target=want, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [store.engine().model] == made
+
+
+@pytest.mark.parametrize(
+    ("total", "jobs", "room"),
+    [
+        ({"CPU": 4}, [], True),
+        ({"CPU": 4}, [{"num_workers": 3}], True),
+        ({"CPU": 4}, [{"num_workers": 4}], False),
+        ({"CPU": 4}, [{"num_workers": 2}, {"num_workers": 2}], False),
+        ({"CPU": 8, "GPU": 1}, [{}], False),  # the job has the one GPU
+        ({"CPU": 8, "GPU": 2}, [{}], True),
+        ({"CPU": 8, "GPU": 1}, [{"use_gpu": False}], True),
+        ({}, [], False),
+    ],
+)
+def test_room_is_what_the_running_jobs_leave(total, jobs, room):
+    assert leaves_room(total, [Resources(**job) for job in jobs]) is room
+
+
+def test_only_running_jobs_take_room(jobs, cluster):
+    spec = {"resources": {"num_workers": 4}}
+    job = jobs.create_job("ftjob-a", spec=spec, paths={}, fine_tuned_model="a", request_digest="a")
+    assert room_for_chat(jobs, cluster)
+    jobs.claim(job, message="Starting")
+    assert not room_for_chat(jobs, cluster)
+
+
+# Over HTTP: an engine that the test writes into the database, behind a transport of the test's.
+
+
+@pytest.fixture
+def api(tmp_path, monkeypatch, cluster):
+    for name in ("ping", "resources", "start_chat", "status", "last_words", "delete_engines"):
+        monkeypatch.setattr(RayDrivers, name, getattr(cluster, name, lambda *_: None))
+    for name in ("a", "b"):
+        (tmp_path / "models" / name).mkdir(parents=True)
+        (tmp_path / "models" / name / "config.json").write_text("{}")
+    settings = Settings(home=tmp_path, chat_start_s=1, reconcile_s=0.05, serve_url="http://engine")
+    with TestClient(create_app(settings), raise_server_exceptions=False) as client:
+        yield client
+
+
+def answer_with(api, handler):
+    """Make the engine ready and answer its requests with `handler`."""
+    state = api.app.state.service
+    state.http._transport = httpx.MockTransport(handler)
+    state.http._mounts = {}
+    state.chat.want("a", "/a")
+    deadline = time.monotonic() + 5
+    while state.chat.engine().state != ChatState.READY and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return state.chat
+
+
+def ask(api, model="a", path="chat/completions", **values):
+    body = {"model": model, "messages": [{"role": "user", "content": "?"}], "prompt": "?"} | values
+    return api.post(f"/v1/{path}", json=body)
+
+
+def error(response, status):
+    assert response.status_code == status, response.text
+    assert response.headers["content-type"] == "application/problem+json"
+    return response.json()["error"]
+
+
+@pytest.fixture
+def started(cluster):
+    cluster.start_status = DriverStatus.SUCCEEDED
+
+
+def test_answer_comes_back_as_the_engine_gave_it(api, started):
+    asked = []
+
+    def handler(request):
+        asked.append((str(request.url), request.content))
+        return httpx.Response(200, json={"choices": []})
+
+    chat = answer_with(api, handler)
+    response = ask(api, temperature=0.5)
+    assert response.json() == {"choices": []}
+    [(url, body)] = asked
+    assert url == f"http://engine/{chat.engine().app}/v1/chat/completions"
+    assert b'"temperature":0.5' in body.replace(b" ", b"")
+    assert not chat.in_use(chat.engine().app)
+
+
+def test_stream_is_passed_on_and_a_break_in_it_is_told(api, started):
+    async def events():
+        yield b'data: {"n": 1}\n\n'
+        raise httpx.ReadError("gone")
+
+    headers = {"content-type": "text/event-stream; charset=utf-8"}
+    chat = answer_with(api, lambda request: httpx.Response(200, headers=headers, content=events()))
+    response = ask(api, stream=True)
+    first, second = [line for line in response.text.split("\n\n") if line]
+    assert first == 'data: {"n": 1}'
+    assert '"code": "engine_lost"' in second
+    assert chat.engine() is None or not chat.in_use(chat.engine().app)
+
+
+def test_refusals_of_the_engine_are_problems_of_ours(api, started):
+    said = {"error": {"message": "temperature must be non-negative", "param": "body.temperature", "code": 400}}
+    answer_with(api, lambda request: httpx.Response(400, json=said))
+    refused = error(ask(api), 400)
+    assert (refused["param"], refused["type"]) == ("temperature", "invalid_request_error")
+    assert "non-negative" in refused["message"]
+
+
+def test_engine_that_failed_is_retried_later(api, started):
+    answer_with(api, lambda request: httpx.Response(500, json={"error": {"message": "EngineCore died"}}))
+    response = ask(api)
+    assert error(response, 503)["code"] == "engine_error"
+    assert response.headers["retry-after"] == "10"
+
+
+@pytest.mark.parametrize(
+    "handler",
+    [
+        lambda request: httpx.Response(404, text="Path '/chat' not found. Ping for available routes."),
+        lambda request: (_ for _ in ()).throw(httpx.ConnectError("refused")),
+    ],
+    ids=["Serve does not know it", "nothing listens"],
+)
+def test_engine_of_a_cluster_that_is_gone_gives_up_its_place(api, started, handler, cluster):
+    chat = answer_with(api, handler)
+    app = chat.engine().app
+    response = ask(api)
+    assert error(response, 503)["code"] == "engine_lost"
+    assert response.headers["retry-after"] == "5"
+    deadline = time.monotonic() + 5
+    while chat.engine() is not None and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert chat.engine() is None
+    assert cluster.deleted == [app]
+
+
+def test_another_model_waits_for_one_in_use_and_replaces_one_that_is_not(api, started):
+    chat = answer_with(api, lambda request: httpx.Response(200, json={}))
+    first = chat.engine().app
+    lease = chat.begin_request(first)
+    response = ask(api, model="b")
+    assert error(response, 503)["code"] == "engine_in_use"
+    assert int(response.headers["retry-after"]) > 0
+    chat.end_request(first, lease)
+    assert ask(api, model="b").status_code == 200
+    assert (chat.engine().model, chat.engine().app == first) == ("b", False)
+
+
+def test_a_start_that_takes_long_answers_503(api):
+    response = ask(api)
+    assert error(response, 503)["code"] == "engine_not_ready"
+    assert int(response.headers["retry-after"]) > 0
+
+
+def test_a_start_that_failed_says_why(api, cluster):
+    cluster.start_status = DriverStatus.FAILED
+    refused = error(ask(api), 500)
+    assert refused["code"] == "engine_failed"
+    assert "no such architecture" in refused["message"]
+
+
+def test_no_engine_while_jobs_hold_the_machine(api, monkeypatch):
+    monkeypatch.setattr(RayDrivers, "submit", lambda *arguments: None)
+    state = api.app.state.service
+    spec = {"resources": {"num_workers": 4}}
+    job = state.store.create_job("ftjob-a", spec=spec, paths={}, fine_tuned_model="x", request_digest="a")
+    state.store.claim(job, message="Starting")
+    response = ask(api)
+    assert error(response, 503)["code"] == "no_room"
+    assert response.headers["retry-after"] == "10"
+    assert state.chat.engine() is None
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "status", "param"),
+    [
+        ("chat/completions", {"model": "nope", "messages": [{"role": "user", "content": "?"}]}, 404, "model"),
+        ("chat/completions", {"model": "../a", "messages": [{"role": "user", "content": "?"}]}, 404, "model"),
+        ("chat/completions", {"model": "a"}, 400, "messages"),
+        ("chat/completions", {"model": "a", "messages": []}, 400, "messages"),
+        ("chat/completions", {"model": "a", "messages": "hi"}, 400, "messages"),
+        ("chat/completions", {"messages": [{"role": "user", "content": "?"}]}, 400, "model"),
+        ("completions", {"model": "a"}, 400, "prompt"),
+        ("completions", {"model": 3, "prompt": "x"}, 400, "model"),
+    ],
+)
+def test_bad_requests_start_no_engine(api, path, body, status, param):
+    assert error(api.post(f"/v1/{path}", json=body), status)["param"] == param
+    assert api.app.state.service.chat.engine() is None
