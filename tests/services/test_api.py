@@ -20,12 +20,13 @@ def home(tmp_path, checkpoints):
 
 
 @pytest.fixture
-def api(home, monkeypatch):
+def api(home, database_url, monkeypatch):
     """Ray answers its version and nothing is ever started: these tests end at the queue."""
     monkeypatch.setattr(RayDrivers, "ping", lambda self: None)
     monkeypatch.setattr(RayDrivers, "submit", lambda self, *arguments: None)
     monkeypatch.setattr(RayDrivers, "status", lambda self, submission: None)
-    with TestClient(create_app(Settings(home=home)), raise_server_exceptions=False) as client:
+    settings = Settings(home=home, database_url=database_url)
+    with TestClient(create_app(settings), raise_server_exceptions=False) as client:
         yield client
 
 
@@ -66,7 +67,7 @@ def test_bad_files_are_refused_with_lines_and_leave_nothing(api, home):
     assert list((home / "files").iterdir()) == []
 
 
-def test_large_file_is_refused(home, monkeypatch):
+def test_large_file_is_refused(home):
     with TestClient(create_app(Settings(home=home, max_file_bytes=100))) as client:
         assert "at most 100 bytes" in problem(upload(client), 413)["message"]
     assert list((home / "files").iterdir()) == []
@@ -246,8 +247,8 @@ def test_models_and_health(api, home, checkpoints):
     assert api.get("/readyz").json() == {"status": "ready"}
 
 
-def test_without_ray_jobs_are_refused_and_nothing_is_kept(home):
-    settings = Settings(home=home, ray_dashboard_url="http://127.0.0.1:9")
+def test_without_ray_jobs_are_refused_and_nothing_is_kept(home, database_url):
+    settings = Settings(home=home, database_url=database_url, ray_dashboard_url="http://127.0.0.1:9")
     with TestClient(create_app(settings)) as client:
         error = problem(client.get("/readyz"), 503)
         assert error["code"] == "ray_unavailable"

@@ -14,8 +14,8 @@ from services.settings import Settings
 
 
 @pytest.fixture
-def store(tmp_path):
-    store = Store(f"sqlite:///{tmp_path}/jobs.db")
+def store(database_url):
+    store = Store(database_url)
     store.migrate()
     yield store
     store.close()
@@ -61,13 +61,12 @@ def test_only_one_of_many_creates_with_one_key_makes_a_job(store):
     assert store.job_of_key("k").id == f"j{made[0]}"
 
 
-def test_migrations_make_the_schema_of_the_tables(tmp_path):
-    url = f"sqlite:///{tmp_path}/jobs.db"
-    store = Store(url)
+def test_migrations_make_the_schema_of_the_tables(database_url):
+    store = Store(database_url)
     store.migrate()
     store.migrate()  # a second start finds nothing to do
     store.close()
-    engine = create_engine(url)
+    engine = create_engine(database_url)
     with engine.connect() as connection:
         assert compare_metadata(MigrationContext.configure(connection), Base.metadata) == []
     engine.dispose()
@@ -222,7 +221,7 @@ def test_trained_tokens_count_each_step_once(store):
     assert store.trained_tokens("ftjob-a") == 20
 
 
-def test_a_migration_cut_short_starts_again(tmp_path, monkeypatch):
+def test_a_migration_cut_short_starts_again(database_url, monkeypatch):
     """SIGKILL in the middle of the first start, as a crash between two CREATE TABLE statements."""
     from alembic import op
 
@@ -235,7 +234,7 @@ def test_a_migration_cut_short_starts_again(tmp_path, monkeypatch):
         return create(name, *columns, **options)
 
     monkeypatch.setattr(op, "create_table", dying_create)
-    store = Store(f"sqlite:///{tmp_path}/jobs.db")
+    store = Store(database_url)
     with pytest.raises(KeyboardInterrupt):
         store.migrate()
     monkeypatch.undo()
