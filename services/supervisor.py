@@ -156,6 +156,7 @@ class Supervisor:
                 "RAY_AUTH_MODE": "token",
                 "RAY_AUTH_TOKEN_PATH": str(token_path),
                 "WMSS_HOME": str(self._settings.root),
+                "WMSS_DATABASE_URL": self._settings.database,
                 "WMSS_MODEL_ROOTS": self._settings.model_roots,
             }
         )
