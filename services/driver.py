@@ -17,7 +17,7 @@ from ray import serve
 from services.generator import ServeGenerator, deploy_generator
 from services.jobs.lease import keep_lease
 from services.jobs.states import State
-from services.jobs.store import Fence, LostLeaseError, NewEvent, Store
+from services.jobs.store import PATIENCE_S, Fence, LostLeaseError, NewEvent, Store, may_be_tried_again
 from services.jobs.tables import JobRow
 from services.scorer import ServeScorer, deploy_scorer
 from services.settings import Settings
@@ -35,7 +35,7 @@ def main(job_id: str, attempt: int) -> None:
     """Run the job's phases to the end and record how it ended."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     settings = Settings()
-    store = Store(settings.database)
+    store = Store(settings.database, patience_s=PATIENCE_S)
     fence = Fence(store, job_id, attempt, lease_s=settings.lease_s)
     row = store.job(job_id)
     assert row is not None
@@ -51,6 +51,8 @@ def main(job_id: str, attempt: int) -> None:
     except WmssError as error:
         _fail(fence, {"code": error.code, "message": error.message, "param": error.param})
     except Exception as error:  # the outermost frame: whatever it was, the job must say so
+        if may_be_tried_again(error):  # the database's trouble, not the job's: the next attempt goes on with it
+            raise
         logger.error("job %s failed:\n%s", job_id, traceback.format_exc())
         text = f"{type(error).__name__}: {error}".splitlines()[0]
         _fail(fence, {"code": "internal_error", "message": f"{text} (driver log of {job_id}-{attempt})", "param": None})

@@ -3,9 +3,10 @@
 import os
 from pathlib import Path
 
-from pydantic import Field
+from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
-from sqlalchemy import URL
+from sqlalchemy import URL, make_url
+from sqlalchemy.exc import ArgumentError
 
 FIXED_ENVIRONMENT = {
     # Largest effect on CPU found: with more threads than cores to itself an engine falls 10-100x behind.
@@ -26,6 +27,8 @@ DEFAULT_ENVIRONMENT = {
 """Environment of the Ray node and everything it starts: what the design relies on, and what the operator's own
 environment may say otherwise. No secrets: Ray shows both to whoever asks."""
 
+DATABASE_DRIVERS = ("sqlite", "postgresql", "postgresql+psycopg")
+
 
 def engine_environment() -> dict[str, str]:
     """Environment of engines, drivers and workers."""
@@ -35,12 +38,17 @@ def engine_environment() -> dict[str, str]:
 class Settings(BaseSettings):
     """Settings of every process of the service; each field is the variable `WMSS_<FIELD>`."""
 
-    model_config = SettingsConfigDict(env_prefix="WMSS_", frozen=True, use_attribute_docstrings=True)
+    model_config = SettingsConfigDict(
+        env_prefix="WMSS_",
+        frozen=True,
+        use_attribute_docstrings=True,
+        hide_input_in_errors=True,  # the database's address may hold a password
+    )
 
     home: Path = Path("~/.wmss")
     """Folder of the service's state."""
-    database_url: str | None = None
-    """SQLAlchemy URL of the job database; default SQLite in the home."""
+    database_url: str | None = Field(default=None, repr=False)
+    """SQLAlchemy URL of the job database, sqlite:///PATH or postgresql+psycopg://...; default SQLite in the home."""
     model_roots: str = ""
     """Folders models may be taken from, separated by colons, besides the home's `models/`."""
     ray_dashboard_url: str = "http://127.0.0.1:8265"
@@ -67,6 +75,13 @@ class Settings(BaseSettings):
     """Seconds between two comparisons of the database with Ray."""
     max_file_bytes: int = Field(default=2**30, ge=1)
     """Largest file an upload may have."""
+
+    @field_validator("database_url")
+    @classmethod
+    def _is_a_known_database(cls, value: str | None) -> str | None:
+        if value is not None and _driver(value) not in DATABASE_DRIVERS:
+            raise ValueError("expected sqlite:///PATH or postgresql+psycopg://USER:PASSWORD@HOST:PORT/NAME")
+        return value
 
     @property
     def root(self) -> Path:
@@ -101,3 +116,10 @@ class Settings(BaseSettings):
     def runs(self) -> Path:
         """Ray Train's storage path."""
         return self.root / "runs"
+
+
+def _driver(url: str) -> str | None:
+    try:
+        return make_url(url).drivername
+    except ArgumentError:
+        return None

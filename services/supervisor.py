@@ -157,6 +157,7 @@ class Supervisor:
                 "RAY_AUTH_MODE": "token",
                 "RAY_AUTH_TOKEN_PATH": str(token_path),
                 "WMSS_HOME": str(self._settings.root),
+                "WMSS_DATABASE_URL": self._settings.database,
                 "WMSS_MODEL_ROOTS": self._settings.model_roots,
                 "WMSS_SERVE_HOST": "127.0.0.1",
                 "WMSS_SERVE_PORT": str(self._serve_port),

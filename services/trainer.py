@@ -11,7 +11,7 @@ import torch
 from ray.train import Checkpoint, CheckpointConfig, FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
 from ray.train.torch import TorchTrainer, get_device
 
-from services.jobs.store import Fence, NewEvent, Store
+from services.jobs.store import PATIENCE_S, Fence, NewEvent, Store
 from services.settings import Settings, engine_environment
 from wmss.errors import TrainingError, WmssError
 from wmss.models.checkpoints import load_metrics
@@ -101,7 +101,7 @@ class RayHost:
         self._model_name = model_name
         self._keep_last = keep_last
         settings = Settings()
-        self._store = Store(settings.database)
+        self._store = Store(settings.database, patience_s=PATIENCE_S)
         self._fence = Fence(self._store, job_id, attempt, lease_s=settings.lease_s)
         self._pending: list[dict[str, float]] = []
         self._flushed_at = time.monotonic()

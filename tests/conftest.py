@@ -1,4 +1,4 @@
-"""Fixtures for all tests: small checkpoints, and one running service for the session."""
+"""Fixtures for all tests: small checkpoints and a database server, both made once per session."""
 
 import os
 
@@ -6,12 +6,14 @@ import os
 for _name, _value in {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}.items():
     os.environ.setdefault(_name, _value)
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 
 from tests.checkpoints import make_checkpoint
+from tests.postgres import Postgres, find_binaries, running_postgres
 
 torch.set_num_threads(1)
 
@@ -26,3 +28,13 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         "qwen3_wide": make_checkpoint(folder / "qwen3_wide", "qwen3", seed=3, hidden_size=96),
         "llama": make_checkpoint(folder / "llama", "llama", seed=4),
     }
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    """A PostgreSQL server; tests that use it are skipped where none is installed."""
+    binaries = find_binaries()
+    if binaries is None:
+        pytest.skip("no PostgreSQL server is installed: no initdb in /usr/lib/postgresql/*/bin or on PATH")
+    with running_postgres(binaries) as server:
+        yield server

@@ -43,6 +43,8 @@ def upload(service: Service, file: UploadFile, purpose: Annotated[str, Form()]) 
     if purpose != PURPOSE:
         raise Problem(400, "invalid_purpose", f'purpose: expected "{PURPOSE}", got {purpose!r}', param="purpose")
     filename = os.path.basename((file.filename or "upload.jsonl").replace("\\", "/"))[:255]
+    if "\0" in filename:
+        raise Problem(400, "invalid_filename", f"file: its name {filename!r} holds a NUL character", param="file")
     file_id = new_id("file")
     target = service.settings.file_path(file_id)
     target.parent.mkdir(parents=True, exist_ok=True)

@@ -9,10 +9,11 @@ from typing import Any
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from starlette.exceptions import HTTPException
 
-from services.jobs.store import UnknownCursorError
+from services.jobs.store import UnknownCursorError, may_be_tried_again
 from wmss.config import explain
 from wmss.errors import WmssError
 
@@ -135,12 +136,13 @@ def install(app: FastAPI) -> None:
         response.headers.update(error.headers or {})
         return response
 
-    @app.exception_handler(OperationalError)
-    async def on_database_error(request: Request, error: OperationalError) -> Response:
-        if not any(sign in str(error.orig) for sign in ("locked", "unable to open", "connect")):
+    @app.exception_handler(DBAPIError)
+    @app.exception_handler(PoolTimeoutError)
+    async def on_database_error(request: Request, error: DBAPIError | PoolTimeoutError) -> Response:
+        if not may_be_tried_again(error):
             logger.error("%s %s failed in the database: %s", request.method, request.url.path, error)
             message = "the service failed in its database; its log says how"
             return problem_response(request, Problem(500, "internal_error", message))
         logger.error("database: %s", error)
-        message = "the job database does not answer; nothing was changed, try again"
+        message = "the job database does not answer; try again"
         return problem_response(request, Problem(503, "database_unavailable", message, retry_after=5))

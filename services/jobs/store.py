@@ -3,12 +3,15 @@ What a driver writes goes through `Fence`, which touches the job's row first und
 still the current one; a driver that lost its job can change nothing.
 """
 
+import logging
 import re
 import secrets
+import sqlite3
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -18,21 +21,34 @@ from sqlalchemy import (
     ColumnElement,
     CursorResult,
     Delete,
+    Dialect,
     Update,
     create_engine,
     delete,
     event,
     func,
+    make_url,
     or_,
     select,
     update,
 )
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.orm import Session, sessionmaker
 
 from services.jobs.states import ACTIVE, TERMINAL, State
 from services.jobs.tables import Base, CheckpointRow, EngineRow, EventRow, FileRow, JobRow, PhaseRow
+
+logger = logging.getLogger(__name__)
+
+CONNECT_TIMEOUT_S = 5
+"""Time a database server has to take a connection; the address may say otherwise (`?connect_timeout=`)."""
+PATIENCE_S = 120.0
+"""How long drivers and training workers wait for a database server that is away."""
+RETRY_S = 0.5
+RETRIED_SQLSTATES = ("08", "40", "53", "57")
+"""PostgreSQL's classes of errors that pass: connections, transactions rolled back (a deadlock), resources, shutdown."""
 
 Row = TypeVar("Row", bound=Base)
 Listed = TypeVar("Listed", FileRow, JobRow, CheckpointRow)
@@ -65,21 +81,40 @@ class NewEvent:
     key: str | None = None
 
 
+def may_be_tried_again(error: Exception) -> bool:
+    """Whether the database was away, busy or full of connections, rather than the statement wrong."""
+    if isinstance(error, PoolTimeoutError):
+        return True
+    if not isinstance(error, DBAPIError):
+        return False
+    if error.connection_invalidated or not isinstance(error, OperationalError):
+        return error.connection_invalidated
+    if isinstance(error.orig, sqlite3.Error):
+        return any(sign in str(error.orig) for sign in ("locked", "unable to open"))
+    state: str | None = getattr(error.orig, "sqlstate", None)  # none: there was no connection
+    return state is None or state[:2] in RETRIED_SQLSTATES
+
+
 def new_id(prefix: str) -> str:
     """An opaque id that cannot be guessed."""
     return f"{prefix}-{secrets.token_hex(12)}"
 
 
 class Store:
-    """Sessions on one database; safe to share between threads. Every method but `fenced` is one transaction."""
+    """Sessions on one database; safe to share between threads. Every method but `fenced` is one transaction.
 
-    def __init__(self, url: str) -> None:
+    A server that cannot be reached is tried again for `patience_s` seconds before a call fails.
+    """
+
+    def __init__(self, url: str, *, patience_s: float = 0.0) -> None:
         self.url = url
-        self._engine = create_engine(url, pool_pre_ping=True)
+        self._engine = create_engine(url, pool_pre_ping=True, **_server_options(url))
         if self._engine.dialect.name == "sqlite":
             event.listen(self._engine, "connect", _configure_sqlite)
             # The driver's own transactions do not cover CREATE TABLE: a migration cut short would never start again.
             event.listen(self._engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN"))
+        else:
+            event.listen(self._engine, "do_connect", partial(_connect, patience_s=patience_s))
         self._session = sessionmaker(self._engine, expire_on_commit=False)
 
     @property
@@ -126,6 +161,8 @@ class Store:
         """Forget a file unless live jobs need it; returns those jobs."""
         named = or_(*(JobRow.spec[key].as_string() == file_id for key in ("training_file", "validation_file")))
         with self._session.begin() as session:
+            # Takes the row from creates under way (`create_job`), so that the next statement sees the jobs they make.
+            session.execute(update(FileRow).where(FileRow.id == file_id).values(id=file_id))
             needed_by = select(JobRow.id).where(JobRow.state.in_(ACTIVE), named)
             deleted = delete(FileRow).where(FileRow.id == file_id, ~needed_by.exists())
             return [] if changed(session, deleted) else list(session.scalars(needed_by))
@@ -159,9 +196,11 @@ class Store:
             with self._session.begin() as session:
                 session.add(row)
                 session.flush()
-                # Under this transaction's write lock: a file deleted since it was looked up is seen, or kept.
+                # Locked: a file deleted since it was looked up is seen, and one that is there stays. SQLite's write
+                # lock, held since the insert, does the same.
                 for file_id in (spec.get("training_file"), spec.get("validation_file")):
-                    if file_id and session.scalar(select(FileRow.id).where(FileRow.id == file_id)) is None:
+                    file = select(FileRow.id).where(FileRow.id == file_id).with_for_update(read=True)
+                    if file_id and session.scalar(file) is None:
                         raise UnknownFileError(file_id)
                 _add_events(session, job_id, [NewEvent("Job accepted; it starts when a place is free")])
         except IntegrityError as error:
@@ -470,6 +509,30 @@ def _add_events(session: Session, job_id: str, events: Sequence[NewEvent]) -> No
     dialect = sqlite if session.get_bind().dialect.name == "sqlite" else postgresql
     insert = dialect.insert(EventRow).on_conflict_do_nothing(index_elements=["job_id", "key"])
     session.execute(insert, rows)
+
+
+def _server_options(url: str) -> dict[str, Any]:
+    """What a database server, and only that, is asked for."""
+    address = make_url(url)
+    if address.get_backend_name() == "sqlite":
+        return {}
+    timeout = {} if "connect_timeout" in address.query else {"connect_timeout": CONNECT_TIMEOUT_S}
+    # Every conditional UPDATE relies on it: one that waited for another writer looks at the row again.
+    return {"isolation_level": "READ COMMITTED", "connect_args": timeout}
+
+
+def _connect(
+    dialect: Dialect, _record: Any, arguments: list[Any], options: dict[str, Any], *, patience_s: float
+) -> Any:
+    deadline = time.monotonic() + patience_s
+    while True:
+        try:
+            return dialect.connect(*arguments, **options)
+        except dialect.loaded_dbapi.OperationalError as error:
+            if time.monotonic() >= deadline:
+                raise
+            logger.warning("the job database cannot be reached (%s); trying again", type(error).__name__)
+        time.sleep(RETRY_S)
 
 
 def _configure_sqlite(connection: Any, _record: Any) -> None:

@@ -2,16 +2,46 @@
 
 from typing import Any, ClassVar
 
-from sqlalchemy import JSON, BigInteger, Float, ForeignKey, Index, Integer, String, Text, UniqueConstraint
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Dialect,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    String,
+    Text,
+    TypeDecorator,
+    UniqueConstraint,
+)
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 Key = BigInteger().with_variant(Integer, "sqlite")  # SQLite counts up only in a column declared INTEGER
 
 
+class Characters(TypeDecorator[str]):
+    """Text without NUL, which PostgreSQL cannot hold: U+FFFD stands for it, in what is stored and what is sought."""
+
+    impl = String
+    cache_ok = True
+
+    def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:
+        """The value as it goes to the database."""
+        return None if value is None else value.replace("\0", "\ufffd")
+
+
+class LongCharacters(Characters):
+    """The same, of any length."""
+
+    impl = Text
+    cache_ok = True
+
+
 class Base(DeclarativeBase):
     """Base of all tables; times are Unix seconds, ids strings with OpenAI's prefixes."""
 
-    type_annotation_map: ClassVar = {dict[str, Any]: JSON, str: String(255)}
+    type_annotation_map: ClassVar = {dict[str, Any]: JSON, str: Characters(255)}
 
 
 class FileRow(Base):
@@ -46,7 +76,7 @@ class JobRow(Base):
     state: Mapped[str] = mapped_column(index=True)
     spec: Mapped[dict[str, Any]]
     paths: Mapped[dict[str, Any]]
-    fine_tuned_model: Mapped[str] = mapped_column(String(512), unique=True)
+    fine_tuned_model: Mapped[str] = mapped_column(Characters(512), unique=True)
     error: Mapped[dict[str, Any] | None]
     trained_tokens: Mapped[int | None] = mapped_column(BigInteger)
     request_key: Mapped[str | None] = mapped_column(unique=True)
@@ -83,7 +113,7 @@ class EventRow(Base):
     created_at: Mapped[int]
     level: Mapped[str]
     type: Mapped[str]
-    message: Mapped[str] = mapped_column(Text)
+    message: Mapped[str] = mapped_column(LongCharacters)
     data: Mapped[dict[str, Any] | None]
 
 
@@ -99,8 +129,8 @@ class CheckpointRow(Base):
     created_at: Mapped[int]
     phase: Mapped[str]
     step: Mapped[int]
-    path: Mapped[str] = mapped_column(Text)
-    model_name: Mapped[str] = mapped_column(String(640), unique=True)
+    path: Mapped[str] = mapped_column(LongCharacters)
+    model_name: Mapped[str] = mapped_column(Characters(640), unique=True)
     metrics: Mapped[dict[str, Any]]
 
 

@@ -78,11 +78,12 @@ def processes_of(home: Path) -> list[psutil.Process]:
     return found
 
 
-def start(home: Path) -> Stack:
-    """Start a service on a free port and wait until it is ready."""
+def start(home: Path, **environment: str) -> Stack:
+    """Start a service on a free port, with these environment variables, and wait until it is ready."""
     log = (home / "serve.log").open("wb")
     process = subprocess.Popen(
         [*WMSS, "serve", "--home", str(home), "--port", str(free_port())],
+        env=os.environ | environment,
         stdout=log,
         stderr=subprocess.STDOUT,
         start_new_session=True,

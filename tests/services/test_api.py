@@ -5,10 +5,13 @@ import shutil
 
 import pytest
 from fastapi.testclient import TestClient
+from sqlalchemy import text
 
 from services.api.app import create_app
+from services.jobs.store import Store
 from services.ray_jobs import RayDrivers
 from services.settings import Settings
+from tests.postgres import PASSWORD
 from wmss.tasks.arithmetic import make_problems
 
 
@@ -20,12 +23,13 @@ def home(tmp_path, checkpoints):
 
 
 @pytest.fixture
-def api(home, monkeypatch):
+def api(home, database_url, monkeypatch):
     """Ray answers its version and nothing is ever started: these tests end at the queue."""
     monkeypatch.setattr(RayDrivers, "ping", lambda self: None)
     monkeypatch.setattr(RayDrivers, "submit", lambda self, *arguments: None)
     monkeypatch.setattr(RayDrivers, "status", lambda self, submission: None)
-    with TestClient(create_app(Settings(home=home)), raise_server_exceptions=False) as client:
+    settings = Settings(home=home, database_url=database_url)
+    with TestClient(create_app(settings), raise_server_exceptions=False) as client:
         yield client
 
 
@@ -63,10 +67,15 @@ def test_bad_files_are_refused_with_lines_and_leave_nothing(api, home):
     assert problem(upload(api, purpose="assistants"), 400)["param"] == "purpose"
     assert problem(upload(api, expires_after="x"), 400)["param"] == "expires_after"
     assert problem(api.post("/v1/files", data={"purpose": "fine-tune"}), 400)["param"] == "file"
+    content = b'{"prompt": "p", "completion": "c"}\n'
+    head = b'--b\r\ncontent-disposition: form-data; name="purpose"\r\n\r\nfine-tune\r\n--b\r\n'
+    part = b'content-disposition: form-data; name="file"; filename="a\0b"\r\n\r\n' + content + b"\r\n--b--\r\n"
+    headers = {"content-type": "multipart/form-data; boundary=b"}
+    assert problem(api.post("/v1/files", content=head + part, headers=headers), 400)["param"] == "file"
     assert list((home / "files").iterdir()) == []
 
 
-def test_large_file_is_refused(home, monkeypatch):
+def test_large_file_is_refused(home):
     with TestClient(create_app(Settings(home=home, max_file_bytes=100))) as client:
         assert "at most 100 bytes" in problem(upload(client), 413)["message"]
     assert list((home / "files").iterdir()) == []
@@ -110,6 +119,8 @@ def test_job_object_echoes_every_default(api):
         ({"hyperparameters": {"n_epochs": 3}}, "hyperparameters", "unknown field"),
         ({"seed": "many"}, "seed", "integer"),
         ({"model": "a\x00b"}, "model", "no model"),
+        ({"model": "ft:a\x00b"}, "model", "there is no finished model or checkpoint"),
+        ({"training_file": "file-\x00"}, "training_file", "there is no file"),
         ({"model": "a" * 300}, "model", "no model"),
         ({"model": "x/" * 500}, "model", "no model"),
         ({"model": "ftjob-1"}, "model", "no model"),
@@ -181,6 +192,8 @@ def test_malformed_requests(api):
     assert problem(api.get("/v1/fine_tuning/jobs?lmit=3"), 400)["param"] == "lmit"
     assert problem(api.get("/v1/models?limit=3"), 400)["param"] == "limit"
     assert "NUL" in problem(api.get("/v1/fine_tuning/jobs?metadata[%00]=1"), 400)["message"]
+    for path in ("/v1/files/%00", "/v1/fine_tuning/jobs/a%00b/events"):
+        assert problem(api.get(path), 404)["code"] == "not_found"
     assert "given twice" in problem(api.get("/v1/fine_tuning/jobs?metadata[k]=1&metadata[k]=2"), 400)["message"]
 
 
@@ -246,8 +259,8 @@ def test_models_and_health(api, home, checkpoints):
     assert api.get("/readyz").json() == {"status": "ready"}
 
 
-def test_without_ray_jobs_are_refused_and_nothing_is_kept(home):
-    settings = Settings(home=home, ray_dashboard_url="http://127.0.0.1:9")
+def test_without_ray_jobs_are_refused_and_nothing_is_kept(home, database_url):
+    settings = Settings(home=home, database_url=database_url, ray_dashboard_url="http://127.0.0.1:9")
     with TestClient(create_app(settings)) as client:
         error = problem(client.get("/readyz"), 503)
         assert error["code"] == "ray_unavailable"
@@ -259,6 +272,46 @@ def test_without_ray_jobs_are_refused_and_nothing_is_kept(home):
         assert int(response.headers["retry-after"]) > 0
         assert client.get("/v1/fine_tuning/jobs").json()["data"] == []
         assert client.get("/healthz").status_code == 200
+
+
+def test_while_the_database_is_away_requests_are_refused_and_may_be_sent_again(home, postgres, monkeypatch):
+    monkeypatch.setattr(RayDrivers, "ping", lambda self: None)
+    with postgres.database() as url, TestClient(create_app(Settings(home=home, database_url=url))) as client:
+        file = upload(client).json()["id"]
+        postgres.stop()
+        try:
+            for response in (
+                client.get(f"/v1/files/{file}"),
+                create(client, model="qwen3", training_file=file),
+                upload(client),
+            ):
+                assert problem(response, 503)["code"] == "database_unavailable"
+                assert int(response.headers["retry-after"]) > 0
+                assert PASSWORD not in response.text
+            assert problem(client.get("/readyz"), 503)["code"] == "database_unavailable"
+            assert client.get("/healthz").status_code == 200
+        finally:
+            postgres.start()
+        assert client.get(f"/v1/files/{file}").json()["id"] == file
+        assert client.get("/readyz").status_code == 200
+
+
+@pytest.mark.parametrize(("way", "status"), [("terminated", 503), ("deadlock", 503), ("query", 500)])
+def test_a_request_that_the_database_broke_off(home, postgres, monkeypatch, way, status):
+    """A lost connection and a lost race may be tried again; a statement that cannot work may not."""
+    statement = {
+        "terminated": "SELECT pg_terminate_backend(pg_backend_pid())",
+        "deadlock": "DO $$ BEGIN RAISE SQLSTATE '40P01'; END $$",
+        "query": "SELECT nothing FROM nowhere",
+    }[way]
+    monkeypatch.setattr(Store, "file", lambda self, file_id: self._session().execute(text(statement)))
+    with (
+        postgres.database() as url,
+        TestClient(create_app(Settings(home=home, database_url=url)), raise_server_exceptions=False) as client,
+    ):
+        response = client.get("/v1/files/file-1")
+    assert problem(response, status)["code"] == {503: "database_unavailable", 500: "internal_error"}[status]
+    assert ("retry-after" in response.headers) == (status == 503)
 
 
 def test_a_failure_of_ours_is_a_problem_too(api, monkeypatch):

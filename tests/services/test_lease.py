@@ -8,12 +8,11 @@ import pytest
 from services.jobs.lease import keep_lease
 from services.jobs.states import State
 from services.jobs.store import Fence, LostLeaseError, Store
-from services.settings import Settings
 
 
 @pytest.fixture
-def store(tmp_path):
-    store = Store(Settings(home=tmp_path).database)
+def store(database_url):
+    store = Store(database_url)
     store.migrate()
     store.create_job("j", spec={}, paths={}, fine_tuned_model="m", request_digest="d")
     store.claim(store.job("j"), message="Starting")

@@ -34,8 +34,8 @@ class ScriptedDrivers:
 
 
 @pytest.fixture
-def world(tmp_path):
-    settings = Settings(home=tmp_path, lease_s=5, max_attempts=3)
+def world(tmp_path, database_url):
+    settings = Settings(home=tmp_path, database_url=database_url, lease_s=5, max_attempts=3)
     store = Store(settings.database)
     store.migrate()
     drivers = ScriptedDrivers()

@@ -1,21 +1,34 @@
 """The job database: schema and migrations agree, claims and fences hold under races, pages are stable."""
 
+import subprocess
+import sys
 import threading
+import time
 
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
-from sqlalchemy import create_engine
+from sqlalchemy import create_engine, event
+from sqlalchemy.exc import DBAPIError
 
 from services.jobs.states import State
-from services.jobs.store import Fence, KeyTakenError, LostLeaseError, NewEvent, Store, UnknownCursorError
+from services.jobs.store import (
+    Fence,
+    KeyTakenError,
+    LostLeaseError,
+    NewEvent,
+    Store,
+    UnknownCursorError,
+    UnknownFileError,
+)
 from services.jobs.tables import Base
 from services.settings import Settings
+from services.supervisor import free_port
 
 
 @pytest.fixture
-def store(tmp_path):
-    store = Store(f"sqlite:///{tmp_path}/jobs.db")
+def store(database_url):
+    store = Store(database_url)
     store.migrate()
     yield store
     store.close()
@@ -61,13 +74,12 @@ def test_only_one_of_many_creates_with_one_key_makes_a_job(store):
     assert store.job_of_key("k").id == f"j{made[0]}"
 
 
-def test_migrations_make_the_schema_of_the_tables(tmp_path):
-    url = f"sqlite:///{tmp_path}/jobs.db"
-    store = Store(url)
+def test_migrations_make_the_schema_of_the_tables(database_url):
+    store = Store(database_url)
     store.migrate()
     store.migrate()  # a second start finds nothing to do
     store.close()
-    engine = create_engine(url)
+    engine = create_engine(database_url)
     with engine.connect() as connection:
         assert compare_metadata(MigrationContext.configure(connection), Base.metadata) == []
     engine.dispose()
@@ -222,7 +234,7 @@ def test_trained_tokens_count_each_step_once(store):
     assert store.trained_tokens("ftjob-a") == 20
 
 
-def test_a_migration_cut_short_starts_again(tmp_path, monkeypatch):
+def test_a_migration_cut_short_starts_again(database_url, monkeypatch):
     """SIGKILL in the middle of the first start, as a crash between two CREATE TABLE statements."""
     from alembic import op
 
@@ -235,13 +247,107 @@ def test_a_migration_cut_short_starts_again(tmp_path, monkeypatch):
         return create(name, *columns, **options)
 
     monkeypatch.setattr(op, "create_table", dying_create)
-    store = Store(f"sqlite:///{tmp_path}/jobs.db")
+    store = Store(database_url)
     with pytest.raises(KeyboardInterrupt):
         store.migrate()
     monkeypatch.undo()
     store.migrate()
     add_job(store)
     store.close()
+
+
+def test_processes_that_start_at_once_make_one_schema(postgres):
+    """Each waits for the one that migrates; on SQLite the home's lock admits one service."""
+    code = "import sys; from services.jobs.store import Store; input(); Store(sys.argv[1]).migrate()"
+    with postgres.database() as url:
+        starting = [
+            subprocess.Popen(
+                [sys.executable, "-c", code, url], stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+            )
+            for _ in range(3)
+        ]
+        time.sleep(2)  # all have imported, and none has begun
+        for process in starting:
+            process.stdin.write("\n")
+            process.stdin.flush()
+        errors = [process.communicate(timeout=60)[1] for process in starting]
+        assert [process.returncode for process in starting] == [0, 0, 0], errors
+        store = Store(url)
+        add_job(store)
+        store.close()
+
+
+def test_a_file_is_never_deleted_under_a_job_that_is_being_created(store):
+    """Whichever comes first, the other sees it. The create is held between its insert and its end."""
+    store.add_file("file-1", filename="f", purpose="fine-tune", size=1, sha256="x")
+    inserted, outcome = threading.Event(), []
+
+    def hold(connection, cursor, statement, *rest):
+        if statement.startswith("INSERT INTO events"):
+            inserted.set()
+            time.sleep(0.5)
+
+    event.listen(store._engine, "before_cursor_execute", hold)
+
+    def create():
+        try:
+            spec = {"training_file": "file-1"}
+            store.create_job("ftjob-a", spec=spec, paths={}, fine_tuned_model="m", request_digest="d")
+            outcome.append("created")
+        except UnknownFileError:
+            outcome.append("refused")
+
+    creating = threading.Thread(target=create)
+    creating.start()
+    assert inserted.wait(10)
+    needed_by = store.delete_file("file-1")
+    creating.join()
+    assert (outcome, needed_by, store.file("file-1") is None) == (["created"], ["ftjob-a"], False)
+    store.request_cancel("ftjob-a")
+    assert store.delete_file("file-1") == []
+    assert store.file("file-1") is None
+
+
+def test_a_nul_is_kept_out_of_the_database(store):
+    """PostgreSQL holds none: what a caller names is not found, what the service says is said without it."""
+    assert store.file("file-\0") is None
+    assert store.job_of_model("ft:\0") is None
+    fence = start(store)
+    fence.record_events([NewEvent("line 3: 'a\0b'", data={"text": "a\0b"})])
+    fence.end(State.FAILED, error={"message": "a\0b"}, message="a\0b", trained_tokens=None)
+    assert messages(store)[-2:] == ["line 3: 'a\ufffdb'", "a\ufffdb"]
+    assert store.job("ftjob-a").error == {"message": "a\0b"}
+    assert [job.id for job in store.jobs(after=None, limit=1, metadata={})[0]] == ["ftjob-a"]
+
+
+def test_a_database_that_comes_back_is_found_again(postgres):
+    """What waits for it goes on by itself; what does not, fails at once and works afterwards."""
+    with postgres.database() as url:
+        waiting, impatient = Store(url, patience_s=30), Store(url)
+        waiting.migrate()
+        fence = start(waiting)
+        impatient.ping()
+        postgres.stop()
+        try:
+            with pytest.raises(DBAPIError, match="refused"):
+                impatient.ping()
+            writing = threading.Thread(target=fence.record_events, args=([NewEvent("written while it was away")],))
+            writing.start()
+            time.sleep(0.5)
+        finally:
+            postgres.start()
+        writing.join(30)
+        assert messages(impatient)[-1] == "written while it was away"
+        waiting.close()
+        impatient.close()
+
+
+def test_a_database_that_stays_away_is_not_waited_for_forever():
+    store = Store(f"postgresql+psycopg://nobody@127.0.0.1:{free_port()}/none", patience_s=0.5)
+    started = time.monotonic()
+    with pytest.raises(DBAPIError, match="refused"):
+        store.ping()
+    assert 0.5 <= time.monotonic() - started < 5
 
 
 @pytest.mark.parametrize("name", ["plain", "with space", "a?b", "a%20b", "ü"])
