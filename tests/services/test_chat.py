@@ -45,8 +45,8 @@ class ScriptedCluster:
 
 
 @pytest.fixture
-def jobs(tmp_path):
-    store = Store(f"sqlite:///{tmp_path}/jobs.db")
+def jobs(database_url):
+    store = Store(database_url)
     store.migrate()
     yield store
     store.close()
