@@ -1,19 +1,25 @@
 """One running service for all integration tests of the session, and files to train on."""
 
+import os
 import shutil
+from pathlib import Path
 
 import pytest
 
-from tests.integration.stack import start, stop
+from tests.integration.stack import ATTACH, attach, start, stop
 from wmss.tasks.arithmetic import make_problems, write_jsonl
 
 
 @pytest.fixture(scope="session")
-def stack(tmp_path_factory, checkpoints):
+def stack(tmp_path_factory, request):
+    if ATTACH in os.environ:
+        yield attach(Path(os.environ[ATTACH]))
+        return
+    checkpoints = request.getfixturevalue("checkpoints")
     home = tmp_path_factory.mktemp("home")
     for name in ("qwen3", "qwen3_other"):
         shutil.copytree(checkpoints[name], home / "models" / name)
-    running = start(home)
+    running = start(home, WMSS_CHAT_IDLE_S="20")
     yield running
     stop(running)
 

@@ -14,8 +14,10 @@ from openai import OpenAI
 from ray.job_submission import JobStatus, JobSubmissionClient
 
 from services.settings import Settings
-from services.supervisor import Endpoint, endpoint_file, free_port
+from services.supervisor import Endpoint, endpoint_file, free_port, running_endpoint
 
+ATTACH = "WMSS_TEST_ATTACH"
+"""Variable with the home of a running service that the tests are to use in place of one of their own."""
 WMSS = [sys.executable, "-m", "services.cli"]
 
 
@@ -23,7 +25,7 @@ WMSS = [sys.executable, "-m", "services.cli"]
 class Stack:
     """A service and its home."""
 
-    process: subprocess.Popen
+    process: subprocess.Popen | None
     endpoint: Endpoint
     home: Path
     client: OpenAI
@@ -96,6 +98,13 @@ def start(home: Path, **environment: str) -> Stack:
         time.sleep(0.2)
     endpoint = Endpoint.model_validate_json(file.read_text())
     return Stack(process, endpoint, home, OpenAI(base_url=endpoint.base_url, api_key="any"))
+
+
+def attach(home: Path) -> Stack:
+    """A service that another process started and will stop."""
+    endpoint = running_endpoint(Settings(home=home))
+    assert endpoint is not None, f"no service runs in {home}"
+    return Stack(None, endpoint, home, OpenAI(base_url=endpoint.base_url, api_key="any"))
 
 
 def stop(stack: Stack, number: signal.Signals = signal.SIGTERM) -> None:

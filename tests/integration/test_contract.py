@@ -1,14 +1,42 @@
-"""The stock `openai` client against the running service: every call it has for files, jobs and models, and its errors.
+"""The stock `openai` client against the running service: every call it has for what we offer, and its errors.
 
-The client builds its objects without checking them, so the tests read the fields that its users read.
+The client builds its objects without checking them, so the tests read the fields that its users read. They run twice:
+with the installed client, and in a process of its own with the oldest one that works.
 """
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import httpx
 import openai
 import pytest
 
-from tests.integration.stack import wait_for
+from tests.integration.stack import ATTACH, wait_for
 
 pytestmark = pytest.mark.stack
+
+OLDEST = Path(sys.prefix) / "openai-oldest"
+"""Where `make` installs requirements/openai-oldest.lock."""
+SUITE = f"contract-{openai.__version__}"
+
+
+@pytest.mark.skipif(ATTACH in os.environ, reason="this is the run with the oldest client")
+@pytest.mark.skipif(not OLDEST.is_dir(), reason=f"the oldest client is not in {OLDEST}; `make test` installs it")
+def test_the_oldest_client_keeps_the_same_contract(stack, job):
+    """Everything below once more, in a process that imports the oldest client; `job` brings the service up first."""
+    environment = stack.environment | {ATTACH: str(stack.home), "PYTHONPATH": f"{OLDEST}:{Path.cwd()}"}
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__]
+    run = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=400)
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert "passed" in run.stdout
+
+
+@pytest.mark.skipif(ATTACH not in os.environ, reason="this is the run with the newest client")
+def test_this_is_the_oldest_client():
+    assert openai.__version__ == (Path("requirements") / "openai-oldest.lock").read_text().strip().split("==")[1]
+    assert Path(openai.__file__).is_relative_to(OLDEST)
 
 
 @pytest.fixture(scope="module")
@@ -29,9 +57,9 @@ def job(client, training_file):
         model="qwen3",
         training_file=training_file.id,
         method={"type": "supervised", "supervised": {"hyperparameters": knobs}},
-        suffix="contract",
+        suffix=SUITE,
         seed=7,
-        metadata={"suite": "contract"},
+        metadata={"suite": SUITE},
         extra_body={"checkpointing": {"every_steps": 4}},
     )
     assert job.status in ("queued", "running")
@@ -58,19 +86,20 @@ def test_files(client, training_file, files):
 
 def test_finished_job(client, job, training_file):
     assert (job.object, job.status, job.model, job.seed) == ("fine_tuning.job", "succeeded", "qwen3", 7)
-    assert job.fine_tuned_model == f"ft:qwen3:contract:{job.id}"
+    assert job.fine_tuned_model == f"ft:qwen3:{SUITE}:{job.id}"
     assert job.training_file == training_file.id
     assert job.finished_at >= job.created_at
     assert job.trained_tokens > 0
     assert job.error is None
     assert job.method.type == "supervised"
     assert job.method.supervised.hyperparameters.n_epochs == 2
-    assert job.metadata == {"suite": "contract"}
+    assert job.metadata == {"suite": SUITE}
     assert job.fine_tuned_model in [model.id for model in client.models.list()]
+    assert client.models.retrieve(job.fine_tuned_model).owned_by == job.id
 
 
 def test_lists_page_and_filter(client, job, training_file):
-    first = client.fine_tuning.jobs.list(limit=1, metadata={"suite": "contract"})
+    first = client.fine_tuning.jobs.list(limit=1, metadata={"suite": SUITE})
     assert [listed.id for listed in first.data] == [job.id]
     more = [
         client.fine_tuning.jobs.create(model="qwen3", training_file=training_file.id, metadata={"n": str(n)}).id
@@ -104,6 +133,57 @@ def test_checkpoints(client, job):
     assert newest.metrics.train_loss > 0
 
 
+class AnsweredTooLate(httpx.HTTPTransport):
+    """The first create reaches the service, and its answer is lost on the way back."""
+
+    def __init__(self):
+        super().__init__()
+        self.creates = []
+
+    def handle_request(self, request):
+        response = super().handle_request(request)
+        if request.method == "POST":
+            response.read()
+            self.creates.append(request.headers.get("x-stainless-retry-count"))
+            if len(self.creates) == 1:
+                return httpx.Response(503, headers={"retry-after": "0"}, request=request)
+        return response
+
+
+def test_a_create_whose_answer_was_lost_makes_one_job(stack, training_file):
+    transport = AnsweredTooLate()
+    with openai.OpenAI(
+        base_url=stack.endpoint.base_url, api_key="any", http_client=httpx.Client(transport=transport)
+    ) as client:
+        job = client.fine_tuning.jobs.create(
+            model="qwen3", training_file=training_file.id, metadata={"lost": SUITE}, seed=len(SUITE)
+        )
+        client.with_options(max_retries=0).fine_tuning.jobs.cancel(job.id)
+        assert transport.creates[:2] == ["0", "1"]
+        assert [made.id for made in client.fine_tuning.jobs.list(metadata={"lost": SUITE})] == [job.id]
+
+
+def test_what_is_sent_to_openai_is_understood(client, training_file):
+    knobs = {"n_epochs": "auto", "batch_size": "auto", "learning_rate_multiplier": "auto"}
+    method = {"type": "supervised", "supervised": {"hyperparameters": knobs}}
+    job = client.fine_tuning.jobs.create(model="qwen3", training_file=training_file.id, method=method)
+    client.fine_tuning.jobs.cancel(job.id)
+    assert job.method.supervised.hyperparameters.n_epochs == "auto"
+
+
+def test_chat(client):
+    question = {"model": "qwen3", "messages": [{"role": "user", "content": "3 + 4 = ?"}], "temperature": 0}
+    answer = client.chat.completions.create(**question, max_tokens=5)
+    assert answer.usage.completion_tokens == 5
+    parts = list(client.chat.completions.create(**question, max_tokens=5, stream=True))
+    text = "".join(part.choices[0].delta.content or "" for part in parts)
+    assert text == answer.choices[0].message.content
+    assert client.completions.create(model="qwen3", prompt="3 + 4", max_tokens=2).usage.completion_tokens == 2
+    with pytest.raises(openai.NotFoundError) as caught:
+        client.chat.completions.create(**question | {"model": "nobody"})
+    assert caught.value.param == "model"
+
+
 def test_errors_are_typed_and_name_the_field(client, job, training_file):
     create = client.fine_tuning.jobs.create
     with pytest.raises(openai.BadRequestError) as caught:
@@ -120,6 +200,6 @@ def test_errors_are_typed_and_name_the_field(client, job, training_file):
     with pytest.raises(openai.UnprocessableEntityError):
         for seed in (1, 2):
             made = create(
-                model="qwen3", training_file=training_file.id, seed=seed, extra_headers={"idempotency-key": "contract"}
+                model="qwen3", training_file=training_file.id, seed=seed, extra_headers={"idempotency-key": SUITE}
             )
             client.fine_tuning.jobs.cancel(made.id)
