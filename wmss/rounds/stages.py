@@ -140,7 +140,7 @@ def run_job(job: Job, engines: Engines, journal: Journal) -> Artifacts:
         compared = {"base": job.base, "strong_before": strong}
     else:
         knobs = spec.hyperparameters
-        trained = stage.once("sft", lambda: stage.sft(knobs, knobs.n_epochs))
+        trained = stage.once("sft", lambda: stage.sft(knobs, knobs.num_epochs))
         compared = {"base": job.base}
     exported = stage.once("export", lambda: stage.export(Path(trained["checkpoint"])))
     if job.validation_file is not None:
@@ -318,7 +318,7 @@ class _Stage:
             weak=self.job.weak,
             indices=drawn["indices"],
             batch_size=self._recorded("validate")["batch_size"],
-            num_epochs=wmss.hyperparameters.n_epochs,
+            num_epochs=wmss.hyperparameters.num_epochs,
             knobs=wmss.hyperparameters,
             mixing_weight=wmss.mixing_weight,
             weak_frozen=wmss.weak_update == "frozen",
@@ -354,7 +354,7 @@ class _Stage:
         num_steps = run.sampler().num_steps
         self.journal.event(
             f"{phase}: {num_steps} steps of {batch_size} samples, {len(run.indices)} samples an epoch, peak learning "
-            f"rate {knobs.learning_rate:g}" + (f", mixing weight {mixing_weight:g}" if weak is not None else "")
+            f"rate {knobs.peak_learning_rate:g}" + (f", mixing weight {mixing_weight:g}" if weak is not None else "")
         )
         folder = self.engines.train(run, name=f"{self.job.id}-{phase}-1")
         return {"checkpoint": str(folder / STRONG_FOLDER), "num_steps": num_steps}
