@@ -14,8 +14,10 @@ from typing import Any
 import ray
 from ray import serve
 
+from services.failures import driver_error
 from services.generator import ServeGenerator, deploy_generator
 from services.jobs.lease import keep_lease
+from services.jobs.reconcile import submission_id
 from services.jobs.states import State
 from services.jobs.store import Fence, LostLeaseError, NewEvent, Store
 from services.jobs.tables import JobRow
@@ -23,7 +25,7 @@ from services.scorer import ServeScorer, deploy_scorer
 from services.settings import Settings
 from services.trainer import run_training
 from wmss.config import JobSpec
-from wmss.errors import ConfigError, WmssError
+from wmss.errors import ConfigError
 from wmss.rounds.stages import Artifacts, Job, run_job
 from wmss.scoring.vllm_entropy import check_family, provenance
 from wmss.training.loop import TrainingRun
@@ -48,12 +50,11 @@ def main(job_id: str, attempt: int) -> None:
             run_job(job, RayEngines(job, settings, fence, attempt, row.fine_tuned_model), journal)
     except LostLeaseError:
         raise
-    except WmssError as error:
-        _fail(fence, {"code": error.code, "message": error.message, "param": error.param})
     except Exception as error:  # the outermost frame: whatever it was, the job must say so
         logger.error("job %s failed:\n%s", job_id, traceback.format_exc())
-        text = f"{type(error).__name__}: {error}".splitlines()[0]
-        _fail(fence, {"code": "internal_error", "message": f"{text} (driver log of {job_id}-{attempt})", "param": None})
+        fault = driver_error(error, log=submission_id(job_id, attempt))
+        reason = {"code": fault.code, "message": fault.message, "param": fault.param}
+        fence.end(State.FAILED, error=reason, message=f"Failed: {fault.message}", trained_tokens=None)
     else:
         tokens = store.trained_tokens(job_id)
         fence.end(State.SUCCEEDED, error=None, message=f"Done: {row.fine_tuned_model}", trained_tokens=tokens)
@@ -67,10 +68,6 @@ def _delete_left_engines(store: Store, fence: Fence, job_id: str) -> None:
         if app in deployed:
             serve.delete(app)
         fence.forget_engine(app)
-
-
-def _fail(fence: Fence, error: dict[str, Any]) -> None:
-    fence.end(State.FAILED, error=error, message=f"Failed: {error['message']}", trained_tokens=None)
 
 
 def resolve(row: JobRow, settings: Settings) -> Job:

@@ -33,5 +33,7 @@ def test_vectors_are_not_decayed():
 
 
 def test_the_multiplier_reaches_the_optimizer():
-    [group] = make_optimizer(torch.nn.Linear(3, 2, bias=False), Hyperparameters(learning_rate_multiplier=3)).param_groups
+    [group] = make_optimizer(
+        torch.nn.Linear(3, 2, bias=False), Hyperparameters(learning_rate_multiplier=3)
+    ).param_groups
     assert group["lr"] == pytest.approx(3e-5)
