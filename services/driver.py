@@ -14,6 +14,7 @@ from typing import Any
 import ray
 from ray import serve
 
+from services import cluster
 from services.failures import driver_error
 from services.generator import ServeGenerator, deploy_generator
 from services.jobs.lease import keep_lease
@@ -25,9 +26,9 @@ from services.scorer import ServeScorer, deploy_scorer
 from services.settings import Settings
 from services.trainer import run_training
 from wmss.config import JobSpec
-from wmss.errors import ConfigError
+from wmss.errors import WmssError
 from wmss.rounds.stages import Artifacts, Job, run_job
-from wmss.scoring.vllm_entropy import check_family, provenance
+from wmss.scoring.vllm_entropy import provenance
 from wmss.training.loop import TrainingRun
 
 logger = logging.getLogger(__name__)
@@ -126,24 +127,12 @@ class RayEngines:
         self._settings = settings
         self._fence = fence
         self._record = {"job_id": job.id, "attempt": attempt, "model_name": model_name}
-        asked = job.spec.resources.use_gpu
-        self._use_gpu = ray.cluster_resources().get("GPU", 0) > 0 if asked is None else asked
+        self._use_gpu = cluster.uses_gpu(job.spec.resources, ray.cluster_resources())
 
-    def check(self, checkpoints: Mapping[str, Path], *, scoring: bool) -> None:
-        """Refuse what this cluster can never run: it would otherwise wait for resources for ever."""
+    def refusals(self, checkpoints: Mapping[str, Path], *, scoring: bool) -> list[WmssError]:
+        """What this cluster can never run: the job would otherwise wait for resources for ever."""
         resources = self._job.spec.resources
-        have = ray.cluster_resources()
-        for kind, needed in (("CPU", resources.num_workers), ("GPU", resources.num_workers if self._use_gpu else 0)):
-            if needed > have.get(kind, 0):
-                field = "use_gpu" if kind == "GPU" and resources.num_workers == 1 else "num_workers"
-                raise ConfigError(
-                    f"{field}: {needed} {kind}s are needed for {resources.num_workers} training workers, the cluster "
-                    f"has {have.get(kind, 0):g}; ask for fewer workers or use_gpu=false",
-                    param=f"resources.{field}",
-                )
-        if scoring:
-            for param, checkpoint in checkpoints.items():
-                check_family(checkpoint, param=param)
+        return cluster.refusals(checkpoints, scoring=scoring, resources=resources, cluster=ray.cluster_resources())
 
     def train(self, run: TrainingRun, *, name: str) -> Path:
         """Run one training phase to its end under Ray Train."""

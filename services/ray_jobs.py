@@ -8,6 +8,7 @@ import os
 import shlex
 import subprocess
 import sys
+from collections import Counter
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -51,6 +52,16 @@ class RayDrivers:
     def ping(self) -> None:
         """Raise unless the dashboard answers."""
         self._http.get("/api/version").raise_for_status()
+
+    def cluster_resources(self) -> dict[str, float]:
+        """What all living nodes have together, by kind ("CPU", "GPU")."""
+        response = self._http.get("/api/v0/nodes", params={"limit": 10_000}).raise_for_status()
+        nodes = response.json()["data"]["result"]["result"]
+        total: Counter[str] = Counter()
+        for node in nodes:
+            if node["state"] == "ALIVE":
+                total.update(node["resources_total"])
+        return dict(total)
 
     def status(self, submission_id: str) -> DriverStatus | None:
         """Status of a driver, or None if Ray has never heard of it."""

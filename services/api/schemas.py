@@ -8,7 +8,7 @@ from services.jobs.states import State, public_status
 from services.jobs.tables import CheckpointRow, EventRow, FileRow, JobRow, PhaseRow
 from services.models import KnownModel
 from wmss.config import JobSpec
-from wmss.rounds.stages import phases_of
+from wmss.rounds.phases import phases_of
 
 Item = TypeVar("Item")
 OPENAI_KNOBS = ("n_epochs", "batch_size", "learning_rate_multiplier")
