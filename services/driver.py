@@ -14,8 +14,12 @@ from typing import Any
 import ray
 from ray import serve
 
+from services import cluster
+from services.failures import driver_error
 from services.generator import ServeGenerator, deploy_generator
 from services.jobs.lease import keep_lease
+from services.jobs.reconcile import submission_id
+from services.jobs.room import uses_gpu
 from services.jobs.states import State
 from services.jobs.store import PATIENCE_S, Fence, LostLeaseError, NewEvent, Store, may_be_tried_again
 from services.jobs.tables import JobRow
@@ -23,9 +27,9 @@ from services.scorer import ServeScorer, deploy_scorer
 from services.settings import Settings
 from services.trainer import run_training
 from wmss.config import JobSpec
-from wmss.errors import ConfigError, WmssError
+from wmss.errors import WmssError
 from wmss.rounds.stages import Artifacts, Job, run_job
-from wmss.scoring.vllm_entropy import check_family, provenance
+from wmss.scoring.vllm_entropy import provenance
 from wmss.training.loop import TrainingRun
 
 logger = logging.getLogger(__name__)
@@ -48,14 +52,13 @@ def main(job_id: str, attempt: int) -> None:
             run_job(job, RayEngines(job, settings, fence, attempt, row.fine_tuned_model), journal)
     except LostLeaseError:
         raise
-    except WmssError as error:
-        _fail(fence, {"code": error.code, "message": error.message, "param": error.param})
     except Exception as error:  # the outermost frame: whatever it was, the job must say so
         if may_be_tried_again(error):  # the database's trouble, not the job's: the next attempt goes on with it
             raise
         logger.error("job %s failed:\n%s", job_id, traceback.format_exc())
-        text = f"{type(error).__name__}: {error}".splitlines()[0]
-        _fail(fence, {"code": "internal_error", "message": f"{text} (driver log of {job_id}-{attempt})", "param": None})
+        fault = driver_error(error, log=submission_id(job_id, attempt))
+        reason = {"code": fault.code, "message": fault.message, "param": fault.param}
+        fence.end(State.FAILED, error=reason, message=f"Failed: {fault.message}", trained_tokens=None)
     else:
         tokens = store.trained_tokens(job_id)
         fence.end(State.SUCCEEDED, error=None, message=f"Done: {row.fine_tuned_model}", trained_tokens=tokens)
@@ -69,10 +72,6 @@ def _delete_left_engines(store: Store, fence: Fence, job_id: str) -> None:
         if app in deployed:
             serve.delete(app)
         fence.forget_engine(app)
-
-
-def _fail(fence: Fence, error: dict[str, Any]) -> None:
-    fence.end(State.FAILED, error=error, message=f"Failed: {error['message']}", trained_tokens=None)
 
 
 def resolve(row: JobRow, settings: Settings) -> Job:
@@ -131,24 +130,12 @@ class RayEngines:
         self._settings = settings
         self._fence = fence
         self._record = {"job_id": job.id, "attempt": attempt, "model_name": model_name}
-        asked = job.spec.resources.use_gpu
-        self._use_gpu = ray.cluster_resources().get("GPU", 0) > 0 if asked is None else asked
+        self._use_gpu = uses_gpu(job.spec.resources, ray.cluster_resources())
 
-    def check(self, checkpoints: Mapping[str, Path], *, scoring: bool) -> None:
-        """Refuse what this cluster can never run: it would otherwise wait for resources for ever."""
+    def refusals(self, checkpoints: Mapping[str, Path], *, scoring: bool) -> list[WmssError]:
+        """What this cluster can never run: the job would otherwise wait for resources for ever."""
         resources = self._job.spec.resources
-        have = ray.cluster_resources()
-        for kind, needed in (("CPU", resources.num_workers), ("GPU", resources.num_workers if self._use_gpu else 0)):
-            if needed > have.get(kind, 0):
-                field = "use_gpu" if kind == "GPU" and resources.num_workers == 1 else "num_workers"
-                raise ConfigError(
-                    f"{field}: {needed} {kind}s are needed for {resources.num_workers} training workers, the cluster "
-                    f"has {have.get(kind, 0):g}; ask for fewer workers or use_gpu=false",
-                    param=f"resources.{field}",
-                )
-        if scoring:
-            for param, checkpoint in checkpoints.items():
-                check_family(checkpoint, param=param)
+        return cluster.refusals(checkpoints, scoring=scoring, resources=resources, cluster=ray.cluster_resources())
 
     def train(self, run: TrainingRun, *, name: str) -> Path:
         """Run one training phase to its end under Ray Train."""

@@ -5,7 +5,8 @@ from pathlib import Path
 
 from services.jobs.store import Store
 from services.settings import Settings
-from wmss.errors import ModelError
+from wmss.config import JobSpec, WmssMethod
+from wmss.errors import ModelError, WmssError
 from wmss.records import STRONG_FOLDER
 
 
@@ -18,13 +19,33 @@ class KnownModel:
     owned_by: str
 
 
-def resolve_model(name: str, store: Store, settings: Settings, *, param: str) -> Path:
-    """The folder of a model; raises `ModelError` naming the field, and says what names are possible."""
+def resolve_models(spec: JobSpec, store: Store | None, settings: Settings) -> tuple[dict[str, Path], list[WmssError]]:
+    """Folders of the models a job names, by field, and a problem for each name that leads nowhere."""
+    names = {"model": spec.model}
+    if isinstance(spec.method, WmssMethod):
+        wmss = spec.method.wmss
+        others = {"method.wmss.weak_model": wmss.weak_model, "method.wmss.strong_model": wmss.strong_model}
+        names |= {param: name for param, name in others.items() if name is not None}
+    folders: dict[str, Path] = {}
+    problems: list[WmssError] = []
+    for param, name in names.items():
+        try:
+            folders[param] = resolve_model(name, store, settings, param=param)
+        except ModelError as error:
+            problems.append(error)
+    return folders, problems
+
+
+def resolve_model(name: str, store: Store | None, settings: Settings, *, param: str) -> Path:
+    """The folder of a model; raises `ModelError` naming the field, and says what names are possible.
+
+    Without a store (a home in which no service has run yet) there are no finished models.
+    """
     if name.startswith("ft:"):
-        job = store.job_of_model(name)
+        job = store.job_of_model(name) if store else None
         if job is not None:
             return settings.models / job.id
-        checkpoint = store.checkpoint_of_model(name)
+        checkpoint = store.checkpoint_of_model(name) if store else None
         if checkpoint is not None:
             return Path(checkpoint.path) / STRONG_FOLDER
         raise ModelError(f"{param}: there is no finished model or checkpoint {name!r}; see /v1/models", param=param)

@@ -56,6 +56,16 @@ class RayDrivers:
         """Raise unless the dashboard answers."""
         self._http.get("/api/version").raise_for_status()
 
+    def cluster_resources(self) -> dict[str, float]:
+        """What all living nodes have together, by kind ("CPU", "GPU")."""
+        response = self._http.get("/api/v0/nodes", params={"limit": 10_000}).raise_for_status()
+        nodes = response.json()["data"]["result"]["result"]
+        total: Counter[str] = Counter()
+        for node in nodes:
+            if node["state"] == "ALIVE":
+                total.update(node["resources_total"])
+        return dict(total)
+
     def status(self, submission_id: str) -> DriverStatus | None:
         """Status of a driver, or None if Ray has never heard of it."""
         response = self._http.get(f"/api/jobs/{submission_id}")
@@ -95,15 +105,6 @@ class RayDrivers:
             time.sleep(0.2)
         if status is not DriverStatus.SUCCEEDED:
             raise RuntimeError(f"Serve applications {apps} could not be deleted: {self.last_words(submission_id)}")
-
-    def resources(self) -> dict[str, float]:
-        """What the cluster's living nodes have in all: CPU, GPU, memory and so on."""
-        response = self._http.get("/api/v0/nodes", params={"detail": True}).raise_for_status()
-        total: Counter[str] = Counter()
-        for node in response.json()["data"]["result"]["result"]:
-            if node["state"] == "ALIVE":
-                total.update(node["resources_total"])
-        return dict(total)
 
     def _submit(self, submission_id: str, module: str, *arguments: str, metadata: dict[str, str]) -> None:
         """Run a Python module as the Ray job `submission_id`; Ray refuses an id that it has seen."""

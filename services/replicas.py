@@ -8,6 +8,7 @@ from ray import serve
 from ray.exceptions import RayActorError, RayTaskError
 from ray.serve.handle import DeploymentHandle
 
+from services.failures import engine_error
 from services.settings import Settings, engine_environment
 
 CALL_TIMEOUT_S = 3600.0
@@ -54,7 +55,10 @@ def deploy(
         "runtime_env": {"env_vars": engine_environment()},
     }
     bound = deployment.options(ray_actor_options=options).bind(*arguments)
-    return serve.run(bound, name=app, route_prefix=route_prefix)
+    try:
+        return serve.run(bound, name=app, route_prefix=route_prefix)
+    except RuntimeError as error:
+        raise engine_error(app, error) from error
 
 
 def call_replica(method: Any, *arguments: Any) -> Any:
@@ -64,7 +68,7 @@ def call_replica(method: Any, *arguments: Any) -> Any:
             return method.remote(*arguments).result(timeout_s=CALL_TIMEOUT_S)
         except RayTaskError:
             raise  # the engine refused this input; it would again
-        except RayActorError:
+        except RayActorError as error:
             if attempt == MAX_RETRIES:
-                raise
+                raise engine_error(method.app_name, error) from error
     raise AssertionError("unreachable")

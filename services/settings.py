@@ -35,6 +35,12 @@ def engine_environment() -> dict[str, str]:
     return {name: os.environ.get(name, value) for name, value in DEFAULT_ENVIRONMENT.items()} | FIXED_ENVIRONMENT
 
 
+def ray_cpus() -> int:
+    """CPUs the local Ray node says it has. Two cores are oversubscribed on purpose: an engine and a trainer that wait
+    must not block a third."""
+    return max(4, os.cpu_count() or 1)
+
+
 class Settings(BaseSettings):
     """Settings of every process of the service; each field is the variable `WMSS_<FIELD>`."""
 

@@ -26,7 +26,7 @@ from types import FrameType
 import psutil
 from pydantic import BaseModel
 
-from services.settings import Settings, engine_environment
+from services.settings import Settings, engine_environment, ray_cpus
 
 logger = logging.getLogger(__name__)
 
@@ -185,8 +185,7 @@ class Supervisor:
                 f"--dashboard-agent-listen-port={agent}",
                 f"--ray-client-server-port={client}",
                 f"--temp-dir={temp_dir}",
-                # Two cores are oversubscribed on purpose: an engine and a trainer that wait must not block a third.
-                f"--num-cpus={max(4, os.cpu_count() or 1)}",
+                f"--num-cpus={ray_cpus()}",
                 "--disable-usage-stats",
             ],
             self._environment(token_path),

@@ -8,9 +8,11 @@ from typing import Any
 
 import ray.train
 import torch
+from ray.exceptions import RayError
 from ray.train import Checkpoint, CheckpointConfig, FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
 from ray.train.torch import TorchTrainer, get_device
 
+from services.failures import last_line, memory_error
 from services.jobs.store import PATIENCE_S, Fence, NewEvent, Store
 from services.settings import Settings, engine_environment
 from wmss.errors import TrainingError, WmssError
@@ -56,33 +58,30 @@ def run_training(
             worker_runtime_env={"env_vars": engine_environment() | {"OMP_NUM_THREADS": str(num_threads)}},
         ),
     )
+    who = f"the training workers of {name}"
     try:
         result = trainer.fit()
-    except TrainingFailedError as error:
-        raise TrainingError(
-            f"training workers of {name} failed more than {MAX_WORKER_FAILURES} times: {_last_line(error)}; see their "
-            "logs in the Ray dashboard"
+    except (TrainingFailedError, RayError) as error:
+        raise memory_error(who, error) or TrainingError(
+            f"{who} failed more than {MAX_WORKER_FAILURES} times: {last_line(error)}; see their logs under Train in "
+            "the Ray dashboard. Workers that vanish are killed for their memory, as a rule: lower micro_batch_tokens "
+            "or num_workers"
         ) from error
-    if result.return_value is not None:
-        raise TrainingError(result.return_value["message"], param=result.return_value["param"])
+    fault: WmssError | None = result.return_value
+    if fault is not None:
+        raise fault
     assert result.checkpoint is not None, f"training {name} ended without a checkpoint"
     return Path(result.checkpoint.path)
 
 
-def _last_line(error: Exception) -> str:
-    """The innermost exception's own line of a remote traceback."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1] if lines else type(error).__name__
-
-
-def train_worker(config: dict[str, Any]) -> dict[str, Any] | None:
+def train_worker(config: dict[str, Any]) -> WmssError | None:
     """One worker. The caller's own faults are returned, not raised: Ray Train would try them again."""
     run = TrainingRun.model_validate(config["run"])
     with contextlib.closing(RayHost(phase=run.phase, **config["record"])) as host:
         try:
             train(run, host)
         except WmssError as error:
-            return {"message": error.message, "param": error.param}
+            return error
     return None
 
 

@@ -27,12 +27,38 @@ def wmss(**values):
         {"preset": "wmss-v1"},
         {"alpha": None, "hyperparameters": {"sft_epochs": None}},
         {"preset": "efficient", "strong_model": "s", "weighting": "uniform"},
+        {"hyperparameters": {"n_epochs": "auto", "batch_size": "auto", "learning_rate_multiplier": "auto"}},
+        {"hyperparameters": {"learning_rate_multiplier": 2.5}},
     ],
 )
 def test_resolved_job_reads_back_as_itself(values):
     """The database stores the resolved JSON and every process validates it again."""
     spec = parse_job(wmss(**values))
     assert JobSpec.model_validate(json.loads(spec.model_dump_json())) == spec
+
+
+def test_what_people_send_to_openai_is_a_job():
+    hyperparameters = {"n_epochs": "auto", "batch_size": "auto", "learning_rate_multiplier": "auto"}
+    method = {"type": "supervised", "supervised": {"hyperparameters": hyperparameters}}
+    spec = parse_job(MINIMAL | {"method": method, "hyperparameters": None, "integrations": []})
+    echoed = spec.model_dump(mode="json")["method"]["supervised"]["hyperparameters"]
+    assert {name: echoed[name] for name in hyperparameters} == hyperparameters
+    assert (spec.hyperparameters.num_epochs, spec.hyperparameters.peak_learning_rate) == (1, 1e-5)
+
+
+@pytest.mark.parametrize(
+    ("knobs", "expected"),
+    [
+        ({}, 1e-5),
+        ({"learning_rate": 3e-4}, 3e-4),
+        ({"learning_rate": None}, 1e-5),
+        ({"learning_rate_multiplier": 2}, 2e-5),
+        ({"learning_rate_multiplier": 0.1}, 1e-6),
+        ({"learning_rate": 3e-4, "learning_rate_multiplier": None}, 3e-4),
+    ],
+)
+def test_peak_learning_rate(knobs, expected):
+    assert parse_job(wmss(hyperparameters=knobs)).hyperparameters.peak_learning_rate == pytest.approx(expected)
 
 
 def test_null_is_the_presets_value():
@@ -75,7 +101,22 @@ def test_presets_fill_what_is_left_out():
         (wmss(weighting="uniform", alpha=0.2), "method.wmss", "unused with weighting 'uniform'"),
         (wmss(strong_model="s", hyperparameters={"sft_epochs": 2}), "method.wmss", "unused when strong_model is given"),
         (wmss(hyperparameters=5), "method.wmss.hyperparameters", "dictionary"),
-        (wmss(hyperparameters={"batch_size": 0}), "method.wmss.hyperparameters", "batch_size: expected"),
+        (
+            wmss(hyperparameters={"batch_size": 0}),
+            "method.wmss.hyperparameters.batch_size",
+            r"batch_size: expected greater than or equal to 1 or 'auto' \(got 0\)$",
+        ),
+        (wmss(hyperparameters={"max_length": 1}), "method.wmss.hyperparameters.max_length", "or equal to 2 or 'auto'"),
+        (
+            wmss(hyperparameters={"learning_rate_multiplier": 0.0}),
+            "method.wmss.hyperparameters.learning_rate_multiplier",
+            r"expected greater than 0 or 'auto' \(got 0.0\)$",
+        ),
+        (
+            wmss(hyperparameters={"learning_rate_multiplier": "auto", "learning_rate": 1e-4}),
+            "method.wmss.hyperparameters",
+            "learning_rate and learning_rate_multiplier: expected one of them, got both; remove",
+        ),
         (wmss(hyperparameters={"n_epochs": 0}), "method.wmss.hyperparameters.n_epochs", "greater than or equal to 1"),
         (wmss(hyperparameters={"learning_rate": 1e9}), "method.wmss.hyperparameters.learning_rate", "less than"),
         ({"training_file": "f"}, "model", "required field is missing"),
@@ -89,7 +130,11 @@ def test_presets_fill_what_is_left_out():
         (wmss(hyperparameters={"batch_size": True}), "method.wmss.hyperparameters.batch_size", "got True"),
         (wmss(hyperparameters={"n_epochs": "8"}), "method.wmss.hyperparameters.n_epochs", "valid integer"),
         (MINIMAL | {"checkpointing": {"keep_last": 10**30}}, "checkpointing.keep_last", "less than or equal"),
-        (MINIMAL | {"method": {"type": "dpo"}}, "method", "supervised"),
+        (MINIMAL | {"method": {"type": "dpo"}}, "method.type", "expected one of 'supervised', 'wmss', got 'dpo'"),
+        (MINIMAL | {"method": {"type": "reinforcement", "reinforcement": {}}}, "method.type", "'supervised', 'wmss'"),
+        (MINIMAL | {"method": {"wmss": {}}}, "method.type", "required field is missing"),
+        (MINIMAL | {"hyperparameters": {"n_epochs": 3}}, "hyperparameters", "deprecated by OpenAI; move it into the"),
+        (MINIMAL | {"integrations": [{"type": "wandb"}]}, "integrations", "not supported; remove it, and read"),
         (MINIMAL | {"method": {"type": "supervised", "wmss": {}}}, "method.wmss", "unknown field"),
         ([], None, "dictionary"),
     ],

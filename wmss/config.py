@@ -24,19 +24,26 @@ class Knobs(BaseModel):
 
 MAX_COUNT = 2**24
 """Largest batch size and sample length that is taken for meant."""
+DEFAULT_EPOCHS = 1
+DEFAULT_LEARNING_RATE = 1e-5
+"""What `n_epochs: auto` and `learning_rate_multiplier: auto` mean."""
+
+Auto = Literal["auto"]
 
 
 class Hyperparameters(Knobs):
-    """How a model is trained."""
+    """How a model is trained. OpenAI's names where it has them, with its "auto"."""
 
-    n_epochs: int = Field(default=1, ge=1, le=100_000)
-    """Passes over the phase's samples. With `wmss`: of the weak-driven phase."""
+    n_epochs: Annotated[int, Field(ge=1, le=100_000)] | Auto = DEFAULT_EPOCHS
+    """Passes over the phase's samples; "auto" = 1. With `wmss`: of the weak-driven phase."""
     max_steps: int | None = Field(default=None, ge=1, le=10**9)
     """Upper bound on the optimizer steps of each training phase; null = none."""
-    batch_size: int | Literal["auto"] = Field(default="auto")
+    batch_size: Annotated[int, Field(ge=1, le=MAX_COUNT)] | Auto = "auto"
     """Samples per optimizer step, over all workers; "auto" = the preset's, but at most an eighth of the samples."""
-    learning_rate: float = Field(default=1e-5, gt=0, le=1)
-    """Peak learning rate of AdamW (0.9, 0.999)."""
+    learning_rate: float | None = Field(default=DEFAULT_LEARNING_RATE, gt=0, le=1)
+    """Peak learning rate of AdamW (0.9, 0.999); null = the default 1e-5 times `learning_rate_multiplier`."""
+    learning_rate_multiplier: Annotated[float, Field(gt=0, le=1 / DEFAULT_LEARNING_RATE)] | Auto | None = None
+    """OpenAI's way to say it: multiplies the default learning rate, in place of `learning_rate`; "auto" = 1."""
     lr_schedule: Literal["linear", "cosine", "constant"] = "linear"
     """Decay after warm-up: to 0 along a line or half a cosine, or none."""
     warmup_ratio: float = Field(default=0.1, ge=0, le=1)
@@ -45,18 +52,38 @@ class Hyperparameters(Knobs):
     """Decoupled weight decay of matrices; 0 = off. Norms and biases are never decayed."""
     gradient_clip: float | None = Field(default=1.0, gt=0)
     """Largest global gradient norm, both branches together; null = no clipping."""
-    max_length: int | Literal["auto"] = "auto"
+    max_length: Annotated[int, Field(ge=2, le=MAX_COUNT)] | Auto = "auto"
     """Tokens per sample; longer completions are cut and reported. "auto" = 4096 or the model's context if shorter."""
     micro_batch_tokens: int = Field(default=8192, ge=1, le=2**24)
     """Padded tokens per forward pass and worker. It bounds memory and does not change the result."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _multiplier_in_place_of_the_default(cls, given: Any) -> Any:
+        if isinstance(given, dict) and given.get("learning_rate_multiplier") is not None:
+            return {"learning_rate": None} | given
+        return given
+
     @model_validator(mode="after")
-    def _positive_counts(self) -> Self:
-        for name in ("batch_size", "max_length"):
-            value = getattr(self, name)
-            if value != "auto" and not (1 if name == "batch_size" else 2) <= value <= MAX_COUNT:
-                raise ValueError(f'{name}: expected "auto" or a positive number up to {MAX_COUNT}, got {value}')
+    def _one_learning_rate(self) -> Self:
+        if self.learning_rate is not None and self.learning_rate_multiplier is not None:
+            raise ValueError(
+                "learning_rate and learning_rate_multiplier: expected one of them, got both; remove the multiplier"
+            )
         return self
+
+    @property
+    def num_epochs(self) -> int:
+        """`n_epochs` with "auto" resolved."""
+        return DEFAULT_EPOCHS if self.n_epochs == "auto" else self.n_epochs
+
+    @property
+    def peak_learning_rate(self) -> float:
+        """The learning rate after warm-up: as given, or the default times the multiplier."""
+        if self.learning_rate is not None:
+            return self.learning_rate
+        multiplier = self.learning_rate_multiplier
+        return DEFAULT_LEARNING_RATE * (1.0 if multiplier is None or multiplier == "auto" else multiplier)
 
 
 class WmssHyperparameters(Hyperparameters):
@@ -201,6 +228,14 @@ MetadataValue = Annotated[str, StringConstraints(pattern=r"^[^\x00]{0,512}$")]
 Suffix = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 
 
+UNSUPPORTED = {
+    "hyperparameters": 'deprecated by OpenAI; move it into the method: {"type": "supervised", "supervised": '
+    '{"hyperparameters": ...}}, or "wmss" twice in place of "supervised"',
+    "integrations": "not supported; remove it, and read the metrics of every step from the job's events",
+}
+"""Members of OpenAI's request that may only be empty, and what to do instead."""
+
+
 class JobSpec(Knobs):
     """A fine-tuning job, as posted to `/v1/fine_tuning/jobs` or written in a TOML file."""
 
@@ -223,6 +258,13 @@ class JobSpec(Knobs):
     """What the job may occupy."""
     checkpointing: Checkpointing = Checkpointing()
     """When training state is saved."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _nothing_asked_of_what_is_not_supported(cls, given: Any) -> Any:
+        if not isinstance(given, dict):
+            return given
+        return {key: value for key, value in given.items() if key not in UNSUPPORTED or value not in (None, [], {})}
 
     @property
     def hyperparameters(self) -> Hyperparameters:
@@ -277,19 +319,39 @@ def read_toml(path: Path) -> dict[str, Any]:
 
 def explain(errors: Sequence[Mapping[str, Any]]) -> ConfigError:
     """One message for all of pydantic's `errors()`, `param` naming the first field (e.g. `method.wmss.alpha`)."""
-    problems = [(field_path(item["loc"]), item) for item in errors]
+    texts: dict[str, tuple[list[str], str]] = {}  # of one field, all that it could have been
+    for item in errors:
+        field, text = _explain_one(item)
+        got = "" if item["type"] in _SELF_EXPLAINED else f" (got {_short(item['input'])})"
+        texts.setdefault(field, ([], got))[0].append(text)
     lines = []
-    for field, item in problems:
-        if item["type"] == "extra_forbidden":
-            text = "unknown field; remove it or correct its spelling"
-        elif item["type"] == "missing":
-            text = "required field is missing"
-        else:
-            text = item["msg"].removeprefix("Value error, ").replace("Input should be", "expected")
-            if item["type"] != "value_error":
-                text += f" (got {_short(item['input'])})"
+    for field, (said, got) in texts.items():
+        text = " or ".join([said[0], *(other.removeprefix("expected ") for other in said[1:])]) + got
         lines.append(f"{field}: {text}" if field else text)
-    return ConfigError("; ".join(lines), param=problems[0][0] or None)
+    return ConfigError("; ".join(lines), param=next(iter(texts)) or None)
+
+
+_SELF_EXPLAINED = ("extra_forbidden", "missing", "value_error", "union_tag_invalid", "union_tag_not_found")
+
+
+def _explain_one(item: Mapping[str, Any]) -> tuple[str, str]:
+    """The field of one of pydantic's errors, and what was expected of it."""
+    field = field_path(item["loc"])
+    match item["type"]:
+        case "extra_forbidden":
+            return field, UNSUPPORTED.get(field, "unknown field; remove it or correct its spelling")
+        case "missing":
+            return field, "required field is missing"
+        case "union_tag_invalid":
+            known, got = item["ctx"]["expected_tags"], item["ctx"]["tag"]
+            return f"{field}.type", f"expected one of {known}, got {got!r}; other methods are not offered here"
+        case "union_tag_not_found":
+            return f"{field}.type", "required field is missing"
+        case _:
+            return field, item["msg"].removeprefix("Value error, ").replace("Input should be", "expected")
+
+
+_PYDANTICS_OWN = ("int", "constrained-int", "float", "constrained-float", "[key]")
 
 
 def field_path(location: tuple[int | str, ...]) -> str:
@@ -297,7 +359,7 @@ def field_path(location: tuple[int | str, ...]) -> str:
     parts = [str(part) for part in location]
     if parts[:1] == ["method"] and len(parts) > 1:
         del parts[1]
-    if parts and (parts[-1] in ("int", "[key]") or parts[-1].startswith("literal[")):
+    if parts and (parts[-1] in _PYDANTICS_OWN or parts[-1].startswith("literal[")):
         del parts[-1]
     return ".".join(parts)
 

@@ -3,6 +3,7 @@
 They are picklable (Ray carries them between processes) and become `error{code, message, param}` at the API.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 
@@ -46,3 +47,11 @@ class TrainingError(WmssError):
 
 def _rebuild(kind: type[WmssError], message: str, param: str | None) -> WmssError:
     return kind(message, param=param)
+
+
+def raise_all(problems: Sequence[WmssError]) -> None:
+    """Raise one error for all of them, of the kind and field of the first; nothing if there are none."""
+    if len(problems) == 1:
+        raise problems[0]
+    if problems:
+        raise _rebuild(type(problems[0]), "; ".join(problem.message for problem in problems), problems[0].param)

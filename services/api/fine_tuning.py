@@ -1,6 +1,8 @@
 """/v1/fine_tuning/jobs: submit, list, look at and cancel jobs."""
 
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -11,8 +13,10 @@ from services.api.schemas import CheckpointObject, EventObject, JobObject, Page,
 from services.api.state import Service, ServiceState
 from services.jobs.store import KeyTakenError, UnknownFileError, new_id
 from services.jobs.tables import JobRow
-from services.models import fine_tuned_name, resolve_model
-from wmss.config import JobSpec, WmssMethod
+from services.models import fine_tuned_name, resolve_models
+from wmss.config import JobSpec
+from wmss.errors import WmssError, raise_all
+from wmss.rounds.report import Report
 
 router = APIRouter(prefix="/v1/fine_tuning/jobs", tags=["fine-tuning"])
 
@@ -37,29 +41,28 @@ def create(
     earlier = _earlier_job(service, digest, idempotency_key, is_retry=x_stainless_retry_count > 0)
     if earlier is not None:
         return JobObject.of(earlier)
-    for file_id in (spec.training_file, spec.validation_file):
-        if file_id is not None and service.store.file(file_id) is None:
-            raise _no_file(spec, file_id)
-    paths = _resolve_models(service, spec)
-    try:
+    # It loads tokenizers: imported late so that the API starts (and answers health checks) without torch.
+    from wmss.rounds.preflight import check_models
+
+    _, problems = _find_files(service, spec)
+    models, unknown = resolve_models(spec, service.store, service.settings)
+    raise_all([*problems, *unknown, *check_models(models)])
+    with _asking_ray(service, "no job was made"):
         service.drivers.ping()
-    except Exception as error:  # whatever it is, Ray does not answer
-        message = (
-            f"Ray does not answer at {service.settings.ray_dashboard_url} ({type(error).__name__}); no job was made"
-        )
-        raise Problem(503, "ray_unavailable", message, retry_after=5) from error
     job_id = new_id("ftjob")
     try:
         row = service.store.create_job(
             job_id,
             spec=spec.model_dump(mode="json"),
-            paths=paths,
+            paths=_paths(models),
             fine_tuned_model=fine_tuned_name(spec.model, spec.suffix, job_id),
             request_digest=digest,
             request_key=idempotency_key,
         )
     except UnknownFileError as error:
-        raise _no_file(spec, str(error)) from None
+        missing = str(error)
+        param = "training_file" if missing == spec.training_file else "validation_file"
+        raise _no_file(param, missing) from None
     except KeyTakenError:  # the same key came twice at once, and the other request was faster
         faster = _earlier_job(service, digest, idempotency_key, is_retry=True)
         assert faster is not None
@@ -68,10 +71,74 @@ def create(
     return JobObject.of(row)
 
 
-def _no_file(spec: JobSpec, file_id: str) -> Problem:
-    param = "training_file" if file_id == spec.training_file else "validation_file"
-    message = f"{param}: there is no file {file_id!r}; upload it to /v1/files and use the id"
-    return Problem(400, "file_not_found", message, param=param)
+@router.post("/validate")
+def validate(service: Service, spec: JobSpec) -> Report:
+    """A dry run of the same body as a create: what would be refused, what would be done, and about what it would cost.
+
+    Makes no job and starts no engine. Answers 200 also where the job would be refused: `valid` and `problems` say so.
+    It reads and tokenizes the files, so a large one takes its time.
+    """
+    from services.dry_run import dry_run
+
+    files, problems = _find_files(service, spec)
+    models, unknown = resolve_models(spec, service.store, service.settings)
+    return dry_run(
+        spec,
+        models=models,
+        files=files,
+        problems=[*problems, *unknown],
+        cluster=_cluster(service),
+        settings=service.settings,
+    )
+
+
+def _cluster(service: ServiceState) -> dict[str, float]:
+    with _asking_ray(service, "nothing was checked"):
+        return service.drivers.cluster_resources()
+
+
+@contextmanager
+def _asking_ray(service: ServiceState, consequence: str) -> Iterator[None]:
+    """Answer 503 for whatever goes wrong inside: Ray does not answer."""
+    try:
+        yield
+    except Exception as error:
+        url = service.settings.ray_dashboard_url
+        message = f"Ray does not answer at {url} ({type(error).__name__}); {consequence}"
+        raise Problem(503, "ray_unavailable", message, retry_after=5) from error
+
+
+def _find_files(service: ServiceState, spec: JobSpec) -> tuple[dict[str, Path], list[WmssError]]:
+    """Uploaded files a job names, by field, and a problem for each that is not there."""
+    named = {"training_file": spec.training_file, "validation_file": spec.validation_file}
+    files = {}
+    problems: list[WmssError] = []
+    for param, file_id in named.items():
+        if file_id is None:
+            continue
+        if service.store.file(file_id) is None:
+            problems.append(_no_file(param, file_id))
+        else:
+            files[param] = service.settings.file_path(file_id)
+    return files, problems
+
+
+class UploadMissingError(WmssError):
+    """A job names a file that was never uploaded, or was deleted."""
+
+    code = "file_not_found"
+
+
+def _no_file(param: str, file_id: str) -> UploadMissingError:
+    return UploadMissingError(
+        f"{param}: there is no file {file_id!r}; upload it to /v1/files and use the id", param=param
+    )
+
+
+def _paths(models: dict[str, Path]) -> dict[str, str | None]:
+    """The models of a job as its row keeps them; the weak one is the base unless it is named."""
+    weak, strong = models.get("method.wmss.weak_model", models["model"]), models.get("method.wmss.strong_model")
+    return {"model": str(models["model"]), "weak_model": str(weak), "strong_model": str(strong) if strong else None}
 
 
 def _earlier_job(service: ServiceState, digest: str, key: str | None, *, is_retry: bool) -> JobRow | None:
@@ -82,28 +149,6 @@ def _earlier_job(service: ServiceState, digest: str, key: str | None, *, is_retr
         message = f"Idempotency-Key: {key!r} was used for another request (job {earlier.id}); use a new key"
         raise Problem(422, "idempotency_key_reused", message, param="Idempotency-Key")
     return earlier
-
-
-def _resolve_models(service: ServiceState, spec: JobSpec) -> dict[str, str | None]:
-    # These load the tokenizers: imported late so that the API starts (and answers health checks) without torch.
-    from wmss.models.loading import check_checkpoint, check_pair
-
-    def resolve(name: str, param: str) -> Path:
-        folder = resolve_model(name, service.store, service.settings, param=param)
-        check_checkpoint(folder, param=param)
-        return folder
-
-    base = resolve(spec.model, "model")
-    weak, strong = base, None
-    if isinstance(spec.method, WmssMethod):
-        wmss = spec.method.wmss
-        if wmss.weak_model is not None:
-            weak = resolve(wmss.weak_model, "method.wmss.weak_model")
-            check_pair(base, weak, param="method.wmss.weak_model")
-        if wmss.strong_model is not None:
-            strong = resolve(wmss.strong_model, "method.wmss.strong_model")
-            check_pair(base, strong, param="method.wmss.strong_model")
-    return {"model": str(base), "weak_model": str(weak), "strong_model": None if strong is None else str(strong)}
 
 
 @router.get("")

@@ -8,9 +8,11 @@ from services.jobs.states import State, public_status
 from services.jobs.tables import CheckpointRow, EventRow, FileRow, JobRow, PhaseRow
 from services.models import KnownModel
 from wmss.config import JobSpec
-from wmss.rounds.stages import phases_of
+from wmss.rounds.phases import phases_of
 
 Item = TypeVar("Item")
+OPENAI_KNOBS = ("n_epochs", "batch_size", "learning_rate_multiplier")
+"""What OpenAI's job object repeats at its top."""
 
 
 class Page(BaseModel, Generic[Item]):
@@ -94,7 +96,7 @@ class JobObject(BaseModel):
             x_state=state,
             x_attempt=row.attempt,
             fine_tuned_model=row.fine_tuned_model if state is State.SUCCEEDED else None,
-            hyperparameters={name: knobs[name] for name in ("n_epochs", "batch_size")},
+            hyperparameters={name: knobs[name] for name in OPENAI_KNOBS if name in knobs},
             trained_tokens=row.trained_tokens,
             error=row.error,
             **row.spec,  # as it was accepted, whatever later versions would say of it

@@ -142,8 +142,9 @@ class Reconciler:
             self._next_attempt(job, message=message, level="warn", driver_lost=True)
             return
         text = (
-            f"{lost} drivers of this job were lost without getting anywhere (memory or a node, as a rule); see the log "
-            f"of {submission_id(job.id, job.attempt)} in the Ray dashboard, then submit again with less per step"
+            f"{lost} drivers of this job were lost without getting anywhere, as processes are that the system kills "
+            f"for their memory; see the log of {submission_id(job.id, job.attempt)} in the Ray dashboard, then submit "
+            "again with a smaller micro_batch_tokens, max_length or num_workers, or give the machine more memory"
         )
         error = {"code": "driver_lost", "message": text, "param": None}
         self._store.end_job(job, State.FAILED, error=error, message=f"Failed: {text}")

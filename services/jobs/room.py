@@ -15,15 +15,15 @@ from wmss.config import Resources
 class Cluster(Protocol):
     """Where the rule gets its numbers."""
 
-    def resources(self) -> dict[str, float]:
-        """CPUs and GPUs of all nodes together."""
+    def cluster_resources(self) -> dict[str, float]:
+        """What all living nodes have together, by kind ("CPU", "GPU")."""
 
 
 def room_for_chat(store: Store, cluster: Cluster) -> bool:
     """Whether a chat engine may be there now, given the jobs that run."""
     running = [job for job in store.active_jobs() if job.state != State.QUEUED]
     return not running or leaves_room(
-        cluster.resources(), [Resources.model_validate(job.spec["resources"]) for job in running]
+        cluster.cluster_resources(), [Resources.model_validate(job.spec["resources"]) for job in running]
     )
 
 
@@ -36,5 +36,9 @@ def leaves_room(total: Mapping[str, float], running: Iterable[Resources]) -> boo
 
 def occupied_by(resources: Resources, total: Mapping[str, float]) -> dict[str, int]:
     """CPUs and GPUs that a job takes at most."""
-    use_gpu = total.get("GPU", 0) > 0 if resources.use_gpu is None else resources.use_gpu
-    return {"CPU": resources.num_workers, "GPU": resources.num_workers if use_gpu else 0}
+    return {"CPU": resources.num_workers, "GPU": resources.num_workers if uses_gpu(resources, total) else 0}
+
+
+def uses_gpu(resources: Resources, total: Mapping[str, float]) -> bool:
+    """Whether workers and engines of a job get a GPU each: as asked, or if the cluster has any."""
+    return total.get("GPU", 0) > 0 if resources.use_gpu is None else resources.use_gpu

@@ -18,7 +18,8 @@ from wmss.config import parse_job
 from wmss.data.tokenization import load_tokenized
 from wmss.errors import ConfigError, DataError, ModelError
 from wmss.models.loading import load_model, load_tokenizer
-from wmss.rounds.stages import Job, phases_of, run_job
+from wmss.rounds.phases import phases_of
+from wmss.rounds.stages import Job, run_job
 from wmss.scoring.torch_scorer import TorchEntropyScorer
 from wmss.tasks.arithmetic import make_problems, write_jsonl
 from wmss.training.loop import train
@@ -54,8 +55,9 @@ class LocalEngines:
         self.folder = folder
         self.started: list[str] = []
 
-    def check(self, checkpoints, *, scoring):
+    def refusals(self, checkpoints, *, scoring):
         self.checked = (checkpoints, scoring)
+        return []
 
     def train(self, run, *, name):
         self.started.append(name)
@@ -300,7 +302,7 @@ def test_truncation_is_told_and_unverifiable_answers_have_no_accuracy(tmp_path, 
     journal = MemoryJournal()
     run_job(dataclasses.replace(job, validation_file=plain), LocalEngines(tmp_path / "runs"), journal)
     assert journal.finished["validate"]["num_truncated"] > 0
-    assert any("are longer than max_length 40 and are cut" in event for event in journal.events)
+    assert any("rows are cut (lines" in event for event in journal.events)
     assert journal.finished["evaluate"]["results"]["result"]["accuracy"] is None
     assert any(event.startswith("no pass@1") for event in journal.events)
 

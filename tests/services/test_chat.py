@@ -40,7 +40,7 @@ class ScriptedCluster:
     def delete_engines(self, apps):
         self.deleted += apps
 
-    def resources(self):
+    def cluster_resources(self):
         return {"CPU": 4.0}
 
 
@@ -231,7 +231,7 @@ def test_only_running_jobs_take_room(jobs, cluster):
 
 @pytest.fixture
 def api(tmp_path, monkeypatch, cluster):
-    for name in ("ping", "resources", "start_chat", "status", "last_words", "delete_engines"):
+    for name in ("ping", "cluster_resources", "start_chat", "status", "last_words", "delete_engines"):
         monkeypatch.setattr(RayDrivers, name, getattr(cluster, name, lambda *_: None))
     for name in ("a", "b"):
         (tmp_path / "models" / name).mkdir(parents=True)

@@ -30,3 +30,10 @@ def test_vectors_are_not_decayed():
     groups = make_optimizer(module, Hyperparameters(weight_decay=0.1)).param_groups
     decay = {parameter.dim(): group["weight_decay"] for group in groups for parameter in group["params"]}
     assert decay == {2: 0.1, 1: 0.0}
+
+
+def test_the_multiplier_reaches_the_optimizer():
+    [group] = make_optimizer(
+        torch.nn.Linear(3, 2, bias=False), Hyperparameters(learning_rate_multiplier=3)
+    ).param_groups
+    assert group["lr"] == pytest.approx(3e-5)

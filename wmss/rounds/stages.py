@@ -10,6 +10,7 @@ import shutil
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -18,21 +19,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from wmss import __version__
-from wmss.config import Hyperparameters, JobSpec, WmssConfig, WmssMethod, resolve_batch_size, resolve_max_length
+from wmss.config import Hyperparameters, JobSpec, WmssConfig, WmssMethod
 from wmss.core.curriculum import TERMS, draw, sampling_weights, weighting_terms
 from wmss.data.dataset import Sample, read_samples
-from wmss.data.tokenization import load_tokenized, save_tokenized, tokenize_samples, tokens_digest
-from wmss.errors import ConfigError, DataError, ModelError
+from wmss.data.tokenization import load_tokenized, save_tokenized, tokens_digest
+from wmss.errors import ConfigError, WmssError, raise_all
 from wmss.models.checkpoints import export_model
-from wmss.models.loading import (
-    check_checkpoint,
-    check_pair,
-    checkpoint_digest,
-    context_length,
-    load_tokenizer,
-    model_config,
-)
+from wmss.models.loading import checkpoint_digest, load_tokenizer
 from wmss.records import STRONG_FOLDER
+from wmss.rounds.dry_run import file_figures, plan, warnings
+from wmss.rounds.phases import needs_engine
+from wmss.rounds.preflight import Sources, examine
 from wmss.scoring.evaluation import verified_accuracy
 from wmss.scoring.interfaces import Generator, Progress, Scorer
 from wmss.scoring.rewards import is_verifiable
@@ -66,12 +63,23 @@ class Job:
     """Where the finished model goes."""
     result_name: str
 
+    @property
+    def sources(self) -> Sources:
+        """What the job's names lead to, by field."""
+        models = {"model": self.base, "method.wmss.weak_model": self.weak, "method.wmss.strong_model": self.strong}
+        files = {"training_file": self.training_file, "validation_file": self.validation_file}
+        return Sources(
+            spec=self.spec,
+            models={param: folder for param, folder in models.items() if folder is not None},
+            files={param: file for param, file in files.items() if file is not None},
+        )
+
 
 class Engines(Protocol):
     """What runs models. Each context manager frees its engine on the way out."""
 
-    def check(self, checkpoints: Mapping[str, Path], *, scoring: bool) -> None:
-        """Raise a `WmssError` if these engines could not train, score or generate with checkpoints {param: folder}."""
+    def refusals(self, checkpoints: Mapping[str, Path], *, scoring: bool) -> list[WmssError]:
+        """Why these engines could not train, score or generate with checkpoints {field: folder}; empty if they can."""
 
     def train(self, run: TrainingRun, *, name: str) -> Path:
         """Run one training phase to its end; returns its last checkpoint folder. The same name resumes."""
@@ -105,21 +113,6 @@ class Journal(Protocol):
         """Tell the owner."""
 
 
-PHASES = {
-    "supervised": ("validate", "sft", "export", "evaluate"),
-    "wmss": ("validate", "sft", "score_weak", "score_strong", "weigh", "joint", "export", "evaluate"),
-}
-
-
-def phases_of(spec: JobSpec) -> tuple[str, ...]:
-    """The phases this job will run, in order."""
-    given_strong = isinstance(spec.method, WmssMethod) and spec.method.wmss.strong_model is not None
-    skipped = {"sft"} if given_strong else set()
-    if spec.validation_file is None:
-        skipped.add("evaluate")
-    return tuple(phase for phase in PHASES[spec.method.type] if phase not in skipped)
-
-
 def run_job(job: Job, engines: Engines, journal: Journal) -> Artifacts:
     """Run all phases of a job, skipping what an earlier attempt finished; returns the artifacts of the last ones."""
     stage = _Stage(job, engines, journal)
@@ -140,7 +133,7 @@ def run_job(job: Job, engines: Engines, journal: Journal) -> Artifacts:
         compared = {"base": job.base, "strong_before": strong}
     else:
         knobs = spec.hyperparameters
-        trained = stage.once("sft", lambda: stage.sft(knobs, knobs.n_epochs))
+        trained = stage.once("sft", lambda: stage.sft(knobs, knobs.num_epochs))
         compared = {"base": job.base}
     exported = stage.once("export", lambda: stage.export(Path(trained["checkpoint"])))
     if job.validation_file is not None:
@@ -177,72 +170,36 @@ class _Stage:
     def validate(self) -> Artifacts:
         """Refuse what cannot work before an engine is started; tokenize once for every later phase."""
         job, spec = self.job, self.job.spec
-        check_checkpoint(job.base, param="model")
-        others = {"weak_model": job.weak, "strong_model": job.strong}
-        for name, checkpoint in others.items():
-            if checkpoint is not None and checkpoint != job.base:
-                check_checkpoint(checkpoint, param=f"method.wmss.{name}")
-                check_pair(job.base, checkpoint, param=f"method.wmss.{name}")
-        context = min(context_length(path) for path in (job.base, job.weak, job.strong) if path is not None)
-        max_length = resolve_max_length(spec, context)
-        named = {"model": job.base, "method.wmss.weak_model": job.weak, "method.wmss.strong_model": job.strong}
-        checkpoints = {param: path for param, path in named.items() if path is not None}
-        self.engines.check(checkpoints, scoring=not {"score_weak", "evaluate"}.isdisjoint(phases_of(spec)))
+        found = examine(job.sources, partial(self.engines.refusals, scoring=needs_engine(spec)))
+        raise_all(found.problems)
+        training, held_out = found.training, found.validation
+        assert training is not None and found.max_length is not None and found.batch_size is not None
         job.folder.mkdir(parents=True, exist_ok=True)
-        tokenized, num_cut = self._tokenize(job.training_file, "training_file", max_length, self._samples_file)
-        batch_size = resolve_batch_size(spec, len(tokenized))
-        if batch_size > len(tokenized):
-            raise ConfigError(
-                f"batch_size: expected at most the {len(tokenized)} samples of the training file, got {batch_size}",
-                param=f"method.{spec.method.type}.hyperparameters.batch_size",
-            )
-        end_token_ids = {sample.last_target for sample in tokenized if len(sample.input_ids) < max_length}
-        if job.validation_file is not None:
-            held_out, _ = self._tokenize(
-                job.validation_file, "validation_file", max_length, self._validation_samples_file
-            )
-            end_token_ids |= {sample.last_target for sample in held_out}
-        num_targets = sum(sample.num_targets for sample in tokenized)
+        save_tokenized(training.tokenized, self._samples_file)
+        end_token_ids = {s.last_target for s in training.tokenized if len(s.input_ids) < found.max_length}
+        if held_out is not None:
+            save_tokenized(held_out.tokenized, self._validation_samples_file)
+            end_token_ids |= {sample.last_target for sample in held_out.tokenized}
+        figures = file_figures(training, load_tokenizer(job.base))
         self.journal.event(
-            f"{len(tokenized)} samples, {sum(len(s.input_ids) for s in tokenized)} tokens, {num_targets} of them "
-            f"supervised; up to {max_length} tokens a sample, {batch_size} samples a step"
+            f"training file: {figures.num_rows:,} rows, {figures.num_tokens:,} tokens, {figures.num_targets:,} of them "
+            f"supervised ({figures.supervised_share:.0%})",
+            data=figures.model_dump(),
         )
+        if held_out is not None:
+            self.journal.event(f"validation file: {len(held_out.tokenized):,} rows, none of them cut")
+        self.journal.event(f"up to {found.max_length:,} tokens a sample, {found.batch_size:,} samples a step")
+        for warning in warnings(spec, found, figures, plan(job.sources, found)):
+            self.journal.event(f"{warning.param}: {warning.message}", level="warn", data=warning.model_dump())
         return {
-            "num_samples": len(tokenized),
-            "num_tokens": sum(len(sample.input_ids) for sample in tokenized),
-            "num_targets": num_targets,
-            "num_truncated": num_cut,
+            "num_samples": figures.num_rows,
+            "num_tokens": figures.num_tokens,
+            "num_targets": figures.num_targets,
+            "num_truncated": figures.num_cut,
             "end_token_ids": sorted(end_token_ids),
-            "max_length": max_length,
-            "batch_size": batch_size,
+            "max_length": found.max_length,
+            "batch_size": found.batch_size,
         }
-
-    def _tokenize(self, path: Path, param: str, max_length: int, target: Path) -> tuple[list[Any], int]:
-        samples = read_samples(path, param=param)
-        tokenizer = load_tokenizer(self.job.base)
-        tokenized, cut = tokenize_samples(samples, tokenizer, max_length=max_length, source=path.name, param=param)
-        if cut and param == "validation_file":
-            raise DataError(
-                f"{param}: {len(cut)} rows are longer than max_length {max_length} (lines {cut[:20]}); an answer that "
-                "is cut cannot be judged, shorten them or raise max_length",
-                param=param,
-            )
-        if cut:
-            self.journal.event(
-                f"{param}: {len(cut)} completions are longer than max_length {max_length} and are cut, their end "
-                f"token with them (lines {cut[:20]}{' ...' if len(cut) > 20 else ''}); raise max_length to keep them",
-                level="warn",
-            )
-        highest = max(int(sample.input_ids.max()) for sample in tokenized)
-        size = int(model_config(self.job.base).vocab_size)
-        if highest >= size:
-            raise ModelError(
-                f"model: its tokenizer gives ids up to {highest}, its config.json has a vocabulary of {size}; choose "
-                "the tokenizer that belongs to the weights",
-                param="model",
-            )
-        save_tokenized(tokenized, target)
-        return tokenized, len(cut)
 
     def sft(self, knobs: Hyperparameters, num_epochs: int) -> Artifacts:
         """Supervised fine-tuning of the base on every sample."""
@@ -318,7 +275,7 @@ class _Stage:
             weak=self.job.weak,
             indices=drawn["indices"],
             batch_size=self._recorded("validate")["batch_size"],
-            num_epochs=wmss.hyperparameters.n_epochs,
+            num_epochs=wmss.hyperparameters.num_epochs,
             knobs=wmss.hyperparameters,
             mixing_weight=wmss.mixing_weight,
             weak_frozen=wmss.weak_update == "frozen",
@@ -354,7 +311,7 @@ class _Stage:
         num_steps = run.sampler().num_steps
         self.journal.event(
             f"{phase}: {num_steps} steps of {batch_size} samples, {len(run.indices)} samples an epoch, peak learning "
-            f"rate {knobs.learning_rate:g}" + (f", mixing weight {mixing_weight:g}" if weak is not None else "")
+            f"rate {knobs.peak_learning_rate:g}" + (f", mixing weight {mixing_weight:g}" if weak is not None else "")
         )
         folder = self.engines.train(run, name=f"{self.job.id}-{phase}-1")
         return {"checkpoint": str(folder / STRONG_FOLDER), "num_steps": num_steps}

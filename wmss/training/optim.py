@@ -17,7 +17,7 @@ def make_optimizer(module: nn.Module, knobs: Hyperparameters) -> AdamW:
         {"params": [p for p in trainable if p.dim() >= 2], "weight_decay": knobs.weight_decay},
         {"params": [p for p in trainable if p.dim() < 2], "weight_decay": 0.0},
     ]
-    return AdamW([group for group in groups if group["params"]], lr=knobs.learning_rate)
+    return AdamW([group for group in groups if group["params"]], lr=knobs.peak_learning_rate)
 
 
 def make_schedule(optimizer: torch.optim.Optimizer, knobs: Hyperparameters, *, num_steps: int) -> LambdaLR:

@@ -1,0 +1,52 @@
+"""A job looked at without being made: for `POST /v1/fine_tuning/jobs/validate` and `wmss check`. Loads torch."""
+
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+
+import psutil
+import torch
+
+from services.cluster import refusals, uses_gpu
+from services.settings import Settings, engine_environment, ray_cpus
+from wmss.config import JobSpec
+from wmss.errors import WmssError
+from wmss.rounds.dry_run import report
+from wmss.rounds.phases import needs_engine
+from wmss.rounds.preflight import Sources, examine
+from wmss.rounds.report import Machine, Report
+
+
+def dry_run(
+    spec: JobSpec,
+    *,
+    models: Mapping[str, Path],
+    files: Mapping[str, Path],
+    problems: Sequence[WmssError],
+    cluster: Mapping[str, float],
+    settings: Settings,
+) -> Report:
+    """Check a job whose names led to `models` and `files`, and to `problems` where they led nowhere."""
+    sources = Sources(spec, models, files)
+    found = examine(sources, partial(refusals, scoring=needs_engine(spec), resources=spec.resources, cluster=cluster))
+    found.problems[:0] = problems
+    return report(sources, found, _this_machine(settings, on_gpu=uses_gpu(spec.resources, cluster)))
+
+
+def local_cluster() -> dict[str, float]:
+    """What the cluster of a `wmss serve` on this machine has."""
+    return {"CPU": float(ray_cpus()), "GPU": float(torch.cuda.device_count())}
+
+
+def _this_machine(settings: Settings, *, on_gpu: bool) -> Machine:
+    existing = next(folder for folder in (settings.root, *settings.root.parents) if folder.is_dir())
+    return Machine(
+        on_gpu=on_gpu,
+        num_threads=settings.training_threads,
+        num_cores=os.cpu_count() or 1,
+        kv_cache_bytes=int(engine_environment()["VLLM_CPU_KVCACHE_SPACE"]) * 2**30,
+        memory_bytes=psutil.virtual_memory().total,
+        free_disk_bytes=shutil.disk_usage(existing).free,
+    )

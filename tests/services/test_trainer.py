@@ -1,0 +1,79 @@
+"""What a training worker's failure becomes, with Ray Train's trainer replaced by its outcomes."""
+
+import pickle
+from types import SimpleNamespace
+
+import pytest
+from ray.exceptions import OutOfMemoryError
+from ray.train import WorkerGroupError
+
+from services import trainer
+from wmss.config import Hyperparameters
+from wmss.errors import ModelError, TrainingError
+from wmss.training.loop import TrainingRun
+
+
+@pytest.fixture
+def run(tmp_path):
+    return TrainingRun(
+        phase="sft",
+        strong=tmp_path,
+        samples=tmp_path,
+        indices=(0,),
+        mixing_weight=1.0,
+        weak_frozen=True,
+        batch_size=1,
+        num_epochs=1,
+        hyperparameters=Hyperparameters(),
+        seed=1,
+        checkpoint_every=1,
+    )
+
+
+def train_with(monkeypatch, run, tmp_path, fit):
+    monkeypatch.setattr(trainer, "TorchTrainer", lambda *_, **__: SimpleNamespace(fit=fit))
+    return trainer.run_training(
+        run, name="j-sft-1", storage=tmp_path, num_workers=1, use_gpu=False, num_threads=1, keep_last=1, record={}
+    )
+
+
+def test_a_fault_found_by_a_worker_keeps_its_kind(monkeypatch, run, tmp_path):
+    """As far as the driver, with code and field: it is the caller's to mend, whoever found it."""
+
+    class Host:
+        def __init__(self, **record):
+            pass
+
+        def close(self):
+            pass
+
+    def fail(run, host):
+        raise ModelError("model: changes its logits", param="model")
+
+    monkeypatch.setattr(trainer, "RayHost", Host)
+    monkeypatch.setattr(trainer, "train", fail)
+    returned = trainer.train_worker({"run": run.model_dump(mode="json"), "record": {}})
+    result = SimpleNamespace(return_value=pickle.loads(pickle.dumps(returned)))
+    with pytest.raises(ModelError, match="changes its logits") as caught:
+        train_with(monkeypatch, run, tmp_path, lambda: result)
+    assert (caught.value.code, caught.value.param) == ("invalid_model", "model")
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "message"),
+    [
+        (WorkerGroupError("ValueError: odd\n", {}), TrainingError, "failed more than 3 times: ValueError: odd; see"),
+        (
+            OutOfMemoryError("1 worker(s) were killed due to the node running low on memory."),
+            Exception,
+            "out of memory",
+        ),
+    ],
+)
+def test_lost_workers_say_what_to_do(monkeypatch, run, tmp_path, error, kind, message):
+    def fit():
+        raise error
+
+    with pytest.raises(kind, match=message) as caught:
+        train_with(monkeypatch, run, tmp_path, fit)
+    assert "lower micro_batch_tokens" in caught.value.message

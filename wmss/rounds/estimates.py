@@ -1,0 +1,180 @@
+"""What a job would cost: memory, disk, arithmetic and time, from shapes alone. Estimates, each with its formula.
+
+Symbols: P parameters (tied weights once), D hidden width, F width of the feed-forward layer, L layers, V vocabulary,
+A and K widths of queries and of keys, N tokens of a micro-batch. Everything is trained in float32, 4 bytes a number.
+"""
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+
+from wmss.core.rows import resolve_chunk_size
+from wmss.errors import ModelError
+from wmss.models.loading import TOKENIZER_FILES, model_config
+
+FLOAT_BYTES = 4
+PROCESS_BYTES = 650 * 10**6
+"""Python, torch, transformers and Ray in one training worker, measured."""
+ENGINE_BYTES = 1100 * 10**6
+"""The same with vLLM in an engine, measured."""
+
+
+@dataclass(frozen=True)
+class ModelShape:
+    """Sizes of a checkpoint, read from its configuration and the headers of its weights."""
+
+    num_parameters: int
+    stored_bytes: int
+    """Of the weight files, in the precision they are stored in."""
+    tokenizer_bytes: int
+    hidden: int
+    feed_forward: int
+    layers: int
+    queries: int
+    keys: int
+    vocabulary: int
+    tied: bool
+    """Whether the output head is the input embedding."""
+
+    @property
+    def head_parameters(self) -> int:
+        """V·D."""
+        return self.vocabulary * self.hidden
+
+    @property
+    def body_parameters(self) -> int:
+        """Parameters that every token is multiplied with: all but the embedding and the output head."""
+        return self.num_parameters - self.head_parameters * (1 if self.tied else 2)
+
+
+def read_shape(folder: Path) -> ModelShape:
+    """Sizes of the checkpoint in `folder`; no weight is loaded. Raises `ModelError` where its config names none."""
+    config = model_config(folder)
+    try:
+        hidden, layers, heads = (
+            int(getattr(config, name)) for name in ("hidden_size", "num_hidden_layers", "num_attention_heads")
+        )
+    except AttributeError as error:
+        raise ModelError(f"model: no estimate of its cost: {folder}/config.json: {error}", param="model") from error
+    head_dim = int(getattr(config, "head_dim", None) or hidden // heads)
+    files = sorted(folder.glob("*.safetensors"))
+    count = 0
+    for file in files:
+        with safe_open(file, framework="pt") as handle:
+            count += sum(_size(handle.get_slice(name).get_shape()) for name in handle.keys())  # noqa: SIM118
+    tokenizer_files = [folder / name for name in TOKENIZER_FILES]
+    return ModelShape(
+        num_parameters=count,
+        stored_bytes=sum(file.stat().st_size for file in files),
+        tokenizer_bytes=sum(file.stat().st_size for file in tokenizer_files if file.is_file()),
+        hidden=hidden,
+        feed_forward=int(getattr(config, "intermediate_size", None) or 4 * hidden),
+        layers=layers,
+        queries=heads * head_dim,
+        keys=int(getattr(config, "num_key_value_heads", None) or heads) * head_dim,
+        vocabulary=int(config.vocab_size),
+        tied=bool(config.tie_word_embeddings),
+    )
+
+
+def _size(shape: list[int]) -> int:
+    count = 1
+    for length in shape:
+        count *= length
+    return count
+
+
+@dataclass(frozen=True)
+class Branch:
+    """A model inside a training worker."""
+
+    shape: ModelShape
+    trained: bool = True
+
+
+def worker_tensor_bytes(branches: list[Branch], *, micro_batch_tokens: int, num_workers: int, on_gpu: bool) -> int:
+    """Tensors a training worker holds at its peak, the end of a forward pass.
+
+    16·P for every trained branch (weights, gradients, two Adam moments; 20·P with several workers, whose gradients
+    lie a second time in communication buckets), 4·P for a frozen one; activations kept for the backward pass,
+    4·N·(L+1)·(6D + 4A + 4K + 4F), as counted on Llama and Qwen3 blocks; for the loss 4·4·N·D of hidden states and their
+    gradients and 2·4·V·D of head gradients a trained branch, and once the chunk of logits, 4·C·V.
+    """
+    vocabulary = branches[0].shape.vocabulary
+    total = FLOAT_BYTES * resolve_chunk_size(None, torch.device("cuda" if on_gpu else "cpu")) * vocabulary
+    for branch in branches:
+        shape, tokens = branch.shape, micro_batch_tokens
+        if not branch.trained:
+            total += FLOAT_BYTES * (shape.num_parameters + tokens * _kept_per_layer(shape))
+            continue
+        copies = 5 if num_workers > 1 else 4
+        total += FLOAT_BYTES * (
+            copies * shape.num_parameters
+            + tokens * (shape.layers + 1) * _kept_per_layer(shape)
+            + 4 * tokens * shape.hidden
+            + 2 * shape.head_parameters
+        )
+    return total
+
+
+def _kept_per_layer(shape: ModelShape) -> int:
+    """Numbers a token leaves behind in a layer for the backward pass."""
+    return 6 * shape.hidden + 4 * (shape.queries + shape.keys + shape.feed_forward)
+
+
+def engine_bytes(shape: ModelShape, *, kv_cache_bytes: int) -> int:
+    """Memory of a vLLM engine: the process, 4·P for float32 weights, and the cache it reserves."""
+    return ENGINE_BYTES + FLOAT_BYTES * shape.num_parameters + kv_cache_bytes
+
+
+def checkpoint_bytes(branches: list[Branch]) -> int:
+    """One training checkpoint: 4·P strong weights with its tokenizer, 8·P Adam moments a trained branch, and 4·P of a
+    trained weak branch (a frozen one is not saved)."""
+    strong, *others = branches
+    floats = strong.shape.num_parameters * 3
+    floats += sum(3 * branch.shape.num_parameters for branch in others if branch.trained)
+    return FLOAT_BYTES * floats + strong.shape.tokenizer_bytes
+
+
+def pass_flops(shape: ModelShape, *, num_tokens: float, num_targets: float, squared_lengths: float) -> float:
+    """Floating-point operations of one forward pass: 2 a token and body parameter, 4·A·L·Σ length² for attention, and
+    2·V·D for every position whose logits are needed."""
+    return (
+        2.0 * shape.body_parameters * num_tokens
+        + 4.0 * shape.queries * shape.layers * squared_lengths
+        + 2.0 * shape.head_parameters * num_targets
+    )
+
+
+def training_flops(branches: list[Branch], *, num_tokens: float, num_targets: float, squared_lengths: float) -> float:
+    """Three times a forward pass for a trained branch (backward takes the gradient of inputs and of weights), once for
+    a frozen one."""
+    return sum(
+        (3 if branch.trained else 1)
+        * pass_flops(branch.shape, num_tokens=num_tokens, num_targets=num_targets, squared_lengths=squared_lengths)
+        for branch in branches
+    )
+
+
+MEASURE_S = 0.15
+MAX_ROWS = 1024
+
+
+def measure_flops(shape: ModelShape, *, rows: int, num_threads: int) -> float:
+    """Operations a second of this machine's CPU in the model's own matrix product [rows, D] x [D, F], float32."""
+    threads_before = torch.get_num_threads()
+    torch.set_num_threads(num_threads)
+    try:
+        left = torch.randn(min(max(rows, 1), MAX_ROWS), shape.hidden)
+        right = torch.randn(shape.hidden, shape.feed_forward)
+        left @ right
+        count, started = 0, time.perf_counter()
+        while (taken := time.perf_counter() - started) < MEASURE_S:
+            left @ right
+            count += 1
+    finally:
+        torch.set_num_threads(threads_before)
+    return 2.0 * left.shape[0] * shape.hidden * shape.feed_forward * count / taken

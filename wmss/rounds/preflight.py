@@ -1,0 +1,148 @@
+"""What makes a job impossible, found before anything is started. The `validate` phase and the dry run both ask here.
+
+Checks that do not depend on each other are all made, so that one look tells every problem.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from wmss.config import JobSpec, resolve_batch_size, resolve_max_length
+from wmss.data.dataset import Sample, read_samples
+from wmss.data.tokenization import tokenize_samples
+from wmss.errors import ConfigError, DataError, ModelError, WmssError
+from wmss.models.loading import check_checkpoint, check_pair, context_length, load_tokenizer, model_config
+from wmss.records import TokenizedSample
+
+Found = TypeVar("Found")
+
+
+@dataclass(frozen=True)
+class Sources:
+    """What a job's names lead to. A name that led nowhere is left out: that is a problem told elsewhere."""
+
+    spec: JobSpec
+    models: Mapping[str, Path]
+    """Folders by field: `model`, `method.wmss.weak_model`, `method.wmss.strong_model`."""
+    files: Mapping[str, Path]
+    """Files by field: `training_file`, `validation_file`."""
+
+
+@dataclass(frozen=True)
+class FileContent:
+    """A file as the job would see it."""
+
+    samples: list[Sample]
+    tokenized: list[TokenizedSample]
+    """The samples as tokens, cut at `max_length`."""
+    cut: list[int]
+    """Lines of the samples that were cut."""
+
+
+@dataclass
+class Findings:
+    """What `examine` found: the problems, and whatever could be read in spite of them."""
+
+    problems: list[WmssError] = field(default_factory=list)
+    max_length: int | None = None
+    batch_size: int | None = None
+    training: FileContent | None = None
+    validation: FileContent | None = None
+
+    def attempt(self, check: Callable[..., Found], *arguments: Any, **named: Any) -> Found | None:
+        """What a check returns; if it refuses, None, and the problem is kept."""
+        try:
+            return check(*arguments, **named)
+        except WmssError as error:
+            self.problems.append(error)
+            return None
+
+
+Refusals = Callable[[Mapping[str, Path]], list[WmssError]]
+"""What speaks against running checkpoints {field: folder} on the engines there are."""
+
+
+def examine(sources: Sources, refusals: Refusals) -> Findings:
+    """Make every check of a job that needs no engine."""
+    found = Findings()
+    found.problems += check_models(sources.models)
+    sound = {param: folder for param, folder in sources.models.items() if not _speaks_of(found.problems, param)}
+    if sound:
+        found.problems += refusals(sound)
+        context = min(context_length(folder) for folder in sound.values())
+        # A length that is refused must not hide what else is wrong with the rows.
+        found.max_length = found.attempt(resolve_max_length, sources.spec, context) or context
+    base = sound.get("model")
+    found.training = _read(found, sources, "training_file", base)
+    found.validation = _read(found, sources, "validation_file", base)
+    if found.training is not None:
+        found.batch_size = found.attempt(_batch_size, sources.spec, len(found.training.samples))
+    return found
+
+
+def check_models(models: Mapping[str, Path]) -> list[WmssError]:
+    """Problems of the checkpoints {field: folder}, each by itself and beside the one of the field `model`."""
+    found = Findings()
+    base = models.get("model")
+    for param, folder in models.items():
+        if folder == base and param != "model":
+            continue
+        found.attempt(check_checkpoint, folder, param=param)
+        unsound = _speaks_of(found.problems, param) or _speaks_of(found.problems, "model")
+        if base is not None and folder != base and not unsound:
+            found.attempt(check_pair, base, folder, param=param)
+    return found.problems
+
+
+def _speaks_of(problems: list[WmssError], param: str) -> bool:
+    return any(problem.param == param for problem in problems)
+
+
+def _read(found: Findings, sources: Sources, param: str, base: Path | None) -> FileContent | None:
+    """A file's rows, and with a sound base model their tokens."""
+    if param not in sources.files:
+        return None
+    path = sources.files[param]
+    samples = found.attempt(read_samples, path, param=param)
+    if samples is None or base is None or found.max_length is None:
+        return None if samples is None else FileContent(samples, [], [])
+    return found.attempt(_tokenize, samples, base, path.name, param, found.max_length) or FileContent(samples, [], [])
+
+
+def _tokenize(samples: list[Sample], base: Path, source: str, param: str, max_length: int) -> FileContent:
+    tokenizer = load_tokenizer(base)
+    tokenized, cut = tokenize_samples(samples, tokenizer, max_length=max_length, source=source, param=param)
+    if cut and param == "validation_file":
+        raise DataError(
+            f"{param}: {len(cut)} rows are longer than max_length {max_length} (lines {first_lines(cut)}); an answer "
+            "that is cut cannot be judged, shorten them or raise max_length",
+            param=param,
+        )
+    highest = max(int(sample.input_ids.max()) for sample in tokenized)
+    size = int(model_config(base).vocab_size)
+    if highest >= size:
+        raise ModelError(
+            f"model: its tokenizer gives ids up to {highest}, its config.json has a vocabulary of {size}; choose "
+            "the tokenizer that belongs to the weights",
+            param="model",
+        )
+    return FileContent(samples, tokenized, cut)
+
+
+def _batch_size(spec: JobSpec, num_samples: int) -> int:
+    batch_size = resolve_batch_size(spec, num_samples)
+    if batch_size > num_samples:
+        raise ConfigError(
+            f"batch_size: expected at most the {num_samples} samples of the training file, got {batch_size}; lower it",
+            param=f"method.{spec.method.type}.hyperparameters.batch_size",
+        )
+    return batch_size
+
+
+MAX_LINES = 20
+
+
+def first_lines(lines: list[int]) -> str:
+    """Line numbers for a person: the first 20."""
+    return ", ".join(map(str, lines[:MAX_LINES])) + (", ..." if len(lines) > MAX_LINES else "")
