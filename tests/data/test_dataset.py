@@ -23,6 +23,19 @@ def test_both_forms(tmp_path):
     assert (plain.line, plain.prompt, plain.completion, plain.answer) == (3, "p", "c", "c")
 
 
+def weighted(weight, content="a"):
+    return {"role": "assistant", "content": content, "weight": weight}
+
+
+def test_weight_zero_is_context_and_the_answer_is_the_last_supervised_turn(tmp_path):
+    turns = [USER, weighted(0, "x"), USER, weighted(1, "y"), USER, {"role": "assistant", "content": "z"}]
+    trailing = [*turns[:4], USER, weighted(0, " ")]
+    whole, cut = read_samples(write(tmp_path, {"messages": turns}, {"messages": trailing}))
+    assert (whole.context_turns, whole.supervised_turns, whole.answer) == ({1}, (3, 5), "z")
+    assert (cut.context_turns, cut.supervised_turns, cut.answer) == ({1, 5}, (3,), "y")
+    assert all(set(message) == {"role", "content"} for message in whole.messages)
+
+
 def test_byte_order_mark_and_windows_line_ends(tmp_path):
     file = tmp_path / "file.jsonl"
     file.write_bytes(b'\xef\xbb\xbf{"prompt": "p", "completion": "\xc3\xa9"}\r\n')
@@ -49,6 +62,28 @@ def test_byte_order_mark_and_windows_line_ends(tmp_path):
         ({"messages": [{"role": "teacher", "content": "x"}, ASSISTANT]}, r"messages\[0\].role: expected one of"),
         ({"messages": [USER, {"role": "assistant", "content": None}]}, r"messages\[1\].content: expected a string"),
         ({"messages": [{"role": "user"}, ASSISTANT]}, r'messages\[0\]: expected an object with "role" and "content"'),
+        (
+            {"messages": [USER, weighted(0)]},
+            r"assistant message with weight 1, got weight 0 only \(0 supervised tokens\)",
+        ),
+        ({"messages": [USER, weighted(1, ""), USER, weighted(0)]}, r"message with weight 1 is empty"),
+        ({"messages": [USER, weighted(2)]}, r"messages\[1\].weight: expected 0 or 1, got 2"),
+        ({"messages": [USER, weighted(1.0)]}, r"messages\[1\].weight: expected 0 or 1, got 1.0"),
+        ({"messages": [USER, weighted(True)]}, r"messages\[1\].weight: expected 0 or 1, got True"),
+        ({"messages": [USER, weighted(None)]}, r"messages\[1\].weight: expected 0 or 1, got None"),
+        ({"messages": [USER | {"weight": 1}, ASSISTANT]}, r"messages\[0\].weight: only the assistant's .* the user's"),
+        ({"messages": [USER | {"name": "x"}, ASSISTANT]}, r"messages\[0\].name: unknown field; .*`wmss convert`"),
+        ({"messages": [USER, {"role": "assistant", "tool_calls": [{}]}]}, r"messages\[1\].tool_calls: tool-free chats"),
+        ({"messages": [USER, {"role": "tool", "content": "5"}]}, r"messages\[1\].role: tool-free chats only for now"),
+        (
+            {"messages": [{"role": "function", "name": "f", "content": "5"}]},
+            r"messages\[0\].role: tool-free chats only",
+        ),
+        (
+            {"messages": [USER, ASSISTANT], "tools": [{}]},
+            r"tools: tool-free chats only for now; leave this row out",
+        ),
+        ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, r"content: .* images are not supported"),
         ({"messages": [USER, ASSISTANT, {"role": "system", "content": "s"}]}, r"a system message may only come first"),
     ],
 )

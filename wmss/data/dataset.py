@@ -1,4 +1,7 @@
-"""What is in a training file: chat or prompt/completion JSON lines, checked row by row."""
+"""What is in a training file: chat or prompt/completion JSON lines, checked row by row.
+
+Chat rows are OpenAI's: an assistant message may carry `"weight": 0`, and is then read as context but not learned.
+"""
 
 import json
 from collections.abc import Iterator
@@ -11,6 +14,9 @@ from wmss.errors import DataError
 
 ROLES = ("system", "user", "assistant")
 MAX_REPORTED = 100
+TOOL_ROLES = ("tool", "function")
+TOOL_FIELDS = ("tools", "functions", "tool_calls", "function_call", "tool_call_id")
+"""Fields, of a row or of a message, that make a chat one with tools."""
 
 
 @dataclass(frozen=True)
@@ -21,11 +27,19 @@ class Sample:
     messages: tuple[dict[str, str], ...] = ()
     prompt: str = ""
     completion: str = ""
+    context_turns: frozenset[int] = frozenset()
+    """Indices of the assistant messages with weight 0: context for what follows, not learned themselves."""
+
+    @property
+    def supervised_turns(self) -> tuple[int, ...]:
+        """Indices of the messages to learn, in order: the assistant's, without `context_turns`."""
+        turns = (index for index, message in enumerate(self.messages) if message["role"] == "assistant")
+        return tuple(index for index in turns if index not in self.context_turns)
 
     @property
     def answer(self) -> str:
-        """The text the model should produce last."""
-        return self.messages[-1]["content"] if self.messages else self.completion
+        """The text of the last supervised turn: what a generated answer is compared with."""
+        return self.messages[self.supervised_turns[-1]]["content"] if self.messages else self.completion
 
 
 def read_samples(path: Path, *, param: str = "training_file", name: str | None = None) -> list[Sample]:
@@ -36,35 +50,31 @@ def read_samples(path: Path, *, param: str = "training_file", name: str | None =
     name = name or path.name
     samples: list[Sample] = []
     problems: list[str] = []
-    for line, text in _lines(path, param, name):
+    for line, text in json_lines(path, param=param, name=name):
         try:
-            samples.append(_parse(line, text))
-        except _RowError as error:
+            samples.append(parse_row(line, parse_object(text)))
+        except RowError as error:
             problems.append(f"line {line}: {error}")
-    if problems:
-        raise DataError(_summary(name, problems), param=param)
+    raise_rows(name, problems, param)
     if not samples:
         raise DataError(f"{param}: expected at least one JSON line, got an empty file ({name})", param=param)
     return samples
 
 
-def _summary(name: str, problems: list[str]) -> str:
-    more = f"; and {len(problems) - MAX_REPORTED} more" if len(problems) > MAX_REPORTED else ""
-    rows = "row is" if len(problems) == 1 else "rows are"
-    return f"{len(problems)} {rows} unusable in {name}: " + "; ".join(problems[:MAX_REPORTED]) + more
-
-
 def raise_rows(name: str, problems: list[str], param: str) -> None:
-    """Raise one `DataError` for problems found in later checks of the same rows, if there are any."""
+    """Raise one `DataError` that lists the problems of a file's rows (the first 100), if there are any."""
     if problems:
-        raise DataError(_summary(name, problems), param=param)
+        more = f"; and {len(problems) - MAX_REPORTED} more" if len(problems) > MAX_REPORTED else ""
+        rows = "row is" if len(problems) == 1 else "rows are"
+        listed = "; ".join(problems[:MAX_REPORTED])
+        raise DataError(f"{len(problems)} {rows} unusable in {name}: {listed}{more}", param=param)
 
 
-class _RowError(Exception):
-    pass
+class RowError(Exception):
+    """What is wrong with one row; whoever reads the file adds the line."""
 
 
-def _lines(path: Path, param: str, name: str) -> Iterator[tuple[int, str]]:
+def json_lines(path: Path, *, param: str, name: str) -> Iterator[tuple[int, str]]:
     """Non-empty lines with their number. A byte-order mark and CRLF are accepted: editors write them."""
     try:
         with path.open("rb") as file:
@@ -82,25 +92,45 @@ def _lines(path: Path, param: str, name: str) -> Iterator[tuple[int, str]]:
         raise DataError(f"{param}: cannot read {path}: {error.strerror}", param=param) from error
 
 
-def _parse(line: int, text: str) -> Sample:
+def parse_object(text: str) -> dict[str, Any]:
+    """The JSON object of one line; raises `RowError`."""
     try:
         row = json.loads(text)
     except (ValueError, RecursionError) as error:  # ValueError: bad JSON, or a number of thousands of digits
-        raise _RowError(f"not valid JSON ({error})") from None
+        raise RowError(f"not valid JSON ({error})") from None
     if "\\ud" in text.lower() and not _is_unicode(row):
-        raise _RowError("holds half a surrogate pair (\\ud800 to \\udfff), which is not a character; remove it")
+        raise RowError("holds half a surrogate pair (\\ud800 to \\udfff), which is not a character; remove it")
     if not isinstance(row, dict):
-        raise _RowError(f"expected a JSON object, got {type(row).__name__}")
+        raise RowError(f"expected a JSON object, got {type(row).__name__}")
+    return row
+
+
+def parse_row(line: int, row: dict[str, Any]) -> Sample:
+    """One row as a sample; raises `RowError`."""
+    refuse_tools(row)
     if set(row) == {"messages"}:
-        return Sample(line=line, messages=_messages(row["messages"]))
+        return _chat(line, row["messages"])
     if set(row) == {"prompt", "completion"}:
         for key in ("prompt", "completion"):
             if not isinstance(row[key], str):
-                raise _RowError(f"{key}: expected a string, got {type(row[key]).__name__}")
+                raise RowError(f"{key}: expected a string, got {type(row[key]).__name__}")
         if not row["completion"].strip():
-            raise _RowError("completion: expected text, got a blank string (0 supervised tokens)")
+            raise RowError("completion: expected text, got a blank string (0 supervised tokens)")
         return Sample(line=line, prompt=row["prompt"], completion=row["completion"])
-    raise _RowError(f'expected the keys "messages", or "prompt" and "completion", got {sorted(map(str, row))}')
+    raise RowError(
+        f'expected the keys "messages", or "prompt" and "completion", got {sorted(map(str, row))}; '
+        "`wmss convert` takes more forms"
+    )
+
+
+def refuse_tools(fields: dict[str, Any], where: str = "") -> None:
+    """Raise `RowError` where a row, or the message called `where`, has to do with tools."""
+    path = f"{where}." if where else ""
+    used = next((name for name in TOOL_FIELDS if fields.get(name)), None)
+    if used is not None:
+        raise RowError(f"{path}{used}: tool-free chats only for now; leave this row out")
+    if where and fields.get("role") in TOOL_ROLES:
+        raise RowError(f"{path}role: tool-free chats only for now, got {fields['role']!r}; leave this row out")
 
 
 def _is_unicode(row: Any) -> bool:
@@ -111,26 +141,54 @@ def _is_unicode(row: Any) -> bool:
     return True
 
 
-def _messages(messages: Any) -> tuple[dict[str, str], ...]:
+def _chat(line: int, messages: Any) -> Sample:
     if not isinstance(messages, list) or not messages:
-        raise _RowError("messages: expected a non-empty list")
-    parsed = []
-    for index, message in enumerate(messages):
-        where = f"messages[{index}]"
-        if not isinstance(message, dict) or set(message) != {"role", "content"}:
-            raise _RowError(f'{where}: expected an object with "role" and "content"')
-        if message["role"] not in ROLES:
-            raise _RowError(f"{where}.role: expected one of {list(ROLES)}, got {message['role']!r}")
-        if not isinstance(message["content"], str):
-            raise _RowError(f"{where}.content: expected a string, got {type(message['content']).__name__}")
-        if message["role"] == "system" and index:
-            raise _RowError(f"{where}.role: a system message may only come first")
-        parsed.append({"role": message["role"], "content": message["content"]})
+        raise RowError("messages: expected a non-empty list")
+    parsed = [_message(message, index) for index, message in enumerate(messages)]
     turns = [message["role"] for message in parsed if message["role"] != "system"]
     if turns[:1] != ["user"] or any(a == b for a, b in pairwise(turns)):
-        raise _RowError(f"messages: expected user and assistant to alternate, starting with user, got {turns}")
+        raise RowError(f"messages: expected user and assistant to alternate, starting with user, got {turns}")
     if turns[-1] != "assistant":
-        raise _RowError("messages: expected the last message to be the assistant's (0 supervised tokens)")
-    if not parsed[-1]["content"].strip():
-        raise _RowError("messages: the last assistant message is empty (0 supervised tokens)")
-    return tuple(parsed)
+        raise RowError("messages: expected the last message to be the assistant's (0 supervised tokens)")
+    context_turns = frozenset(index for index, message in enumerate(messages) if message.get("weight") == 0)
+    sample = Sample(line=line, messages=tuple(parsed), context_turns=context_turns)
+    if not sample.supervised_turns:
+        raise RowError("messages: expected an assistant message with weight 1, got weight 0 only (0 supervised tokens)")
+    if not sample.answer.strip():
+        which = "" if not context_turns else " with weight 1"
+        raise RowError(f"messages: the last assistant message{which} is empty (0 supervised tokens)")
+    return sample
+
+
+def _message(message: Any, index: int) -> dict[str, str]:
+    where = f"messages[{index}]"
+    if isinstance(message, dict):
+        refuse_tools(message, where)
+    if not isinstance(message, dict) or not {"role", "content"} <= set(message):
+        raise RowError(f'{where}: expected an object with "role" and "content"')
+    role, content = message["role"], message["content"]
+    unknown = sorted(map(str, set(message) - {"role", "content", "weight"}))
+    if unknown:
+        raise RowError(
+            f"{where}.{unknown[0]}: unknown field; remove it (`wmss convert` does that for names and empties)"
+        )
+    if role not in ROLES:
+        raise RowError(f"{where}.role: expected one of {list(ROLES)}, got {role!r}")
+    if isinstance(content, list):
+        raise RowError(
+            f"{where}.content: expected a string, got list; `wmss convert` joins text parts, images are not supported"
+        )
+    if not isinstance(content, str):
+        raise RowError(f"{where}.content: expected a string, got {type(content).__name__}")
+    if role == "system" and index:
+        raise RowError(f"{where}.role: a system message may only come first")
+    if "weight" in message:
+        _check_weight(message["weight"], role, where)
+    return {"role": role, "content": content}
+
+
+def _check_weight(weight: Any, role: str, where: str) -> None:
+    if role != "assistant":
+        raise RowError(f"{where}.weight: only the assistant's messages have a weight, this is the {role}'s; remove it")
+    if type(weight) is not int or weight not in (0, 1):  # `true` is no weight
+        raise RowError(f"{where}.weight: expected 0 or 1, got {weight!r}")

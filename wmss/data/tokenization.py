@@ -1,8 +1,8 @@
 """The one place where text becomes tokens and a mask: every phase (training, scoring, evaluation) uses its result.
 
-Chat rows are rendered by the tokenizer's own chat template. Every assistant turn is supervised, from the first
-token after the generation prompt to its end token inclusive; nothing else is. The mask comes from rendering each
-prefix of the conversation, so a template that rewrites earlier turns is refused rather than guessed at.
+Chat rows are rendered by the tokenizer's own chat template. Every assistant turn of weight 1 is supervised, from the
+first token after the generation prompt to its end token inclusive; nothing else is. The mask comes from rendering each
+prefix of the conversation, so a template that rewrites earlier supervised turns is refused rather than guessed at.
 """
 
 import hashlib
@@ -87,18 +87,17 @@ def _render_completion(sample: Sample, tokenizer: PreTrainedTokenizerBase) -> tu
 def _render_chat(sample: Sample, tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[bool]]:
     if not tokenizer.chat_template:
         raise DataError("the tokenizer has no chat template; use prompt/completion rows or another model")
-    messages = list(sample.messages)
+    # What follows the last supervised turn can influence no target.
+    messages = list(sample.messages[: sample.supervised_turns[-1] + 1])
     input_ids = _apply_template(tokenizer, messages, generation_prompt=False)
     mask = [False] * len(input_ids)
-    for index, message in enumerate(messages):
-        if message["role"] != "assistant":
-            continue
+    for index in sample.supervised_turns:
         prompt = _apply_template(tokenizer, messages[:index], generation_prompt=True)
         through = _apply_template(tokenizer, messages[: index + 1], generation_prompt=False)
         if input_ids[: len(through)] != through:
             raise DataError(
                 f"messages[{index}]: the chat template renders this turn differently once more turns follow, so its "
-                "tokens cannot be told apart; split the conversation into rows that end with this turn"
+                "tokens cannot be told apart; give this turn weight 0, or a row of its own that ends with it"
             )
         if through[: len(prompt)] != prompt:
             raise DataError(

@@ -38,7 +38,7 @@ from wmss.training.loop import TrainingRun
 
 Artifacts = dict[str, Any]
 SCORE_BATCH_TOKENS = 32768
-CACHE_VERSION = 1
+CACHE_VERSION = 2
 """Part of every cache key; raise it when the same question would get another answer (positions, pooler, verifier)."""
 
 
