@@ -4,6 +4,7 @@ PYTHON ?= python3.11
 VENV   := .venv
 BIN    := $(VENV)/bin
 LOCK   := requirements/dev.lock
+OLDEST := requirements/openai-oldest.lock
 # torch's CPU build is not on the public package index. pip is first asked as it is configured (a wheel folder or a
 # mirror may have it); only if that fails, this index is added.
 TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
@@ -44,7 +45,7 @@ lock: $(VENV)/ready ## resolve pyproject.toml anew and rewrite requirements/*.lo
 	BIN=$(BIN) TORCH_CPU_INDEX=$(TORCH_CPU_INDEX) requirements/lock.sh
 
 # The stamp holds the lock it was made from, so a changed lock, and only that, makes the environment anew.
-$(VENV)/ready: $(LOCK) pyproject.toml
+$(VENV)/ready: $(LOCK) $(OLDEST) pyproject.toml
 	@if ! cmp -s $(LOCK) $@; then \
 		set -e; \
 		echo "Setting up $(VENV) from $(LOCK): about two minutes, 3 GB"; \
@@ -56,7 +57,7 @@ $(VENV)/ready: $(LOCK) pyproject.toml
 		     $(BIN)/pip install --quiet --no-deps --index-url $(TORCH_CPU_INDEX) $$torch; }; \
 		$(BIN)/pip install --quiet --no-deps --requirement $(LOCK) 2>>$(VENV)/pip.log \
 		|| { cat $(VENV)/pip.log; exit 1; }; \
-		$(BIN)/pip install --quiet --no-deps --target $(VENV)/openai-oldest --requirement requirements/openai-oldest.lock; \
 	fi
 	@$(BIN)/pip install --quiet --no-deps --no-build-isolation --editable . 2>$(VENV)/pip.log || { cat $(VENV)/pip.log; exit 1; }
+	@$(BIN)/pip install --quiet --no-deps --upgrade --target $(VENV)/openai-oldest --requirement $(OLDEST) 2>$(VENV)/pip.log || { cat $(VENV)/pip.log; exit 1; }
 	@cp $(LOCK) $@
