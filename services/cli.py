@@ -204,6 +204,14 @@ def export(
 
 
 @app.command()
+def knobs() -> None:
+    """Print every knob of a job and of the service as Markdown: name, type, default, meaning."""
+    from services.knobs import describe
+
+    sys.stdout.write(describe())
+
+
+@app.command()
 def demo(
     home: Annotated[
         Path | None, typer.Option(help="Folder of the demo's service; default WMSS_HOME or ~/.wmss.")

@@ -1,0 +1,52 @@
+"""What the pages say exists: knobs, routes, links and example files."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from services.api.app import create_app
+from services.knobs import describe
+from wmss.config import parse_job, read_toml
+
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def test_the_page_of_knobs_is_what_the_declarations_say():
+    assert (ROOT / "docs" / "knobs.md").read_text() == describe(), "run: wmss knobs > docs/knobs.md"
+
+
+def test_every_knob_is_described():
+    for line in describe().splitlines():
+        if line.startswith("| `"):
+            assert not line.endswith("|  |"), line
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page):
+    text = page.read_text()
+    for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", text):
+        assert target.startswith("http") or (page.parent / target).exists(), f"{page.name} links to {target}"
+    for name, anchor in re.findall(r"\]\(([^)#]*)#([^)]+)\)", text):
+        linked = (page.parent / name).read_text() if name else text
+        anchors = [re.sub(r"[^\w -]", "", line.lstrip("# ").lower()).replace(" ", "-") for line in headings(linked)]
+        assert anchor in anchors, f"{page.name} links to {name}#{anchor}"
+
+
+def headings(text):
+    return [line for line in text.splitlines() if line.startswith("#")]
+
+
+def test_routes_of_the_rest_reference_exist_and_all_are_in_it():
+    text = (ROOT / "docs" / "rest.md").read_text()
+    paths = create_app().openapi()["paths"]
+    for path in re.findall(r"\$URL(/[a-z0-9_/]+)", text):
+        assert path in paths, path
+    first_words = {path.removeprefix("/v1").split("/")[1] for path in paths}
+    assert [word for word in first_words if word not in text] == []
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "examples").glob("*.toml")), ids=lambda path: path.name)
+def test_examples_are_jobs(path):
+    parse_job(read_toml(path))
