@@ -9,8 +9,9 @@ from wmss.config import PRESET_BATCH_SIZE, PRESETS, JobSpec
 
 HEADER = """# Knobs
 
-Made by `wmss knobs` from the declarations in `wmss/config.py` and `services/settings.py`; change it there. A job is JSON
-over REST or a TOML file, where the table `[wmss]` or `[supervised]` stands for `method`. Unknown knobs are refused."""
+Made by `wmss knobs` from the declarations in `wmss/config.py` and `services/settings.py`; change it there. A job is
+JSON over REST or a TOML file, where the table `[wmss]` or `[supervised]` stands for `method`. Unknown knobs are
+refused."""
 
 
 def describe() -> str:
