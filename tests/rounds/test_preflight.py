@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM
 
 from tests.checkpoints import make_checkpoint
 from tests.memory import PeakTensorBytes
-from tests.rounds.test_stages import LocalEngines, MemoryJournal, files, make_job  # noqa: F401
+from tests.rounds.test_stages import LocalEngines, MemoryJournal, make_job
 from tests.training.test_loop import LocalHost
 from wmss.config import Hyperparameters
 from wmss.data.dataset import read_samples
@@ -62,7 +62,7 @@ def codes(findings):
         (knobs(batch_size=49), {"base": "missing"}, ["model", "method.wmss.hyperparameters.batch_size"]),
     ],
 )
-def test_the_phase_refuses_what_the_dry_run_refuses(tmp_path, checkpoints, files, method, changes, params):  # noqa: F811
+def test_the_phase_refuses_what_the_dry_run_refuses(tmp_path, checkpoints, files, method, changes, params):
     """Word for word, and every independent problem at once."""
     job = make_job(tmp_path, checkpoints, files, method)
     job = dataclasses.replace(job, **{name: tmp_path / path for name, path in changes.items()})
@@ -77,21 +77,21 @@ def test_the_phase_refuses_what_the_dry_run_refuses(tmp_path, checkpoints, files
     assert engines.started == []
 
 
-def test_what_speaks_against_the_engines_is_a_problem_too(tmp_path, checkpoints, files):  # noqa: F811
+def test_what_speaks_against_the_engines_is_a_problem_too(tmp_path, checkpoints, files):
     job = make_job(tmp_path, checkpoints, files, knobs(batch_size=49))
     found = examine(job.sources, lambda models: [WmssError(f"no room for {sorted(models)}", param="resources")])
     assert [problem.param for problem in found.problems] == ["resources", "method.wmss.hyperparameters.batch_size"]
     assert "'method.wmss.weak_model', 'model'" in found.problems[0].message
 
 
-def test_nothing_is_written(tmp_path, checkpoints, files):  # noqa: F811
+def test_nothing_is_written(tmp_path, checkpoints, files):
     job = make_job(tmp_path, checkpoints, files)
     assert look(job).valid
     assert not job.folder.exists()
     assert not job.cache.exists()
 
 
-def test_sample_is_shown_with_its_mask(tmp_path, checkpoints, files):  # noqa: F811
+def test_sample_is_shown_with_its_mask(tmp_path, checkpoints, files):
     sample = look(make_job(tmp_path, checkpoints, files)).sample
     first = json.loads((files / "train.jsonl").read_text().splitlines()[0])["messages"]
     assert sample.line == 1
@@ -101,7 +101,7 @@ def test_sample_is_shown_with_its_mask(tmp_path, checkpoints, files):  # noqa: F
     assert not sample.segments[0].supervised
 
 
-def test_figures_of_a_file_with_rows_that_are_cut(tmp_path, checkpoints, files):  # noqa: F811
+def test_figures_of_a_file_with_rows_that_are_cut(tmp_path, checkpoints, files):
     job = make_job(tmp_path, checkpoints, files, knobs(max_length=40), validation_file=None)
     seen = look(job)
     samples = read_samples(job.training_file)
@@ -118,7 +118,7 @@ def test_figures_of_a_file_with_rows_that_are_cut(tmp_path, checkpoints, files):
     assert "..." in cut.message
 
 
-def test_plan_has_the_steps_that_run(tmp_path, checkpoints, files):  # noqa: F811
+def test_plan_has_the_steps_that_run(tmp_path, checkpoints, files):
     job = make_job(tmp_path, checkpoints, files, knobs(sft_epochs=2, n_epochs=3, batch_size=7))
     planned = {phase.name: phase for phase in look(job).plan.phases}
     journal = MemoryJournal()
@@ -129,7 +129,7 @@ def test_plan_has_the_steps_that_run(tmp_path, checkpoints, files):  # noqa: F81
     assert planned["joint"].num_steps == 21 >= journal.finished["joint"]["num_steps"]
 
 
-def test_warnings(tmp_path, checkpoints, files):  # noqa: F811
+def test_warnings(tmp_path, checkpoints, files):
     problems = make_problems(130, seed=9)
     train_file, held_out = tmp_path / "train.jsonl", tmp_path / "held_out.jsonl"
     write_jsonl(problems, train_file)
@@ -155,7 +155,7 @@ def test_warnings(tmp_path, checkpoints, files):  # noqa: F811
     assert codes(look(job, short).warnings)[-2:] == ["short_of_memory", "short_of_disk"]
 
 
-def test_time_needs_a_measurement(tmp_path, checkpoints, files):  # noqa: F811
+def test_time_needs_a_measurement(tmp_path, checkpoints, files):
     job = make_job(tmp_path, checkpoints, files)
     here = look(job).cost
     assert 0 < here.training_s < 60

@@ -100,9 +100,8 @@ def compared(before: str, results: Mapping[str, Any]) -> str:
     change = f"NLL {new['nll'] - old['nll']:+.4f} nat/token"
     if new["accuracy"]:
         points = 100 * (new["accuracy"]["pass_at_1"] - old["accuracy"]["pass_at_1"])
-        verdict = (
-            "inside its 95 % interval, may be chance" if may_be_chance(before, results) else "outside its interval"
-        )
+        chance = may_be_chance(before, results)
+        verdict = "inside its 95 % interval, may be chance" if chance else "outside its 95 % interval"
         change = f"pass@1 {points:+.1f} points ({verdict}), {change}"
     return f"result against {before}: {change}"
 
