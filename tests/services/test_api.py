@@ -179,7 +179,7 @@ def test_validate_says_what_a_job_would_do_and_makes_none(api, home):
     assert seen["sample"]["line"] == 1
     assert {segment["supervised"] for segment in seen["sample"]["segments"]} == {True, False}
     assert seen["cost"]["training_flops"] > 0
-    assert "this machine's CPU" in seen["cost"]["basis"]
+    assert "estimated for this machine" in seen["cost"]["basis"]
     assert api.get("/v1/fine_tuning/jobs").json()["data"] == []
     assert not (home / "jobs").exists()
 

@@ -266,9 +266,10 @@ def _time(
         return None, "training would run on GPUs, whose speed is not measured here"
     speed = measure_flops(shape, rows=_micro_batch_tokens(found, spec), num_threads=machine.num_threads)
     at_once = max(1, min(spec.resources.num_workers, machine.num_cores // machine.num_threads))
+    threads = f"{machine.num_threads} CPU thread" + ("s" if machine.num_threads > 1 else "")
     basis = (
-        f"estimated for this machine's CPU: {at_once} x {machine.num_threads} threads at {speed / 1e9:.0f} GFLOP/s, "
-        "measured now on a float32 matrix product of the model's width; start-up and scoring come on top"
+        f"estimated for this machine: {at_once} x {threads} at {speed / 1e9:.0f} GFLOP/s, measured now on a float32 "
+        "matrix product of the model's width; start-up and scoring come on top"
     )
     return flops / (MATRIX_SHARE * speed * at_once), basis
 
