@@ -1,4 +1,4 @@
-"""The `wmss` command: serve, submit, watch, jobs, cancel, chat, export, demo."""
+"""The `wmss` command: serve, models, convert, check, submit, watch, jobs, cancel, chat, export, demo."""
 
 import logging
 import shutil
@@ -14,6 +14,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from services import client as service
+from services.checking import show
 from services.settings import Settings
 from services.supervisor import Endpoint, ServeError, Supervisor
 from services.watching import JobView
@@ -66,43 +67,77 @@ def serve(
     Supervisor(settings, host=host, port=port).run(ready)
 
 
+JobFile = Annotated[Path | None, typer.Argument(help="Job as TOML; the options below override it.")]
+Model = Annotated[str | None, typer.Option(help="Start checkpoint.")]
+TrainingFile = Annotated[Path | None, typer.Option(help="JSONL file to train on.")]
+ValidationFile = Annotated[Path | None, typer.Option(help="Held-out JSONL file.")]
+Method = Annotated[str | None, typer.Option(help="wmss or supervised.")]
+Seed = Annotated[int | None, typer.Option(help="Seed of the draw and of the order.")]
+Suffix = Annotated[str | None, typer.Option(help="Part of the finished model's name.")]
+
+
 @app.command()
 def submit(
-    file: Annotated[Path | None, typer.Argument(help="Job as TOML; the options below override it.")] = None,
-    model: Annotated[str | None, typer.Option(help="Start checkpoint.")] = None,
-    training_file: Annotated[Path | None, typer.Option(help="JSONL file to train on.")] = None,
-    validation_file: Annotated[Path | None, typer.Option(help="Held-out JSONL file.")] = None,
-    method: Annotated[str | None, typer.Option(help="wmss or supervised.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Seed of the draw and of the order.")] = None,
-    suffix: Annotated[str | None, typer.Option(help="Part of the finished model's name.")] = None,
+    file: JobFile = None,
+    model: Model = None,
+    training_file: TrainingFile = None,
+    validation_file: ValidationFile = None,
+    method: Method = None,
+    seed: Seed = None,
+    suffix: Suffix = None,
     follow: Annotated[bool, typer.Option("--watch", help="Watch the job until it ends.")] = False,
     base_url: BaseUrl = None,
 ) -> None:
     """Upload the files of a job and submit it. Prints the job's id."""
+    options = {"model": model, "training_file": training_file, "validation_file": validation_file}
+    spec = _read_job(file, method, options | {"seed": seed, "suffix": suffix})
+    api = service.connect(base_url)
+    job_id = service.submit(api, _with_uploads(api, spec))
+    console.print(job_id, highlight=False)
+    if follow:
+        _watch(api, job_id)
+
+
+@app.command()
+def check(
+    file: JobFile = None,
+    model: Model = None,
+    training_file: TrainingFile = None,
+    validation_file: ValidationFile = None,
+    method: Method = None,
+    seed: Seed = None,
+    suffix: Suffix = None,
+    home: Annotated[
+        Path | None, typer.Option(help="Folder of the service's state; default WMSS_HOME or ~/.wmss.")
+    ] = None,
+) -> None:
+    """Say what a job would do, cost and be refused for, without a service. Exits 1 if it would be refused."""
+    options = {"model": model, "training_file": training_file, "validation_file": validation_file}
+    spec = _read_job(file, method, options | {"seed": seed, "suffix": suffix})
+    from services.dry_run import check_here
+
+    report = check_here(spec, Settings(home=home) if home else Settings())
+    show(report, console)
+    if not report.valid:
+        sys.exit(1)
+
+
+def _read_job(file: Path | None, method: str | None, options: dict[str, Any]) -> JobSpec:
+    """A job from a TOML file and the options that override it."""
     values: dict[str, Any] = {}
     if file is not None:
         values = read_toml(file)
         for key in ("training_file", "validation_file"):
             if isinstance(values.get(key), str):
                 values[key] = str((file.parent / values[key]).resolve())  # paths in a file are relative to it
-    given = {
-        "model": model,
-        "training_file": None if training_file is None else str(training_file),
-        "validation_file": None if validation_file is None else str(validation_file),
-        "seed": seed,
-        "suffix": suffix,
+    values |= {
+        key: str(value) if isinstance(value, Path) else value for key, value in options.items() if value is not None
     }
-    values |= {key: value for key, value in given.items() if value is not None}
     if method is not None and values.get("method", {}).get("type", method) != method:
         raise WmssError(f"--method {method}: {file} has [{values['method']['type']}]; remove one of them")
     if method is not None:
         values.setdefault("method", {"type": method})
-    spec = parse_job(values)
-    api = service.connect(base_url)
-    job_id = service.submit(api, _with_uploads(api, spec))
-    console.print(job_id, highlight=False)
-    if follow:
-        _watch(api, job_id)
+    return parse_job(values)
 
 
 def _with_uploads(api: openai.OpenAI, spec: JobSpec) -> JobSpec:

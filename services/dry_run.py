@@ -1,5 +1,6 @@
 """A job looked at without being made: for `POST /v1/fine_tuning/jobs/validate` and `wmss check`. Loads torch."""
 
+import contextlib
 import os
 import shutil
 from collections.abc import Mapping, Sequence
@@ -11,6 +12,8 @@ import torch
 
 from services.cluster import refusals
 from services.jobs.room import uses_gpu
+from services.jobs.store import Store
+from services.models import resolve_models
 from services.settings import Settings, engine_environment, ray_cpus
 from wmss.config import JobSpec
 from wmss.errors import WmssError
@@ -36,9 +39,23 @@ def dry_run(
     return report(sources, found, _this_machine(settings, on_gpu=uses_gpu(spec.resources, cluster)))
 
 
-def local_cluster() -> dict[str, float]:
-    """What the cluster of a `wmss serve` on this machine has."""
-    return {"CPU": float(ray_cpus()), "GPU": float(torch.cuda.device_count())}
+def check_here(spec: JobSpec, settings: Settings) -> Report:
+    """The same without a service: files are local paths, and the cluster is what `wmss serve` would make of this
+    machine. Finished models are known if the home has a database."""
+    with contextlib.ExitStack() as stack:
+        store = None
+        if settings.database_url is not None or settings.database_file.is_file():
+            store = stack.enter_context(contextlib.closing(Store(settings.database)))
+        models, problems = resolve_models(spec, store, settings)
+    named = {"training_file": spec.training_file, "validation_file": spec.validation_file}
+    return dry_run(
+        spec,
+        models=models,
+        files={param: Path(name) for param, name in named.items() if name is not None},
+        problems=problems,
+        cluster={"CPU": float(ray_cpus()), "GPU": float(torch.cuda.device_count())},
+        settings=settings,
+    )
 
 
 def _this_machine(settings: Settings, *, on_gpu: bool) -> Machine:

@@ -97,8 +97,13 @@ class Settings(BaseSettings):
     @property
     def database(self) -> str:
         """The database URL in force."""
-        path = str(self.root / "wmss.db")
+        path = str(self.database_file)
         return self.database_url or URL.create("sqlite", database=path).render_as_string(hide_password=False)
+
+    @property
+    def database_file(self) -> Path:
+        """Where the default database lies."""
+        return self.root / "wmss.db"
 
     @property
     def models(self) -> Path:

@@ -77,5 +77,6 @@ def test_core_and_training_need_neither_ray_nor_vllm():
     assert not loaded_by(f"import {modules}") & {"ray", "vllm", "fastapi", "sqlalchemy"}
 
 
-def test_the_command_starts_light():
-    assert not loaded_by("import services.cli") & {"torch", "ray", "vllm", "transformers"}
+@pytest.mark.parametrize("module", ["services.cli", "services.api.app"])
+def test_command_and_api_start_light(module):
+    assert not loaded_by(f"import {module}") & {"torch", "ray", "vllm", "transformers"}

@@ -7,6 +7,7 @@ One service serves all tests of the file, one after the other.
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -18,6 +19,7 @@ import openai
 import pytest
 import torch
 from safetensors.torch import load_file
+from transformers import GraniteConfig, GraniteForCausalLM
 
 from services import client as service
 from services.supervisor import free_port
@@ -25,7 +27,7 @@ from tests.integration.stack import WMSS, start, stop, wait_for
 from tests.scoring.test_torch_scorer import ragged, truth
 from tests.training.test_loop import LocalHost
 from wmss.config import Hyperparameters, parse_job
-from wmss.models.loading import load_model
+from wmss.models.loading import TOKENIZER_FILES, load_model
 from wmss.scoring.torch_scorer import TorchEntropyScorer
 from wmss.tasks.arithmetic import make_problems, write_jsonl
 from wmss.training.loop import TrainingRun, train
@@ -269,9 +271,21 @@ def test_job_that_fails_says_why_and_the_service_goes_on(stack, files):
     assert run.returncode == 1
     assert "0 supervised tokens" in run.stderr
 
+    # The dry run finds the same, in the same words, on the same cluster.
+    values = {"model": "qwen3", "training_file": service.upload(stack.client, files / "train.jsonl")}
     greedy = submit(stack, files, resources={"num_workers": 99})
     job = wait_for_end(stack, greedy, 60)
     assert (job.status, job.error.param) == ("failed", "resources.num_workers")
+    body = values | {"resources": {"num_workers": 99}}
+    seen = stack.client.post("/fine_tuning/jobs/validate", body=body, cast_to=object)
+    assert [(p["code"], p["message"]) for p in seen["problems"]] == [(job.error.code, job.error.message)]
+    assert stack.client.post("/fine_tuning/jobs/validate", body=values, cast_to=object)["valid"]
+
+    # Only a worker, which loads the weights, finds this one; it is the caller's all the same.
+    save_granite(stack.home / "models" / "granite", tokenizer_from=stack.home / "models" / "qwen3")
+    job = wait_for_end(stack, submit(stack, files, model="granite"), 120)
+    assert (job.status, job.error.code, job.error.param) == ("failed", "invalid_model", "model")
+    assert "changes its logits after the output head" in job.error.message
 
     knobs = {"batch_size": 16, "max_steps": 2}
     job_id = submit(
@@ -282,6 +296,16 @@ def test_job_that_fails_says_why_and_the_service_goes_on(stack, files):
     )
     job = wait_for_end(stack, job_id, 120)
     assert job.status == "succeeded", job.error
+
+
+def save_granite(folder, *, tokenizer_from):
+    """A model that scales its logits."""
+    sizes = {"vocab_size": 277, "hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1}
+    heads = {"num_attention_heads": 1, "num_key_value_heads": 1, "logits_scaling": 8.0}
+    GraniteForCausalLM(GraniteConfig(**sizes, **heads)).save_pretrained(folder)
+    for name in TOKENIZER_FILES:
+        if (tokenizer_from / name).is_file():
+            shutil.copyfile(tokenizer_from / name, folder / name)
 
 
 def test_command_line_refusals(stack, files):

@@ -18,10 +18,10 @@ from wmss.config import parse_job
 from wmss.data.tokenization import load_tokenized
 from wmss.errors import ConfigError, DataError, ModelError
 from wmss.models.loading import load_model, load_tokenizer
+from wmss.rounds.messages import compared
 from wmss.rounds.phases import phases_of
 from wmss.rounds.stages import Job, run_job
 from wmss.scoring.torch_scorer import TorchEntropyScorer
-from wmss.tasks.arithmetic import make_problems, write_jsonl
 from wmss.training.loop import train
 
 
@@ -83,7 +83,7 @@ class MemoryJournal:
     """A journal that dies at the start of a phase if asked to."""
 
     def __init__(self, *, die_at: str | None = None) -> None:
-        self.finished, self.events, self.seen = {}, [], []
+        self.finished, self.events, self.data, self.seen = {}, [], [], []
         self.die_at = die_at
 
     def artifacts(self, phase):
@@ -102,14 +102,7 @@ class MemoryJournal:
 
     def event(self, message, *, level="info", data=None):
         self.events.append(message)
-
-
-@pytest.fixture(scope="module")
-def files(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("files")
-    write_jsonl(make_problems(48, seed=1), folder / "train.jsonl")
-    write_jsonl(make_problems(12, seed=2), folder / "validation.jsonl")
-    return folder
+        self.data.append(json.loads(json.dumps(data)))
 
 
 def make_job(tmp_path, checkpoints, files, method=None, **changes):
@@ -302,7 +295,7 @@ def test_truncation_is_told_and_unverifiable_answers_have_no_accuracy(tmp_path, 
     journal = MemoryJournal()
     run_job(dataclasses.replace(job, validation_file=plain), LocalEngines(tmp_path / "runs"), journal)
     assert journal.finished["validate"]["num_truncated"] > 0
-    assert any("rows are cut (lines" in event for event in journal.events)
+    assert any("rows are cut and do not learn to stop" in event for event in journal.events)
     assert journal.finished["evaluate"]["results"]["result"]["accuracy"] is None
     assert any(event.startswith("no pass@1") for event in journal.events)
 
@@ -321,3 +314,68 @@ def test_validation_refuses_before_any_engine(tmp_path, checkpoints, files, knob
     with pytest.raises(error, match=message):
         run_job(job, engines, MemoryJournal())
     assert engines.started == []
+
+
+def test_owner_is_told_what_each_phase_found_and_what_comes_next(tmp_path, checkpoints, files):
+    job, journal = make_job(tmp_path, checkpoints, files), MemoryJournal()
+    run_job(job, LocalEngines(tmp_path / "runs"), journal)
+
+    def told(start):
+        [number] = [n for n, event in enumerate(journal.events) if event.startswith(start)]
+        return journal.events[number], journal.data[number]
+
+    assert max(map(len, journal.events)) <= 130
+    order = [event.split(" took ")[0] for event in journal.events if " took " in event]
+    assert order == list(phases_of(job.spec))
+    assert "next is sft: supervised fine-tuning" in told("validate took")[0]
+    assert told("evaluate took")[0].endswith(", the last phase")
+
+    message, figures = told("training file: ")
+    assert "48 rows" in message and f"{figures['supervised_share']:.0%} of them supervised, none cut" in message
+    message, metrics = told("sft: 4 steps, loss")
+    assert f"loss {metrics['first_loss']:.4f} → {metrics['train_loss']:.4f}" in message
+    assert metrics["train_loss"] < metrics["first_loss"]
+    assert f"{metrics['total_tokens']:,.0f} tokens in " in message
+    assert told("score_weak: mean entropy")[1]["mean_entropy"] == journal.finished["score_weak"]["mean_entropy"]
+    both = sum(
+        len(s.input_ids) for name in ("", "validation_") for s in load_tokenized(job.folder / f"{name}samples.parquet")
+    )
+    assert told(f"score_weak: {both:,} tokens in ")[1]["num_tokens"] == both
+
+    table = pq.read_table(journal.finished["weigh"]["table"]).to_pydict()
+    fell = sum(strong < weak for weak, strong in zip(table["weak_entropy"], table["strong_entropy"], strict=True))
+    assert f"it fell on {fell}, rose on {48 - fell}" in told("entropy weak → strong: ")[0]
+    masses = journal.finished["weigh"]["term_masses"]
+    assert f"{masses['strong']:.1%} what strong is unsure of" in told("weight: ")[0]
+    assert f"{journal.finished['weigh']['num_unique']} of 48 samples" in told("drawn: ")[0]
+    message, most = told("drawn most often")
+    assert most["times_drawn"] == max(table["times_drawn"])
+    answer = json.loads(job.training_file.read_text().splitlines()[most["line"] - 1])["messages"][-1]["content"]
+    assert f"line {most['line']}, " in message and answer[:30] in message
+    assert told("never drawn: line ")[1]["times_drawn"] == 0
+
+    assert f"digest {journal.finished['export']['digest'][:12]}" in told("model saved as ft:qwen3::ftjob-1: ")[0]
+    low, high = journal.finished["evaluate"]["results"]["result"]["accuracy"]["interval_95"]
+    assert f"({low:.1%} to {high:.1%})" in told("result: pass@1")[0]
+    assert "points (inside its 95 % interval, may be chance)" in told("result against strong_before: ")[0]
+
+
+def test_scores_from_the_cache_are_said_to_be(tmp_path, checkpoints, files):
+    method = {"type": "wmss", "wmss": {"strong_model": "same", "hyperparameters": {"max_steps": 1}}}
+    job = make_job(tmp_path, checkpoints, files, method, strong=checkpoints["qwen3"], validation_file=None)
+    journal = MemoryJournal()
+    run_job(job, LocalEngines(tmp_path / "runs"), journal)
+    assert any(event.startswith("score_strong: from the cache") for event in journal.events)
+
+
+@pytest.mark.parametrize(("before", "verdict"), [(0.80, "outside its 95 % interval"), (0.88, "may be chance")])
+def test_a_difference_outside_the_interval_is_no_chance(before, verdict):
+    accuracy = {"pass_at_1": 0.9, "interval_95": [0.86, 0.93]}
+    results = {
+        "base": {"accuracy": accuracy | {"pass_at_1": before}, "nll": 0.5},
+        "result": {"accuracy": accuracy, "nll": 0.25},
+    }
+    said = compared("base", results)
+    assert verdict in said
+    assert f"pass@1 +{90 - 100 * before:.1f} points" in said
+    assert "NLL -0.2500" in said

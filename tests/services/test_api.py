@@ -26,6 +26,7 @@ def home(tmp_path, checkpoints):
 def api(home, database_url, monkeypatch):
     """Ray answers its version and nothing is ever started: these tests end at the queue."""
     monkeypatch.setattr(RayDrivers, "ping", lambda self: None)
+    monkeypatch.setattr(RayDrivers, "cluster_resources", lambda self: {"CPU": 4.0})
     monkeypatch.setattr(RayDrivers, "submit", lambda self, *arguments: None)
     monkeypatch.setattr(RayDrivers, "status", lambda self, submission: None)
     settings = Settings(home=home, database_url=database_url)
@@ -176,6 +177,57 @@ def test_models_that_cannot_be_paired_or_trusted_are_refused(api, home):
     assert "pickled weights are not read" in problem(create(api, **values, **weak), 400)["message"]
 
 
+def validate(api, **values):
+    return api.post("/v1/fine_tuning/jobs/validate", json=values)
+
+
+def test_validate_says_what_a_job_would_do_and_makes_none(api, home):
+    values = {"model": "qwen3", "training_file": upload(api).json()["id"], "method": {"type": "wmss"}}
+    seen = validate(api, **values).json()
+    assert (seen["object"], seen["valid"], seen["problems"]) == ("fine_tuning.job.validation", True, [])
+    assert seen["training_file"]["num_rows"] == 16
+    assert [phase["name"] for phase in seen["plan"]["phases"] if phase["num_steps"]] == ["sft", "joint"]
+    assert seen["sample"]["line"] == 1
+    assert {segment["supervised"] for segment in seen["sample"]["segments"]} == {True, False}
+    assert seen["cost"]["training_flops"] > 0
+    assert "estimated for this machine" in seen["cost"]["basis"]
+    assert api.get("/v1/fine_tuning/jobs").json()["data"] == []
+    assert not (home / "jobs").exists()
+
+
+def test_validate_finds_every_problem_and_create_refuses_with_the_same_words(api):
+    knobs = {"batch_size": 99, "max_length": 9999}
+    method = {"type": "wmss", "wmss": {"weak_model": "no", "hyperparameters": knobs}}
+    values = {"model": "qwen3", "training_file": upload(api).json()["id"], "validation_file": "file-x"}
+    response = validate(api, **values, method=method, resources={"num_workers": 5})
+    assert response.status_code == 200
+    seen = response.json()
+    assert not seen["valid"]
+    assert [(problem["code"], problem["param"]) for problem in seen["problems"]] == [
+        ("file_not_found", "validation_file"),
+        ("invalid_model", "method.wmss.weak_model"),
+        ("invalid_config", "resources.num_workers"),
+        ("invalid_config", "method.wmss.hyperparameters.max_length"),
+        ("invalid_config", "method.wmss.hyperparameters.batch_size"),
+    ]
+    assert (seen["plan"], seen["cost"]) == (None, None)
+    error = problem(create(api, **values, method=method), 400)
+    assert error["message"] == "; ".join(problem["message"] for problem in seen["problems"][:2])
+    assert (error["code"], error["param"]) == ("file_not_found", "validation_file")
+
+
+def test_validate_refuses_what_is_no_job(api):
+    error = problem(validate(api, model="qwen3", training_file="f", sead=3), 400)
+    assert (error["code"], error["param"]) == ("invalid_config", "sead")
+
+
+def test_what_people_send_to_openai_is_a_job(api):
+    knobs = {"n_epochs": "auto", "batch_size": "auto", "learning_rate_multiplier": "auto"}
+    values = {"model": "qwen3", "training_file": upload(api).json()["id"], "integrations": None}
+    job = create(api, **values, method={"type": "supervised", "supervised": {"hyperparameters": knobs}}).json()
+    assert job["hyperparameters"] == knobs
+
+
 def test_malformed_requests(api):
     error = problem(api.post("/v1/fine_tuning/jobs", content="{", headers={"content-type": "application/json"}), 400)
     assert error["code"] == "invalid_json"
@@ -270,6 +322,7 @@ def test_without_ray_jobs_are_refused_and_nothing_is_kept(home, database_url):
         error = problem(response, 503)
         assert error["code"] == "ray_unavailable"
         assert "Ray does not answer at http://127.0.0.1:9" in error["message"]
+        assert problem(validate(client, model="qwen3", training_file=file), 503)["code"] == "ray_unavailable"
         assert int(response.headers["retry-after"]) > 0
         assert client.get("/v1/fine_tuning/jobs").json()["data"] == []
         assert client.get("/healthz").status_code == 200

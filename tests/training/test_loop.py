@@ -42,6 +42,7 @@ class LocalHost:
             raise KeyboardInterrupt
 
     def checkpoint(self, folder, metrics):
+        self.saved = metrics
         shutil.copytree(folder, self.folder / f"step-{int(metrics['step']):04d}")
 
 
@@ -101,6 +102,9 @@ def test_resumed_run_is_bit_identical(checkpoints, samples_file, tmp_path):
     strong_again, state_again = last_weights(again)
     assert all(torch.equal(strong[name], strong_again[name]) for name in strong)
     assert all(torch.equal(state["weak"][name], state_again["weak"][name]) for name in state["weak"])
+    assert whole.saved["first_loss"] == again.saved["first_loss"] == losses(whole)[0]
+    assert whole.saved["total_tokens"] == again.saved["total_tokens"] == sum(m["num_tokens"] for m in whole.metrics)
+    assert again.saved["total_s"] > sum(m["num_tokens"] / m["tokens_per_s"] for m in again.metrics)
 
 
 def test_finished_run_started_again_does_nothing(checkpoints, samples_file, tmp_path):

@@ -14,6 +14,7 @@ from wmss.errors import ModelError
 from wmss.models.loading import load_tokenizer
 from wmss.records import TokenizedSample
 from wmss.rounds.estimates import (
+    MATRIX_SHARE,
     PROCESS_BYTES,
     Branch,
     ModelShape,
@@ -27,7 +28,18 @@ from wmss.rounds.estimates import (
 )
 from wmss.rounds.phases import needs_engine, phases_of
 from wmss.rounds.preflight import MAX_LINES, FileContent, Findings, Sources, first_lines
-from wmss.rounds.report import Cost, FileFigures, Finding, Machine, Plan, PlannedPhase, RenderedSample, Report, Segment
+from wmss.rounds.report import (
+    Cost,
+    FileFigures,
+    Finding,
+    Machine,
+    Plan,
+    PlannedPhase,
+    RenderedSample,
+    Report,
+    Segment,
+    gigabytes,
+)
 from wmss.scoring.rewards import is_verifiable
 
 FEW_STEPS = 20
@@ -254,18 +266,19 @@ def _time(
         return None, "training would run on GPUs, whose speed is not measured here"
     speed = measure_flops(shape, rows=_micro_batch_tokens(found, spec), num_threads=machine.num_threads)
     at_once = max(1, min(spec.resources.num_workers, machine.num_cores // machine.num_threads))
+    threads = f"{machine.num_threads} CPU thread" + ("s" if machine.num_threads > 1 else "")
     basis = (
-        f"estimated for this machine's CPU: {at_once} x {machine.num_threads} threads at {speed / 1e9:.0f} GFLOP/s, "
-        "measured now on a float32 matrix product of the model's width; start-up and scoring come on top"
+        f"estimated for this machine: {at_once} x {threads} at {speed / 1e9:.0f} GFLOP/s, measured now on a float32 "
+        "matrix product of the model's width; start-up and scoring come on top"
     )
-    return flops / (speed * at_once), basis
+    return flops / (MATRIX_SHARE * speed * at_once), basis
 
 
 def warnings(spec: JobSpec, found: Findings, figures: FileFigures, planned: Plan | None) -> list[Finding]:
     """What would work, but probably not as meant."""
     training, validation = found.training, found.validation
     assert training is not None
-    said = [*_rows_cut(figures, spec), *_few_steps(planned, spec), *_unusual_learning_rate(spec)]
+    said = [*_rows_cut(training, figures, spec), *_few_steps(planned, spec), *_unusual_learning_rate(spec)]
     if isinstance(spec.method, WmssMethod) and spec.method.wmss.weighting != "uniform":
         said += _noisy_entropy(training)
     if validation is not None:
@@ -273,21 +286,27 @@ def warnings(spec: JobSpec, found: Findings, figures: FileFigures, planned: Plan
     return said
 
 
-def _rows_cut(figures: FileFigures, spec: JobSpec) -> Iterator[Finding]:
-    if figures.num_cut:
+def _rows_cut(training: FileContent, figures: FileFigures, spec: JobSpec) -> Iterator[Finding]:
+    if training.cut:
         message = (
-            f"{figures.num_cut} of {figures.num_rows} rows are cut and do not learn to stop (lines "
-            f"{first_lines(figures.cut_lines)}); raise max_length to {figures.longest_uncut} to keep them whole"
+            f"{len(training.cut)} of {figures.num_rows} rows are cut and do not learn to stop (lines "
+            f"{first_lines(training.cut)}); raise max_length to {figures.longest_uncut} to keep them whole"
         )
         yield Finding(code="rows_cut", message=message, param=_knob(spec, "max_length"))
 
 
 def _few_steps(planned: Plan | None, spec: JobSpec) -> Iterator[Finding]:
-    for phase in planned.phases if planned else ():
+    if planned is None:
+        return
+    for phase in planned.phases:
         if phase.num_steps is not None and phase.num_steps < FEW_STEPS:
             bound = "at most " if phase.at_most else ""
-            message = f"{phase.name} takes {bound}{phase.num_steps} steps; lower batch_size or raise the epochs"
-            yield Finding(code="few_steps", message=message, param=_knob(spec, "batch_size"))
+            limited = phase.num_steps == spec.hyperparameters.max_steps
+            remedy, knob = (
+                ("raise max_steps", "max_steps") if limited else ("lower it or raise the epochs", "batch_size")
+            )
+            message = f"{phase.name} takes {bound}{phase.num_steps} steps of {planned.batch_size} samples; {remedy}"
+            yield Finding(code="few_steps", message=message, param=_knob(spec, knob))
 
 
 def _unusual_learning_rate(spec: JobSpec) -> Iterator[Finding]:
@@ -360,8 +379,3 @@ def _shortages(cost: Cost, machine: Machine) -> Iterator[Finding]:
             "checkpointing.keep_last or make room"
         )
         yield Finding(code="short_of_disk", message=message, param="checkpointing.keep_last")
-
-
-def gigabytes(size: int) -> str:
-    """1,234,000,000 -> "1.2 GB"; small sizes in MB."""
-    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"

@@ -7,6 +7,7 @@ what is recorded. Files are written under `Job.folder` and `Job.cache`; `export`
 import hashlib
 import json
 import shutil
+import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -24,12 +25,14 @@ from wmss.core.curriculum import TERMS, draw, sampling_weights, weighting_terms
 from wmss.data.dataset import Sample, read_samples
 from wmss.data.tokenization import load_tokenized, save_tokenized, tokens_digest
 from wmss.errors import ConfigError, WmssError, raise_all
-from wmss.models.checkpoints import export_model
+from wmss.models.checkpoints import export_model, load_metrics
 from wmss.models.loading import checkpoint_digest, load_tokenizer
 from wmss.records import STRONG_FOLDER
+from wmss.rounds import messages
 from wmss.rounds.dry_run import file_figures, plan, warnings
 from wmss.rounds.phases import needs_engine
 from wmss.rounds.preflight import Sources, examine
+from wmss.rounds.report import gigabytes
 from wmss.scoring.evaluation import verified_accuracy
 from wmss.scoring.interfaces import Generator, Progress, Scorer
 from wmss.scoring.rewards import is_verifiable
@@ -155,8 +158,10 @@ class _Stage:
         if done is not None:
             return done
         self.journal.start(phase)
+        started = time.monotonic()
         artifacts = run()
         self.journal.finish(phase, artifacts)
+        self.journal.event(messages.phase_done(self.job.spec, phase, time.monotonic() - started))
         return artifacts
 
     @property
@@ -180,15 +185,15 @@ class _Stage:
         if held_out is not None:
             save_tokenized(held_out.tokenized, self._validation_samples_file)
             end_token_ids |= {sample.last_target for sample in held_out.tokenized}
-        figures = file_figures(training, load_tokenizer(job.base))
-        self.journal.event(
-            f"training file: {figures.num_rows:,} rows, {figures.num_tokens:,} tokens, {figures.num_targets:,} of them "
-            f"supervised ({figures.supervised_share:.0%})",
-            data=figures.model_dump(),
-        )
+        tokenizer = load_tokenizer(job.base)
+        figures = file_figures(training, tokenizer)
+        self.journal.event(messages.file_read("training file", figures), data=figures.model_dump())
         if held_out is not None:
-            self.journal.event(f"validation file: {len(held_out.tokenized):,} rows, none of them cut")
-        self.journal.event(f"up to {found.max_length:,} tokens a sample, {found.batch_size:,} samples a step")
+            held_out_figures = file_figures(held_out, tokenizer)
+            self.journal.event(
+                messages.file_read("validation file", held_out_figures), data=held_out_figures.model_dump()
+            )
+        self.journal.event(f"at most {found.max_length:,} tokens a sample; {found.batch_size:,} samples a step")
         for warning in warnings(spec, found, figures, plan(job.sources, found)):
             self.journal.event(f"{warning.param}: {warning.message}", level="warn", data=warning.model_dump())
         return {
@@ -216,15 +221,15 @@ class _Stage:
 
     def score(self, checkpoint: Path, phase: str) -> Artifacts:
         """Exact entropy of every training sample (and validation sample) under a checkpoint."""
-        tables = self._score_files(checkpoint, phase)
-        table = EntropyTable.load(tables["training"])
-        self.journal.event(f"{phase}: mean entropy {table.mean_entropy:.4f} nat, NLL {table.token_nll:.4f} nat/token")
-        return {
-            "table": str(tables["training"]),
-            "mean_entropy": table.mean_entropy,
-            "nll": table.token_nll,
-            "provenance": self.engines.provenance(),
-        }
+        scored = self._score_files(checkpoint, phase)
+        table = EntropyTable.load(scored.tables["training"])
+        found = {"mean_entropy": table.mean_entropy, "nll": table.token_nll}
+        self.journal.event(
+            f"{phase}: mean entropy {table.mean_entropy:.4f} nat, NLL {table.token_nll:.4f} nat/token", data=found
+        )
+        cost = {"num_tokens": scored.num_tokens, "seconds": scored.seconds}
+        self.journal.event(messages.scoring_cost(phase, scored.num_tokens, scored.seconds), data=cost)
+        return {"table": str(scored.tables["training"]), **found, "provenance": self.engines.provenance()}
 
     def weigh(self, wmss: WmssConfig, weak_scores: Artifacts, strong_scores: Artifacts) -> Artifacts:
         """Turn both entropies into sampling weights and draw the samples of the weak-driven phase."""
@@ -251,21 +256,38 @@ class _Stage:
             shares = terms.sum(axis=1) / terms.sum()
             masses = dict(zip(TERMS[wmss.weighting], shares.tolist(), strict=True))
         unique = int((times_drawn > 0).sum())
-        described = ", ".join(f"{name} {share:.1%}" for name, share in masses.items())
-        self.journal.event(
-            f"entropy weak → strong: {weak.mean_entropy:.4f} → {strong.mean_entropy:.4f} nat; {len(indices)} samples "
-            f"to train on, {unique} distinct of {len(weights)}"
-            + (f"; mass of the terms: {described}" if masses else "")
-        )
-        return {
-            "table": str(table),
-            "indices": indices.tolist(),
+        found = {
             "term_masses": masses,
             "num_unique": unique,
             "effective_sample_size": float(1.0 / np.square(weights).sum()),
             "mean_entropy_weak": weak.mean_entropy,
             "mean_entropy_strong": strong.mean_entropy,
         }
+        self.journal.event(messages.entropy_shift(weak.entropy, strong.entropy), data=found)
+        if masses:
+            self.journal.event(messages.term_masses(masses))
+        self.journal.event(messages.drawn(len(indices), unique, len(weights)))
+        self._tell_extremes(weak, strong, weights, times_drawn)
+        return {"table": str(table), "indices": indices.tolist(), **found}
+
+    def _tell_extremes(self, weak: EntropyTable, strong: EntropyTable, weights: Any, times_drawn: Any) -> None:
+        """The sample drawn most often, and of those never drawn the least likely one, for a person to look at."""
+        samples = load_tokenized(self._samples_file)
+        tokenizer = load_tokenizer(self.job.base)
+        most = int(np.argmax(times_drawn))
+        chosen = {f"drawn most often, {times_drawn[most]} x": most}
+        if (times_drawn == 0).any():
+            chosen["never drawn"] = int(np.argmin(np.where(times_drawn == 0, weights, np.inf)))
+        for label, index in chosen.items():
+            answer = samples[index].input_ids[samples[index].last_completion_start :]
+            values = {"line": int(weak.line[index])} | {
+                name: float(table.entropy[index]) for name, table in (("weak", weak), ("strong", strong))
+            }
+            text = str(tokenizer.decode(answer.tolist(), skip_special_tokens=True))
+            self.journal.event(
+                messages.one_sample(label, **values, text=text),  # type: ignore[arg-type]
+                data={**values, "times_drawn": int(times_drawn[index])},
+            )
 
     def joint(self, wmss: WmssConfig, strong: Path, drawn: Artifacts) -> Artifacts:
         """Train strong (and weak) on the mixed logits of the drawn samples."""
@@ -310,10 +332,12 @@ class _Stage:
         )
         num_steps = run.sampler().num_steps
         self.journal.event(
-            f"{phase}: {num_steps} steps of {batch_size} samples, {len(run.indices)} samples an epoch, peak learning "
-            f"rate {knobs.peak_learning_rate:g}" + (f", mixing weight {mixing_weight:g}" if weak is not None else "")
+            f"{phase}: {num_steps:,} steps, {len(run.indices):,} samples an epoch, learning rate up to "
+            f"{knobs.peak_learning_rate:g}" + (f", mixing weight {mixing_weight:g}" if weak is not None else "")
         )
         folder = self.engines.train(run, name=f"{self.job.id}-{phase}-1")
+        metrics = load_metrics(folder)
+        self.journal.event(messages.trained(phase, metrics), data=metrics)
         return {"checkpoint": str(folder / STRONG_FOLDER), "num_steps": num_steps}
 
     def export(self, checkpoint: Path) -> Artifacts:
@@ -322,6 +346,7 @@ class _Stage:
         staging = job.folder / "export"
         shutil.rmtree(staging, ignore_errors=True)
         export_model(checkpoint, staging, base=job.base, end_token_ids=self._recorded("validate")["end_token_ids"])
+        digest = checkpoint_digest(staging)
         card = {
             "name": job.result_name,
             "job": job.id,
@@ -331,24 +356,28 @@ class _Stage:
             "strong": str(job.strong) if job.strong else None,
             "method": job.spec.method.model_dump(mode="json"),
             "seed": job.spec.seed,
-            "digest": checkpoint_digest(staging),
+            "digest": digest,
         }
         (staging / "wmss.json").write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
         if job.result.exists():
             shutil.rmtree(job.result)  # left by an attempt that died before it could record this phase
         job.result.parent.mkdir(parents=True, exist_ok=True)
         staging.rename(job.result)
-        self.journal.event(f"model saved as {job.result_name}")
-        return {"path": str(job.result), "name": job.result_name, "digest": card["digest"]}
+        num_bytes = sum(file.stat().st_size for file in job.result.iterdir())
+        found = {"path": str(job.result), "name": job.result_name, "digest": digest, "num_bytes": num_bytes}
+        self.journal.event(
+            f"model saved as {job.result_name}: {gigabytes(num_bytes)}, digest {digest[:12]}", data=found
+        )
+        return found
 
     def evaluate(self, checkpoints: dict[str, Path]) -> Artifacts:
         """NLL and verified accuracy of several checkpoints on the validation file; each is computed once, ever."""
         results = {label: self._evaluate_one(path) for label, path in checkpoints.items()}
         for label, result in results.items():
-            accuracy = result["accuracy"]
-            said = f"pass@1 {accuracy['pass_at_1']:.1%}, " if accuracy else ""
-            self.journal.event(f"{label}: {said}NLL {result['nll']:.4f} nat/token on the validation file", data=result)
-        if not next(iter(results.values()))["accuracy"]:
+            self.journal.event(messages.judged(label, result), data=result)
+        before = [label for label in results if label != "result"][-1]
+        self.journal.event(messages.compared(before, results))
+        if not results["result"]["accuracy"]:
             self.journal.event(
                 "no pass@1: not every reference answer of the validation file ends in '#### value'", level="warn"
             )
@@ -372,7 +401,7 @@ class _Stage:
         cached = job.cache / "evaluations" / f"{key}.json"
         if cached.is_file():
             return json.loads(cached.read_text(encoding="utf-8"))  # type: ignore[no-any-return]
-        table = EntropyTable.load(self._score_files(checkpoint, "evaluate", only_validation=True)["validation"])
+        table = EntropyTable.load(self._score_files(checkpoint, "evaluate", only_validation=True).tables["validation"])
         accuracy = None
         if all(is_verifiable(sample.answer) for sample in samples):
             with self.engines.generator(checkpoint, max_length=max_length) as generator:
@@ -392,7 +421,7 @@ class _Stage:
         partial.rename(cached)
         return result
 
-    def _score_files(self, checkpoint: Path, phase: str, *, only_validation: bool = False) -> dict[str, Path]:
+    def _score_files(self, checkpoint: Path, phase: str, *, only_validation: bool = False) -> "_Scored":
         """Entropy tables of the job's files under a checkpoint, from the cache where they are known already."""
         files = {} if only_validation else {"training": self._samples_file}
         if self.job.validation_file is not None:
@@ -409,17 +438,20 @@ class _Stage:
         }
         missing = [name for name, table in tables.items() if not table.is_file()]
         if not missing:
-            return tables
+            return _Scored(tables)
         with self.engines.scorer(checkpoint, max_length=max_length) as scorer:
             assert scorer.provenance() == provenance, f"{scorer.provenance()} is not the promised {provenance}"
+            started = time.monotonic()
             for name in missing:
                 table = score_samples(
                     samples[name], scorer, batch_tokens=SCORE_BATCH_TOKENS, progress=self._reporter(phase)
                 )
-                partial = tables[name].with_suffix(f".{self.job.id}.partial")
-                table.save(partial)
-                partial.rename(tables[name])
-        return tables
+                partial_file = tables[name].with_suffix(f".{self.job.id}.partial")
+                table.save(partial_file)
+                partial_file.rename(tables[name])
+            seconds = time.monotonic() - started
+        num_tokens = sum(len(sample.input_ids) for name in missing for sample in samples[name])
+        return _Scored(tables, num_tokens, seconds)
 
     def _recorded(self, phase: str) -> Artifacts:
         artifacts = self.journal.artifacts(phase)
@@ -428,6 +460,15 @@ class _Stage:
 
     def _reporter(self, phase: str) -> Progress:
         return lambda done, total: self.journal.progress(phase, done, total)
+
+
+@dataclass(frozen=True)
+class _Scored:
+    """Entropy tables by file, and what it took to make those that were not known; the engine's start not counted."""
+
+    tables: dict[str, Path]
+    num_tokens: int = 0
+    seconds: float = 0.0
 
 
 def _cache_key(*parts: Any) -> str:

@@ -24,6 +24,7 @@ from wmss.data.sampler import BatchSampler, micro_batches
 from wmss.data.tokenization import load_tokenized
 from wmss.errors import TrainingError
 from wmss.models.checkpoints import (
+    load_metrics,
     load_rng,
     load_strong_weights,
     load_training_state,
@@ -113,6 +114,7 @@ def train(run: TrainingRun, host: Host) -> None:
     schedule = make_schedule(optimizer, run.hyperparameters, num_steps=sampler.num_steps)
     with host.latest_checkpoint() as checkpoint:
         first_step = 0 if checkpoint is None else _resume(checkpoint, host, branches, optimizer, schedule)
+        totals = {} if checkpoint is None else _totals(load_metrics(checkpoint))
     if first_step:
         logger.info("%s resumes at step %d of %d", run.phase, first_step, sampler.num_steps)
     parallel = DistributedDataParallel(branches) if host.world_size > 1 else branches
@@ -168,10 +170,15 @@ def train(run: TrainingRun, host: Host) -> None:
             "num_tokens": float(num_tokens),
             "tokens_per_s": num_tokens / (time.perf_counter() - started),
         }
+        totals = {
+            "first_loss": totals.get("first_loss", mean_loss),
+            "total_tokens": totals.get("total_tokens", 0.0) + num_tokens,
+            "total_s": totals.get("total_s", 0.0) + time.perf_counter() - started,
+        }
         if host.rank == 0:
             host.log(metrics)
         if done == sampler.num_steps or done % run.checkpoint_every == 0:
-            _save(run, host, branches, optimizer, schedule, done, metrics)
+            _save(run, host, branches, optimizer, schedule, done, metrics | totals)
 
 
 def _save(
@@ -217,6 +224,11 @@ def _resume(
     schedule.load_state_dict(state["schedule"])
     load_rng(checkpoint, host.rank)
     return int(state["step"])
+
+
+def _totals(metrics: dict[str, float]) -> dict[str, float]:
+    """What a checkpoint's metrics say of the whole run up to it: loss of the first step, tokens, seconds of steps."""
+    return {name: metrics[name] for name in ("first_loss", "total_tokens", "total_s") if name in metrics}
 
 
 def _no_sync(module: torch.nn.Module) -> contextlib.AbstractContextManager[Any]:

@@ -1,0 +1,149 @@
+"""The dry run: it refuses what the validate phase refuses, all of it at once; its figures, plan and costs are real."""
+
+import dataclasses
+import json
+
+import pytest
+
+from tests.rounds.test_stages import LocalEngines, MemoryJournal, make_job
+from wmss.data.dataset import read_samples
+from wmss.data.tokenization import tokenize_samples
+from wmss.errors import WmssError
+from wmss.models.loading import load_tokenizer
+from wmss.rounds.dry_run import report
+from wmss.rounds.preflight import examine
+from wmss.rounds.report import Machine
+from wmss.rounds.stages import run_job
+from wmss.tasks.arithmetic import make_problems, write_jsonl
+
+MACHINE = Machine(on_gpu=False, num_threads=1, num_cores=2, kv_cache_bytes=2**30)
+
+
+def no_refusals(checkpoints):
+    return []
+
+
+def look(job, machine=MACHINE):
+    return report(job.sources, examine(job.sources, no_refusals), machine)
+
+
+def knobs(**values):
+    return {"type": "wmss", "wmss": {"hyperparameters": values}}
+
+
+def codes(findings):
+    return [finding.code for finding in findings]
+
+
+@pytest.mark.parametrize(
+    ("method", "changes", "params"),
+    [
+        (knobs(max_length=5), {}, ["training_file", "validation_file"]),
+        (knobs(max_length=9999), {}, ["method.wmss.hyperparameters.max_length"]),
+        (knobs(batch_size=49, max_length=40), {}, ["validation_file", "method.wmss.hyperparameters.batch_size"]),
+        (knobs(), {"training_file": "missing"}, ["training_file"]),
+        (knobs(), {"weak": "missing"}, ["method.wmss.weak_model"]),
+        (knobs(batch_size=49), {"base": "missing"}, ["model", "method.wmss.hyperparameters.batch_size"]),
+    ],
+)
+def test_the_phase_refuses_what_the_dry_run_refuses(tmp_path, checkpoints, files, method, changes, params):
+    """Word for word, and every independent problem at once."""
+    job = make_job(tmp_path, checkpoints, files, method)
+    job = dataclasses.replace(job, **{name: tmp_path / path for name, path in changes.items()})
+    seen = look(job)
+    assert not seen.valid
+    assert [problem.param for problem in seen.problems] == params
+    engines = LocalEngines(tmp_path / "runs")
+    with pytest.raises(WmssError) as caught:
+        run_job(job, engines, MemoryJournal())
+    assert caught.value.message == "; ".join(problem.message for problem in seen.problems)
+    assert (caught.value.code, caught.value.param) == (seen.problems[0].code, seen.problems[0].param)
+    assert engines.started == []
+
+
+def test_what_speaks_against_the_engines_is_a_problem_too(tmp_path, checkpoints, files):
+    job = make_job(tmp_path, checkpoints, files, knobs(batch_size=49))
+    found = examine(job.sources, lambda models: [WmssError(f"no room for {sorted(models)}", param="resources")])
+    assert [problem.param for problem in found.problems] == ["resources", "method.wmss.hyperparameters.batch_size"]
+    assert "'method.wmss.weak_model', 'model'" in found.problems[0].message
+
+
+def test_nothing_is_written(tmp_path, checkpoints, files):
+    job = make_job(tmp_path, checkpoints, files)
+    assert look(job).valid
+    assert not job.folder.exists()
+    assert not job.cache.exists()
+
+
+def test_sample_is_shown_with_its_mask(tmp_path, checkpoints, files):
+    sample = look(make_job(tmp_path, checkpoints, files)).sample
+    first = json.loads((files / "train.jsonl").read_text().splitlines()[0])["messages"]
+    assert sample.line == 1
+    text = "".join(segment.text for segment in sample.segments if segment.supervised)
+    assert text == first[-1]["content"] + "<|im_end|>"
+    assert first[0]["content"] in sample.segments[0].text
+    assert not sample.segments[0].supervised
+
+
+def test_figures_of_a_file_with_rows_that_are_cut(tmp_path, checkpoints, files):
+    job = make_job(tmp_path, checkpoints, files, knobs(max_length=40), validation_file=None)
+    seen = look(job)
+    samples = read_samples(job.training_file)
+    whole, _ = tokenize_samples(samples, load_tokenizer(job.base), max_length=999, source="")
+    lengths = [len(sample.input_ids) for sample in whole]
+    figures = seen.training_file
+    assert (figures.num_rows, figures.length_max, figures.longest_uncut) == (48, 40, max(lengths))
+    assert figures.num_cut == sum(length > 40 for length in lengths) > 20
+    assert figures.cut_lines == [n for n, length in enumerate(lengths, 1) if length > 40][:20]
+    assert figures.num_tokens == sum(min(length, 40) for length in lengths)
+    assert figures.supervised_share == figures.num_targets / figures.num_tokens
+    [cut] = [warning for warning in seen.warnings if warning.code == "rows_cut"]
+    assert f"raise max_length to {max(lengths)}" in cut.message
+    assert "..." in cut.message
+
+
+def test_plan_has_the_steps_that_run(tmp_path, checkpoints, files):
+    job = make_job(tmp_path, checkpoints, files, knobs(sft_epochs=2, n_epochs=3, batch_size=7))
+    planned = {phase.name: phase for phase in look(job).plan.phases}
+    journal = MemoryJournal()
+    run_job(job, LocalEngines(tmp_path / "runs"), journal)
+    assert list(planned) == journal.seen
+    assert planned["sft"].num_steps == journal.finished["sft"]["num_steps"] == 14
+    assert planned["joint"].at_most
+    assert planned["joint"].num_steps == 21 >= journal.finished["joint"]["num_steps"]
+
+
+def test_warnings(tmp_path, checkpoints, files):
+    problems = make_problems(130, seed=9)
+    train_file, held_out = tmp_path / "train.jsonl", tmp_path / "held_out.jsonl"
+    write_jsonl(problems, train_file)
+    job = make_job(tmp_path, checkpoints, files, training_file=train_file)
+    method = knobs(learning_rate=0.1, batch_size=4)
+
+    def codes_for(rows, method):
+        write_jsonl(rows, held_out)
+        again = make_job(tmp_path, checkpoints, files, method, training_file=train_file, validation_file=held_out)
+        return codes(look(again).warnings)
+
+    fresh = [p for p in make_problems(400, seed=8) if p["messages"][0] not in [q["messages"][0] for q in problems]]
+    assert codes_for(fresh, knobs(batch_size=4)) == []
+    assert codes_for(fresh, method) == ["unusual_learning_rate"]
+    assert codes_for(fresh, knobs()) == ["few_steps", "few_steps"]
+    assert codes_for(fresh[:50], knobs(batch_size=4)) == ["few_problems"]
+    assert codes_for([*fresh, *problems[:2]], knobs(batch_size=4)) == ["shared_prompts"]
+    plain = [{"prompt": "say", "completion": "hello"}]
+    assert codes_for(plain, knobs(batch_size=4)) == ["unverifiable_answers"]
+    write_jsonl([{"prompt": str(n), "completion": "1"} for n in range(130)], train_file)
+    assert codes_for(fresh, knobs(batch_size=4)) == ["noisy_entropy"]
+    short = MACHINE.model_copy(update={"memory_bytes": 10**6, "free_disk_bytes": 10**3})
+    assert codes(look(job, short).warnings)[-2:] == ["short_of_memory", "short_of_disk"]
+
+
+def test_time_needs_a_measurement(tmp_path, checkpoints, files):
+    job = make_job(tmp_path, checkpoints, files)
+    here = look(job).cost
+    assert 0 < here.training_s < 60
+    assert "estimated for this machine" in here.basis
+    elsewhere = look(job, MACHINE.model_copy(update={"on_gpu": True})).cost
+    assert elsewhere.training_s is None
+    assert elsewhere.training_flops == here.training_flops

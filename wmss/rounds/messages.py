@@ -1,0 +1,121 @@
+"""What a job's owner is told: plain sentences of at most some 120 characters, made from what the phases found."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from wmss.config import JobSpec
+from wmss.rounds.phases import PURPOSES, phases_of
+from wmss.rounds.report import FileFigures
+
+FloatArray = npt.NDArray[np.float64]
+
+EXCERPT = 40
+TERM_MEANINGS = {
+    "drop": "what strong has learned",
+    "rise": "what strong has become less sure of",
+    "strong": "what strong is unsure of",
+    "weak": "what weak is unsure of",
+}
+"""What mass on a term of the curriculum stands for."""
+
+
+def phase_done(spec: JobSpec, phase: str, seconds: float) -> str:
+    """That a phase is over, and which one comes next."""
+    phases = phases_of(spec)
+    following = phases[phases.index(phase) + 1 :]
+    upcoming = f"; next is {following[0]}: {PURPOSES[following[0]]}" if following else ", the last phase"
+    return f"{phase} took {duration(seconds)}{upcoming}"
+
+
+def file_read(name: str, figures: FileFigures) -> str:
+    """What is in a file."""
+    cut = f", {figures.num_cut:,} rows cut" if figures.num_cut else ", none cut"
+    return (
+        f"{name}: {figures.num_rows:,} rows, {figures.num_tokens:,} tokens, {figures.supervised_share:.0%} of them "
+        f"supervised{cut}"
+    )
+
+
+def trained(phase: str, metrics: Mapping[str, float]) -> str:
+    """How a training phase went, from the metrics of its last checkpoint."""
+    tokens, seconds = metrics["total_tokens"], metrics["total_s"]
+    return (
+        f"{phase}: {metrics['step']:.0f} steps, loss {metrics['first_loss']:.4f} → {metrics['train_loss']:.4f}, "
+        f"{tokens:,.0f} tokens in {duration(seconds)} ({tokens / seconds:,.0f} tokens/s)"
+    )
+
+
+def scoring_cost(phase: str, num_tokens: int, seconds: float) -> str:
+    """What scoring took; no tokens = everything was known already."""
+    if not num_tokens:
+        return f"{phase}: from the cache, these samples were scored under this checkpoint before"
+    return f"{phase}: {num_tokens:,} tokens in {duration(seconds)} ({num_tokens / seconds:,.0f} tokens/s)"
+
+
+def entropy_shift(weak: FloatArray, strong: FloatArray) -> str:
+    """How the entropies of all samples changed from weak to strong."""
+    fell, rose = int((strong < weak).sum()), int((strong > weak).sum())
+    return (
+        f"entropy weak → strong: {weak.mean():.4f} → {strong.mean():.4f} nat a sample; it fell on {fell:,}, rose on "
+        f"{rose:,}"
+    )
+
+
+def term_masses(masses: Mapping[str, float]) -> str:
+    """What the curriculum gives its weight to."""
+    return "weight: " + ", ".join(f"{share:.1%} {TERM_MEANINGS[name]}" for name, share in masses.items())
+
+
+def drawn(num_drawn: int, num_unique: int, num_samples: int) -> str:
+    """What the draw came to."""
+    return (
+        f"drawn: {num_unique:,} of {num_samples:,} samples ({num_unique / num_samples:.0%}) at least once; an epoch "
+        f"has {num_drawn:,}"
+    )
+
+
+def one_sample(label: str, *, line: int, weak: float, strong: float, text: str) -> str:
+    """A sample for a person to look at."""
+    flat = " ".join(text.split())
+    excerpt = flat if len(flat) <= EXCERPT else flat[: EXCERPT - 3] + "..."
+    return f"{label}: line {line}, entropy {weak:.3f} → {strong:.3f} nat: {excerpt!r}"
+
+
+def judged(label: str, result: Mapping[str, Any]) -> str:
+    """How good one model is on the validation file."""
+    accuracy = result["accuracy"]
+    said = ""
+    if accuracy:
+        low, high = accuracy["interval_95"]
+        said = f"pass@1 {accuracy['pass_at_1']:.1%} ({low:.1%} to {high:.1%}), "
+    return f"{label}: {said}NLL {result['nll']:.4f} nat/token on the validation file"
+
+
+def compared(before: str, results: Mapping[str, Any]) -> str:
+    """The result beside the model it was made from, and whether the difference may be chance."""
+    old, new = results[before], results["result"]
+    change = f"NLL {new['nll'] - old['nll']:+.4f} nat/token"
+    if new["accuracy"]:
+        points = 100 * (new["accuracy"]["pass_at_1"] - old["accuracy"]["pass_at_1"])
+        chance = may_be_chance(before, results)
+        verdict = "inside its 95 % interval, may be chance" if chance else "outside its 95 % interval"
+        change = f"pass@1 {points:+.1f} points ({verdict}), {change}"
+    return f"result against {before}: {change}"
+
+
+def may_be_chance(before: str, results: Mapping[str, Any]) -> bool:
+    """Whether the earlier model's pass@1 lies inside the 95 % interval of the result's."""
+    low, high = results["result"]["accuracy"]["interval_95"]
+    return bool(low <= results[before]["accuracy"]["pass_at_1"] <= high)
+
+
+def duration(seconds: float) -> str:
+    """0.42 -> "0.4 s", 65 -> "65 s", 600 -> "10 min", 7500 -> "2.1 h"."""
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
