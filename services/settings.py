@@ -66,8 +66,13 @@ class Settings(BaseSettings):
     @property
     def database(self) -> str:
         """The database URL in force."""
-        path = str(self.root / "wmss.db")
+        path = str(self.database_file)
         return self.database_url or URL.create("sqlite", database=path).render_as_string(hide_password=False)
+
+    @property
+    def database_file(self) -> Path:
+        """Where the job database lies, unless `database_url` names another."""
+        return self.root / "wmss.db"
 
     @property
     def models(self) -> Path:
