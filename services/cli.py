@@ -1,6 +1,7 @@
-"""The `wmss` command: serve, models, convert, check, submit, watch, jobs, cancel, chat, export, demo."""
+"""The `wmss` command: serve, models, convert, check, submit, watch, jobs, cancel, chat, export, knobs, demo."""
 
 import logging
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -19,11 +20,15 @@ from services.settings import Settings
 from services.supervisor import Endpoint, ServeError, Supervisor
 from services.watching import JobView
 from wmss.config import JobSpec, parse_job, read_toml
+from wmss.data.convert import CalculatorMarks, Format, convert_file
 from wmss.errors import WmssError
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+models_app = typer.Typer(no_args_is_help=True, help="Models a job may start from.")
+app.add_typer(models_app, name="models")
 console = Console()
 
+Home = Annotated[Path | None, typer.Option(help="Folder of the service's state; default WMSS_HOME or ~/.wmss.")]
 BaseUrl = Annotated[
     str | None, typer.Option(help="Service to talk to; default WMSS_BASE_URL or the running local one.")
 ]
@@ -46,17 +51,19 @@ def _stop(message: str) -> None:
     sys.exit(1)
 
 
+def _settings(home: Path | None) -> Settings:
+    return Settings(home=home) if home else Settings()
+
+
 @app.command()
 def serve(
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port of the REST API.", min=1, max=65535)] = 8000,
-    home: Annotated[
-        Path | None, typer.Option(help="Folder of the service's state; default WMSS_HOME or ~/.wmss.")
-    ] = None,
+    home: Home = None,
 ) -> None:
     """Run the service on this machine: a Ray head and the REST API. Ctrl-C stops everything."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
-    settings = Settings(home=home) if home else Settings()
+    settings = _settings(home)
 
     def ready(endpoint: Endpoint) -> None:
         console.print(f"REST API       {endpoint.base_url}", highlight=False)
@@ -238,6 +245,67 @@ def export(
     console.print(str(target), highlight=False)
 
 
+@models_app.command("add")
+def add(
+    source: Annotated[str, typer.Argument(help="smollm2, a .gguf file, or a folder with a Hugging Face model.")],
+    name: Annotated[str | None, typer.Option(help="Name for jobs to use; default the source's own.")] = None,
+    home: Home = None,
+) -> None:
+    """Make a model folder in the service's home: float32 safetensors and tokenizer, checked."""
+    _bars_on_terminals_only()
+    from wmss.models.importing import add_model
+
+    folder = add_model(source, _settings(home).models, name=name, report=_say)
+    console.print(f"{folder.name}  {folder}", highlight=False, soft_wrap=True)
+
+
+def _say(message: str) -> None:
+    console.print(f"  {message}", highlight=False, markup=False)
+
+
+def _bars_on_terminals_only() -> None:
+    """The libraries' progress bars fill a log file with copies of themselves; they read this when imported."""
+    if not console.is_terminal:
+        os.environ.setdefault("TQDM_DISABLE", "1")
+
+
+@models_app.command("list")
+def list_models(home: Home = None, base_url: BaseUrl = None) -> None:
+    """List what a job may name: of a service given by URL, or of the home on this machine, running or not."""
+    from services.models import local_models
+
+    if base_url or os.environ.get("WMSS_BASE_URL"):
+        found = [(model.id, model.owned_by) for model in service.connect(base_url).models.list().data]
+    else:
+        found = [(model.id, model.owned_by) for model in local_models(_settings(home))]
+    if not found:
+        _say("no models yet; `wmss models add smollm2` adds a small one")
+        return
+    table = Table("model", "owned by")
+    for row in found:
+        table.add_row(*map(escape, row))
+    console.print(table)
+
+
+@app.command()
+def convert(
+    source: Annotated[Path, typer.Argument(help="JSON lines: question/answer rows, or an OpenAI chat file.")],
+    target: Annotated[Path, typer.Argument(help="File to write; never overwritten.")],
+    format: Annotated[Format | None, typer.Option(help="Form of the source; default: recognised.")] = None,
+    limit: Annotated[int | None, typer.Option(help="Rows to read, from the first.", min=1)] = None,
+    system: Annotated[str | None, typer.Option(help="Text of a system message for every row.")] = None,
+    calculator_marks: Annotated[
+        CalculatorMarks, typer.Option(help="GSM8K's <<48/2=24>>: take them out, or leave them as text.")
+    ] = "strip",
+) -> None:
+    """Turn a file into rows a job takes, and say what was changed."""
+    done = convert_file(source, target, format=format, limit=limit, system=system, calculator_marks=calculator_marks)
+    _say(f"{done.format}: {done.num_read} rows read, {done.num_written} written")
+    for change, count in done.changes.items():
+        _say(f"{count} rows: {change}")
+    console.print(str(target), highlight=False, soft_wrap=True)
+
+
 @app.command()
 def knobs() -> None:
     """Print every knob of a job and of the service as Markdown: name, type, default, meaning."""
@@ -251,11 +319,25 @@ def demo(
     home: Annotated[
         Path | None, typer.Option(help="Folder of the demo's service; default WMSS_HOME or ~/.wmss.")
     ] = None,
+    model: Annotated[
+        str | None, typer.Option(help="Real weights, as `wmss models add` takes them; default: a toy made here.")
+    ] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="With --model: the file to train on, as `wmss convert` takes it.")
+    ] = None,
+    limit: Annotated[int | None, typer.Option(help="With --model: rows of the file to use; default 64.", min=1)] = None,
+    control: Annotated[bool, typer.Option(help="Run the plain fine-tuning control as well.")] = True,
 ) -> None:
     """Run the main job on this machine: base model, weak-driven job, plain fine-tuning control, one table."""
-    from services.demo import run_demo
+    _bars_on_terminals_only()
+    from services.demo import DEFAULT_LIMIT, run_demo, run_model_demo
 
-    run_demo(Settings(home=home) if home else Settings(), console)
+    if model is not None and data is not None:
+        run_model_demo(_settings(home), console, model=model, data=data, limit=limit or DEFAULT_LIMIT, control=control)
+    elif model is not None or data is not None or limit is not None:
+        raise WmssError("--model, --data: expected both or neither; the toy demo makes its own model and data")
+    else:
+        run_demo(_settings(home), console, control=control)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,5 @@
-"""`wmss demo`: the main job on this machine, start to end, with nothing but what is in the package.
+"""`wmss demo`: the main job on this machine, start to end: on a toy, with nothing but what is in the package, or on
+real weights and a file of yours.
 
 Base model -> service -> weak-driven job over REST -> plain fine-tuning of the same strong checkpoint for the same
 number of steps -> one table, one picture. Whatever the numbers say is what is printed.
@@ -9,12 +10,14 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow.parquet as pq
 from openai import OpenAI
 from rich.console import Console
@@ -26,14 +29,40 @@ from services.settings import Settings
 from services.supervisor import Endpoint, ServeError, die_with_parent, free_port, running_endpoint
 from services.watching import JobView
 from wmss.config import parse_job
+from wmss.data.convert import convert_file
 from wmss.errors import WmssError
 from wmss.tasks.arithmetic import make_problems, question, write_jsonl
 
 NUM_TRAINING = 2000
 NUM_VALIDATION = 300
-HYPERPARAMETERS = {"batch_size": 32, "learning_rate": 1e-3}
-SFT_EPOCHS, WMSS_EPOCHS = 3, 2
 START_TIMEOUT_S = 180.0
+
+DEFAULT_LIMIT = 64
+MIN_ROWS = 16
+HELD_OUT_SHARE = 4
+"""One row in so many is held out."""
+MODEL_BATCH_SIZE = 8
+MODEL_MAX_STEPS = 8
+"""Steps of a training phase on real weights: enough to see every part work, few enough to wait for."""
+ENGINE_START_S = 25.0
+EFFICIENCY = 0.3
+"""Share of the speed of a plain matrix product that training and scoring reach together."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One demo: what is trained on what, and how. The rest of the way is the same for all of them."""
+
+    name: str
+    model: str
+    training: Path
+    validation: Path
+    hyperparameters: dict[str, Any]
+    sft_epochs: int
+    wmss_epochs: int
+    control: bool
+    environment: dict[str, str] = field(default_factory=dict)
+    """Of the service, on top of this process's own."""
 
 
 @dataclass(frozen=True)
@@ -45,30 +74,93 @@ class FinishedJob:
     metrics: list[dict[str, Any]]
 
 
-def run_demo(settings: Settings, console: Console) -> None:
-    """Run it all; leaves a picture and the models, and no process."""
-    home = Settings(home=settings.root / "demo")
-    home.models.mkdir(parents=True, exist_ok=True)
+def run_demo(settings: Settings, console: Console, *, control: bool = True) -> None:
+    """The demo that brings its own model and data: a toy."""
+    home = _home(settings)
     times: dict[str, float] = {}
     with _timed(times, "base model"):
         base = _base_model(home, console)
     training, validation = _data(home.root)
+    plan = Plan(
+        name="demo",
+        model=base.name,
+        training=training,
+        validation=validation,
+        hyperparameters={"batch_size": 32, "learning_rate": 1e-3},
+        sft_epochs=3,
+        wmss_epochs=2,
+        control=control,
+    )
+    _run_plan(plan, home, console, times)
+
+
+def run_model_demo(
+    settings: Settings, console: Console, *, model: str, data: Path, limit: int, control: bool = True
+) -> None:
+    """The same job on real weights: `model` as `wmss models add` takes it, the first `limit` rows of `data`."""
+    home = _home(settings)
+    times: dict[str, float] = {}
+    with _timed(times, "model and data"):
+        folder = _real_model(home, model, console)
+        training, validation = _real_data(home.root, data, limit, console)
+    num_threads = len(os.sched_getaffinity(0))
+    plan = Plan(
+        name=f"demo-{folder.name}",
+        model=folder.name,
+        training=training,
+        validation=validation,
+        hyperparameters={
+            "batch_size": MODEL_BATCH_SIZE,
+            "max_steps": MODEL_MAX_STEPS,
+            "learning_rate": 1e-4,
+            # Activations of one forward pass: 2048 tokens of a 135M model took 5 GiB more.
+            "micro_batch_tokens": 512,
+        },
+        sft_epochs=1,
+        wmss_epochs=1,
+        control=control,
+        # Nothing else of the job runs while it trains.
+        environment={"WMSS_TRAINING_THREADS": os.environ.get("WMSS_TRAINING_THREADS", str(num_threads))},
+    )
+    estimate = _estimate_minutes(folder, plan, num_threads)
+    console.print(
+        f"estimate: {estimate:.0f} minutes if nothing else runs on these {num_threads} cores", highlight=False
+    )
+    _run_plan(plan, home, console, times)
+
+
+def _home(settings: Settings) -> Settings:
+    home = Settings(home=settings.root / "demo")
+    home.models.mkdir(parents=True, exist_ok=True)
+    return home
+
+
+def _run_plan(plan: Plan, home: Settings, console: Console, times: dict[str, float]) -> None:
+    """Run the jobs of a plan; leaves a picture and the models, and no process."""
+    control = None
     with contextlib.ExitStack() as stack:
         with _timed(times, "start of Ray and API"):
             console.print("starting Ray and the API")
-            endpoint = stack.enter_context(_service(home))
+            endpoint = stack.enter_context(_service(home, plan.environment))
         console.print(f"  REST API {endpoint.base_url}   Ray dashboard {endpoint.dashboard_url}", highlight=False)
         api = service.connect(endpoint.base_url)
-        files = {"training_file": service.upload(api, training), "validation_file": service.upload(api, validation)}
+        files = {
+            "training_file": service.upload(api, plan.training),
+            "validation_file": service.upload(api, plan.validation),
+        }
         with _timed(times, "weak-driven job"):
-            wmss = _run(api, console, "weak-driven job", files | _wmss_job(base.name))
-        with _timed(times, "control job"):
-            control = _run(
-                api, console, "control: plain fine-tuning of the same strong checkpoint", files | _control(wmss)
-            )
+            wmss = _run(api, console, "weak-driven job", files | _wmss_job(plan))
+        if plan.control:
+            with _timed(times, "control job"):
+                control = _run(
+                    api,
+                    console,
+                    "control: plain fine-tuning of the same strong checkpoint",
+                    files | _control(plan, wmss),
+                )
         with _timed(times, "stop"):
             stack.close()
-    picture = home.root / "demo.png"
+    picture = home.root / f"{plan.name}.png"
     _draw(wmss, control, picture)
     _report(console, wmss, control, times)
     console.print(
@@ -115,15 +207,97 @@ def _data(folder: Path) -> tuple[Path, Path]:
     return training, validation
 
 
+def _real_model(home: Settings, source: str, console: Console) -> Path:
+    """Made once and kept."""
+    from wmss.models.importing import add_model, default_name
+
+    folder = home.models / default_name(source)
+    if (folder / "config.json").is_file():
+        console.print(f"model: {folder} (made earlier)", highlight=False, soft_wrap=True)
+        return folder
+    console.print(f"model: {source}", highlight=False, soft_wrap=True)
+    return add_model(source, home.models, report=lambda message: console.print(f"  {message}", highlight=False))
+
+
+def _real_data(folder: Path, source: Path, limit: int, console: Console) -> tuple[Path, Path]:
+    """The first rows of a file as chat rows; every fourth is held out."""
+    with tempfile.TemporaryDirectory(prefix="wmss-demo-") as scratch:
+        converted = Path(scratch) / "rows.jsonl"
+        done = convert_file(source, converted, limit=limit)
+        rows = converted.read_text(encoding="utf-8").splitlines(keepends=True)
+    if len(rows) < MIN_ROWS:
+        raise WmssError(f"--data: expected at least {MIN_ROWS} rows, got {len(rows)} (--limit {limit}); use more rows")
+    training, validation = folder / "train.jsonl", folder / "validation.jsonl"
+    held_out = rows[HELD_OUT_SHARE - 1 :: HELD_OUT_SHARE]
+    learned = [row for number, row in enumerate(rows, start=1) if number % HELD_OUT_SHARE]
+    training.write_text("".join(learned), encoding="utf-8")
+    validation.write_text("".join(held_out), encoding="utf-8")
+    console.print(
+        f"data: {len(learned)} rows to train on, {len(held_out)} held out, of {source} ({done.format})",
+        highlight=False,
+        soft_wrap=True,
+    )
+    for change, count in done.changes.items():
+        console.print(f"  {count} rows: {change}", highlight=False)
+    return training, validation
+
+
+def _estimate_minutes(model: Path, plan: Plan, num_threads: int) -> float:
+    """Minutes the jobs should take where nothing else uses the cores: arithmetic per token over a core's speed.
+
+    2 operations a weight and token forwards, 6 with the gradient; answers are counted as long as the longest row.
+    """
+    from wmss.data.dataset import read_samples
+    from wmss.data.tokenization import tokenize_samples
+    from wmss.models.loading import context_length, load_tokenizer
+
+    def lengths(path: Path) -> list[int]:
+        samples, _ = tokenize_samples(
+            read_samples(path), load_tokenizer(model), max_length=context_length(model), source=path.name
+        )
+        return [len(sample.input_ids) for sample in samples]
+
+    training, validation = lengths(plan.training), lengths(plan.validation)
+    num_weights = sum(file.stat().st_size for file in model.glob("*.safetensors")) / 4
+    num_evaluated = 4 if plan.control else 3
+    learned = min(len(training), MODEL_MAX_STEPS * MODEL_BATCH_SIZE) * float(np.mean(training))
+    num_passes = 4 if plan.control else 3  # fine-tuning, both branches of the weak-driven phase, control
+    scored = 2 * (sum(training) + sum(validation)) + num_evaluated * sum(validation)
+    answered = num_evaluated * len(validation) * max(validation)
+    work = 6 * num_weights * num_passes * learned / num_threads + 2 * num_weights * (scored + answered)
+    return (work / (EFFICIENCY * _core_speed()) + ENGINE_START_S * 2 * (1 + num_evaluated)) / 60
+
+
+def _core_speed() -> float:
+    """Floating-point operations of float32 matrix products per second of one core, whoever else uses it."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    left, right = torch.ones(512, 1024), torch.ones(1024, 1024)
+    count, started = 0, time.process_time()
+    while time.process_time() - started < 0.5:
+        left @ right
+        count += 1
+    speed = count * 2 * left.numel() * right.shape[1] / (time.process_time() - started)
+    torch.set_num_threads(before)
+    return speed
+
+
 @contextlib.contextmanager
-def _service(home: Settings) -> Iterator[Endpoint]:
+def _service(home: Settings, environment: dict[str, str]) -> Iterator[Endpoint]:
     """`wmss serve` as a child, on a free port, stopped on the way out whatever happens."""
     command = [sys.executable, "-m", "services.cli", "serve", "--home", str(home.root), "--port", str(free_port())]
     log_path = home.root / "serve.log"
     with log_path.open("wb") as log:
         # A session of its own: Ctrl-C then reaches this process alone, which stops the child in order.
         child = subprocess.Popen(
-            command, stdout=log, stderr=subprocess.STDOUT, start_new_session=True, preexec_fn=die_with_parent
+            command,
+            env=os.environ | environment,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            preexec_fn=die_with_parent,
         )
     try:
         deadline = time.monotonic() + START_TIMEOUT_S
@@ -152,16 +326,20 @@ def _stop(child: subprocess.Popen[bytes]) -> None:
         signal.signal(signal.SIGINT, before)
 
 
-def _wmss_job(model: str) -> dict[str, Any]:
-    hyperparameters = HYPERPARAMETERS | {"sft_epochs": SFT_EPOCHS, "n_epochs": WMSS_EPOCHS}
-    return {"model": model, "suffix": "demo", "method": {"type": "wmss", "wmss": {"hyperparameters": hyperparameters}}}
+def _wmss_job(plan: Plan) -> dict[str, Any]:
+    hyperparameters = plan.hyperparameters | {"sft_epochs": plan.sft_epochs, "n_epochs": plan.wmss_epochs}
+    return {
+        "model": plan.model,
+        "suffix": "demo",
+        "method": {"type": "wmss", "wmss": {"hyperparameters": hyperparameters}},
+    }
 
 
-def _control(wmss: FinishedJob) -> dict[str, Any]:
+def _control(plan: Plan, wmss: FinishedJob) -> dict[str, Any]:
     """Plain fine-tuning from the same strong checkpoint, for as many steps as the weak-driven phase took."""
     num_steps = wmss.phases["joint"]["artifacts"]["num_steps"]
     name = f"{wmss.job.fine_tuned_model}:ckpt-sft-{wmss.phases['sft']['artifacts']['num_steps']}"
-    hyperparameters = HYPERPARAMETERS | {"n_epochs": num_steps, "max_steps": num_steps}
+    hyperparameters = plan.hyperparameters | {"n_epochs": num_steps, "max_steps": num_steps}
     return {
         "model": name,
         "suffix": "control",
@@ -188,41 +366,43 @@ def _run(api: OpenAI, console: Console, title: str, values: dict[str, Any]) -> F
     )
 
 
-def _results(wmss: FinishedJob, control: FinishedJob) -> dict[str, dict[str, Any]]:
+def _results(wmss: FinishedJob, control: FinishedJob | None) -> dict[str, dict[str, Any]]:
     ours = wmss.phases["evaluate"]["artifacts"]["results"]
-    return {
-        "base": ours["base"],
-        "strong before": ours["strong_before"],
-        "+ plain fine-tuning": control.phases["evaluate"]["artifacts"]["results"]["result"],
-        "+ WMSS": ours["result"],
-    }
+    results = {"base": ours["base"], "strong before": ours["strong_before"]}
+    if control is not None:
+        results["+ plain fine-tuning"] = control.phases["evaluate"]["artifacts"]["results"]["result"]
+    return results | {"+ WMSS": ours["result"]}
 
 
-def _report(console: Console, wmss: FinishedJob, control: FinishedJob, times: dict[str, float]) -> None:
+def _report(console: Console, wmss: FinishedJob, control: FinishedJob | None, times: dict[str, float]) -> None:
     sft, joint = (wmss.phases[name]["artifacts"]["num_steps"] for name in ("sft", "joint"))
     steps = {"base": 0, "strong before": sft, "+ plain fine-tuning": sft + joint, "+ WMSS": sft + joint}
     console.rule("result")
-    problems = wmss.phases["evaluate"]["artifacts"]["results"]["base"]["accuracy"]["num_problems"]
-    table = Table(
-        "model", "steps", f"verified pass@1 on {problems} held-out problems (95 % interval)", "NLL, nat/token"
-    )
-    for name, result in _results(wmss, control).items():
-        accuracy = result["accuracy"]
-        low, high = accuracy["interval_95"]
-        table.add_row(
-            name, str(steps[name]), f"{accuracy['pass_at_1']:6.1%}  ({low:.1%} to {high:.1%})", f"{result['nll']:.4f}"
-        )
+    results = _results(wmss, control)
+    judged = results["base"]["accuracy"]
+    problems = f" on {judged['num_problems']} held-out problems (95 % interval)" if judged else ""
+    table = Table("model", "steps", f"verified pass@1{problems}", "NLL, nat/token")
+    for name, result in results.items():
+        table.add_row(name, str(steps[name]), _accuracy(result["accuracy"]), f"{result['nll']:.4f}")
     console.print(table)
     clock = Table("where the time went", "s")
     for name, seconds in times.items():
         clock.add_row(name, f"{seconds:.0f}")
-        for finished in (wmss,) if name == "weak-driven job" else (control,) if name == "control job" else ():
+        finished = {"weak-driven job": wmss, "control job": control}.get(name)
+        if finished is not None:
             for phase, record in finished.phases.items():
                 clock.add_row(f"  {phase}", f"{record['finished_at'] - record['started_at']:.0f}")
     console.print(clock)
 
 
-def _draw(wmss: FinishedJob, control: FinishedJob, path: Path) -> None:
+def _accuracy(accuracy: dict[str, Any] | None) -> str:
+    if accuracy is None:
+        return "not verifiable"  # the references end in no '#### value'
+    low, high = accuracy["interval_95"]
+    return f"{accuracy['pass_at_1']:6.1%}  ({low:.1%} to {high:.1%})"
+
+
+def _draw(wmss: FinishedJob, control: FinishedJob | None, path: Path) -> None:
     """Loss curves, the entropy of every training sample under weak and strong, and accuracy with its interval."""
     import matplotlib
 
@@ -235,8 +415,10 @@ def _draw(wmss: FinishedJob, control: FinishedJob, path: Path) -> None:
     for label, color, points in (
         ("fine-tuning of the base", "tab:gray", sft),
         ("WMSS (loss of the mixed logits)", "tab:red", joint),
-        ("plain fine-tuning goes on", "tab:blue", control.metrics),
+        ("plain fine-tuning goes on", "tab:blue", control.metrics if control is not None else []),
     ):
+        if not points:
+            continue  # no control was run
         offset = 0 if points is sft else len(sft)
         losses.plot([p["step"] + offset for p in points], [p["train_loss"] for p in points], color=color, label=label)
     losses.set(xlabel="optimizer step", ylabel="training loss, nat/token", title="training", yscale="log")
@@ -257,6 +439,8 @@ def _draw(wmss: FinishedJob, control: FinishedJob, path: Path) -> None:
     results = _results(wmss, control)
     for position, result in enumerate(results.values()):
         accuracy = result["accuracy"]
+        if accuracy is None:
+            continue
         low, high = accuracy["interval_95"]
         middle = accuracy["pass_at_1"]
         accuracies.errorbar(position, middle, yerr=[[middle - low], [high - middle]], fmt="o", capsize=5, color="black")

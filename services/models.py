@@ -1,5 +1,6 @@
 """From the name of a model to its folder: finished jobs, their checkpoints, and folders under allowed roots."""
 
+import contextlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -51,7 +52,7 @@ def resolve_model(name: str, store: Store | None, settings: Settings, *, param: 
         raise ModelError(f"{param}: there is no finished model or checkpoint {name!r}; see /v1/models", param=param)
     for root in settings.allowed_roots:
         folder = _folder_under(root, name)
-        if folder is not None and not (root == settings.models and _is_job_folder(folder)):
+        if folder is not None and not (root == settings.models and _is_internal(folder)):
             return folder
     roots = ", ".join(str(root) for root in settings.allowed_roots)
     raise ModelError(
@@ -71,25 +72,33 @@ def _folder_under(root: Path, name: str) -> Path | None:
         return None
 
 
-def _is_job_folder(folder: Path) -> bool:
-    """Folders of jobs are named through their jobs, which know whether they succeeded."""
-    return folder.name.startswith("ftjob-")
+def _is_internal(folder: Path) -> bool:
+    """Folders of jobs are named through their jobs, which know whether they succeeded; imports under way by nobody."""
+    return folder.name.startswith("ftjob-") or folder.name.endswith(".partial")
 
 
-def known_models(store: Store, settings: Settings) -> list[KnownModel]:
-    """Every model that can be named: folders under the roots, then finished jobs' models."""
+def known_models(store: Store | None, settings: Settings) -> list[KnownModel]:
+    """Every model that can be named: folders under the roots, then finished jobs' models (none without a store)."""
     folders: dict[str, KnownModel] = {}  # of one name in two roots, the first root's is meant
     for root in settings.allowed_roots:
         for entry in sorted(root.iterdir()) if root.is_dir() else []:
             folder = _folder_under(root, entry.name)
-            if folder is not None and not (root == settings.models and _is_job_folder(folder)):
+            if folder is not None and not (root == settings.models and _is_internal(folder)):
                 created_at = int(folder.stat().st_mtime)
                 folders.setdefault(entry.name, KnownModel(id=entry.name, created_at=created_at, owned_by="local"))
     finished = [
         KnownModel(id=job.fine_tuned_model, created_at=job.finished_at or job.created_at, owned_by=job.id)
-        for job in store.succeeded_jobs()
+        for job in (store.succeeded_jobs() if store is not None else [])
     ]
     return [*folders.values(), *finished]
+
+
+def local_models(settings: Settings) -> list[KnownModel]:
+    """`known_models` of a home whose service need not run; nothing is made where no service has run yet."""
+    if settings.database_url is None and not settings.database_file.is_file():
+        return known_models(None, settings)
+    with contextlib.closing(Store(settings.database)) as store:
+        return known_models(store, settings)
 
 
 def fine_tuned_name(model: str, suffix: str | None, job_id: str) -> str:

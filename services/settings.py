@@ -102,7 +102,7 @@ class Settings(BaseSettings):
 
     @property
     def database_file(self) -> Path:
-        """Where the default database lies."""
+        """Where the job database lies, unless `database_url` names another."""
         return self.root / "wmss.db"
 
     @property

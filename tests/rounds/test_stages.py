@@ -251,6 +251,42 @@ def test_other_reference_answers_are_another_evaluation(tmp_path, checkpoints, f
     assert len(found[1]) == 2 * len(found[0])
 
 
+def test_the_answer_judged_is_the_last_supervised_one(tmp_path, checkpoints, files):
+    """Later turns of weight 0 are neither prompted with nor compared with, and earlier ones are context."""
+    turns = [
+        {"role": "user", "content": "1+1"},
+        {"role": "assistant", "content": "#### 3", "weight": 0},
+        {"role": "user", "content": "no"},
+        {"role": "assistant", "content": "#### 2"},
+    ]
+    trailing = [{"role": "user", "content": "ok"}, {"role": "assistant", "content": "no mark here", "weight": 0}]
+    weighted = tmp_path / "weighted.jsonl"
+    weighted.write_text(json.dumps({"messages": turns + trailing}) + "\n")
+    knobs = {"max_steps": 1}
+    job = make_job(tmp_path, checkpoints, files, {"type": "supervised", "supervised": {"hyperparameters": knobs}})
+    prompts = []
+
+    class RecordingEngines(LocalEngines):
+        @contextlib.contextmanager
+        def generator(self, checkpoint, *, max_length):
+            tokenizer = load_tokenizer(checkpoint)
+
+            class Parrot:
+                def generate(self, asked, max_tokens, *, end_token_ids):
+                    prompts.extend(tokenizer.decode(ids) for ids in asked)
+                    return [tokenizer("#### 2")["input_ids"] for _ in asked]
+
+            yield Parrot()
+
+    journal = MemoryJournal()
+    run_job(dataclasses.replace(job, validation_file=weighted), RecordingEngines(tmp_path / "runs"), journal)
+    accuracy = journal.finished["evaluate"]["results"]["result"]["accuracy"]
+    assert accuracy["num_correct"] == accuracy["num_problems"] == 1
+    tokenizer = load_tokenizer(checkpoints["qwen3"])
+    assert accuracy["max_new_tokens"] == 2 * len(tokenizer("#### 2<|im_end|>\n")["input_ids"])
+    assert prompts[0].endswith("no<|im_end|>\n<|im_start|>assistant\n") and "#### 3<|im_end|>" in prompts[0]
+
+
 def test_validation_rows_that_would_be_cut_are_refused(tmp_path, checkpoints, files):
     knobs = {"max_steps": 1, "max_length": 40}
     job = make_job(tmp_path, checkpoints, files, {"type": "supervised", "supervised": {"hyperparameters": knobs}})

@@ -61,7 +61,8 @@ def convert_file(
     if target.exists():
         raise DataError(f"target: {target} exists already; name another file", param="target")
     changes: Counter[str] = Counter()
-    rows, problems = [], []
+    rows: list[dict[str, Any]] = []
+    problems: list[str] = []
     for line, text in json_lines(source, param="source", name=source.name):
         if limit is not None and len(rows) + len(problems) == limit:
             break

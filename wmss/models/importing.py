@@ -44,6 +44,7 @@ GGUF_SPLITTERS = ("smollm", "llama-bpe", "qwen2")
 """How text is cut before byte-pair merging, by llama.cpp's name; another rule gives other tokens than training did."""
 
 PARTIAL_SUFFIX = ".partial"
+_GGUF = ".gguf"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _RESERVED_PREFIX = "ftjob-"
 _COPIED = ("config.json", "generation_config.json", "model.safetensors.index.json", *TOKENIZER_FILES)
@@ -59,15 +60,14 @@ def add_model(source: str, models: Path, *, name: str | None = None, report: Rep
         ModelError: `param` is `source` or `name`.
     """
     path = _packaged_file(source) if source in PACKAGED else Path(source).expanduser().resolve()
-    is_gguf = path.suffix == ".gguf"
+    is_gguf = path.suffix == _GGUF
     if not path.is_dir() and not (is_gguf and path.is_file()):
         raise ModelError(
             f"source: expected one of {sorted(PACKAGED)}, a .gguf file or a folder with a model, got {source!r}; "
             "check the path",
             param="source",
         )
-    default = source if source in PACKAGED else path.stem if is_gguf else path.name
-    target = models / _checked_name(name or default)
+    target = models / _checked_name(name or default_name(source))
     if target.exists():
         raise ModelError(f"name: {target} exists already; remove it or give another --name", param="name")
     partial = target.with_name(target.name + PARTIAL_SUFFIX)
@@ -84,6 +84,11 @@ def add_model(source: str, models: Path, *, name: str | None = None, report: Rep
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return target
+
+
+def default_name(source: str) -> str:
+    """The name `add_model` gives a source."""
+    return source if source in PACKAGED else Path(source).expanduser().resolve().name.removesuffix(_GGUF)
 
 
 def _checked_name(name: str) -> str:

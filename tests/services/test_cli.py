@@ -1,0 +1,55 @@
+"""Commands that need no running service."""
+
+import json
+
+import pytest
+from typer.testing import CliRunner
+
+from services.cli import app
+from wmss.errors import WmssError
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    monkeypatch.setenv("WMSS_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.delenv("WMSS_BASE_URL", raising=False)
+
+    def run(*arguments):
+        result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+        if isinstance(result.exception, Exception):
+            raise result.exception
+        return result.output
+
+    return run
+
+
+def test_convert_says_what_it_did(run, tmp_path):
+    source, target = tmp_path / "source.jsonl", tmp_path / "target.jsonl"
+    source.write_text('{"question": "1+1?", "answer": "<<1+1=2>>2\\n#### 2"}\n' * 3)
+    said = run("convert", source, target, "--limit", 2, "--system", "Be brief.")
+    assert "question-answer: 2 rows read, 2 written" in said
+    assert "2 rows: calculator marks (<<48/2=24>>) were taken out" in said
+    rows = [json.loads(line) for line in target.read_text().splitlines()]
+    assert [message["content"] for message in rows[1]["messages"]] == ["Be brief.", "1+1?", "2\n#### 2"]
+    with pytest.raises(WmssError, match="exists already"):
+        run("convert", source, target)
+    kept = tmp_path / "kept.jsonl"
+    run("convert", source, kept, "--calculator-marks", "keep", "--format", "question-answer")
+    assert "<<1+1=2>>" in kept.read_text()
+
+
+def test_models_are_added_and_listed(run, checkpoints, tmp_path):
+    assert "wmss models add" in run("models", "list")
+    said = run("models", "add", checkpoints["qwen3"], "--name", "mine")
+    assert "copying model.safetensors" in said
+    assert str(tmp_path / "home" / "models" / "mine") in said
+    assert "mine" in run("models", "list")
+    with pytest.raises(WmssError, match="exists already"):
+        run("models", "add", checkpoints["llama"], "--name", "mine")
+
+
+def test_demo_on_real_weights_needs_model_and_data(run, tmp_path):
+    for arguments in (["--model", "smollm2"], ["--data", tmp_path], ["--limit", 3]):
+        with pytest.raises(WmssError, match="--model, --data: expected both or neither"):
+            run("demo", *arguments)

@@ -1,0 +1,61 @@
+"""Data and estimate of the demo on real weights. The demos themselves: tests/integration/test_demo.py."""
+
+import io
+import json
+
+import pytest
+from rich.console import Console
+
+from services import demo
+from wmss.errors import WmssError
+from wmss.tasks.arithmetic import make_problems, write_jsonl
+
+
+def console():
+    return Console(file=io.StringIO(), width=200)
+
+
+def test_every_fourth_row_is_held_out(tmp_path):
+    source = tmp_path / "source.jsonl"
+    rows = [{"question": f"q{number}", "answer": f"#### {number}"} for number in range(1, 31)]
+    source.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    said = console()
+    files = demo._real_data(tmp_path, source, 20, said)
+    asked = [[json.loads(line)["messages"][0]["content"] for line in file.read_text().splitlines()] for file in files]
+    assert asked[1] == ["q4", "q8", "q12", "q16", "q20"]
+    assert asked[0] == [f"q{number}" for number in range(1, 21) if number % 4]
+    assert "15 rows to train on, 5 held out" in said.file.getvalue()
+    with pytest.raises(WmssError, match=r"--data: expected at least 16 rows, got 15 \(--limit 15\)"):
+        demo._real_data(tmp_path, source, 15, console())
+
+
+def test_real_model_is_added_once(checkpoints, tmp_path):
+    home = demo._home(demo.Settings(home=tmp_path))
+    folder = demo._real_model(home, str(checkpoints["qwen3"]), console())
+    assert folder == tmp_path / "demo" / "models" / "qwen3"
+    said = console()
+    assert demo._real_model(home, str(checkpoints["qwen3"]), said) == folder
+    assert "made earlier" in said.file.getvalue()
+
+
+def test_estimate_counts_the_control_and_the_cores(checkpoints, tmp_path, monkeypatch):
+    monkeypatch.setattr(demo, "_core_speed", lambda: 1e6)  # slow enough for the arithmetic to outweigh the starts
+    training, validation = tmp_path / "train.jsonl", tmp_path / "validation.jsonl"
+    write_jsonl(make_problems(24, seed=1), training)
+    write_jsonl(make_problems(8, seed=2), validation)
+
+    def minutes(*, control, num_threads):
+        plan = demo.Plan(
+            name="demo",
+            model="qwen3",
+            training=training,
+            validation=validation,
+            hyperparameters={},
+            sft_epochs=1,
+            wmss_epochs=1,
+            control=control,
+        )
+        return demo._estimate_minutes(checkpoints["qwen3"], plan, num_threads)
+
+    assert minutes(control=True, num_threads=1) > minutes(control=False, num_threads=1) > 1
+    assert minutes(control=True, num_threads=1) > minutes(control=True, num_threads=2)
