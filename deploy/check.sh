@@ -9,9 +9,9 @@
 # The ports 5432, 6379, 8000 and 8265 must be free: the processes share this machine's network.
 #
 # Shows: Dockerfile and compose file are clean and parse; the image builds; vLLM's kernels load in it; `secrets` makes
-# token and password; the server takes that password (and no other) through PGPASSFILE; API, Ray head and worker start
-# as uid 10001; /healthz 200 at once, /readyz 503 without Ray and 200 with it; health checks pass, and fail when the head
-# is gone; a driver submitted through the API runs a job to its end.
+# token and password, once; the server takes that password (and no other) through PGPASSFILE; API, Ray head and worker
+# run as user 10001; /healthz is 200 at once, /readyz 503 without Ray and 200 with it; health checks fail without the
+# head and pass with it; the dashboard asks for the token; a WMSS job given to the API runs to its end on the worker.
 # Does not show: Docker's volumes, networks, memory limits and start order; the `cuda` target; the official base image.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -55,9 +55,9 @@ import re, sys, yaml
 value = yaml.safe_load(open("docker-compose.yml"))["services"][sys.argv[1]]
 for key in sys.argv[2:]:
     value = value[key]
-words = value[1:] if value and value[0] == "CMD" else value
-words = [f"{k}={v}" for k, v in value.items()] if isinstance(value, dict) else words
-for word in words:
+if isinstance(value, dict):
+    value = [f"{name}={text}" for name, text in value.items()]
+for word in value[1:] if value[0] == "CMD" else value:
     print(re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", word), end="\0")
 PY
 }
@@ -140,7 +140,7 @@ chmod 0711 "$WORK"
 install -d -m 0755 "$shared" "$shared/models"
 install -d -o 10001 -g 10001 -m 0750 "$shared/home" "$shared/secrets"
 install -d -o 10001 -g 10001 -m 0755 "$shared/postgres-secret"
-"$PYTHON" - "$shared" <<'PY'
+"$PYTHON" - "$shared" 2>"$WORK/checkpoint.log" <<'PY'
 import sys
 from pathlib import Path
 from tests.checkpoints import make_checkpoint
@@ -165,9 +165,9 @@ say "vLLM's kernels and the service load in it"
 run secrets "$node" python3 -c "import vllm._C, services.driver"
 mapfile -d '' words < <(compose_words secrets command)
 run secrets "$node" "${words[@]}"
-before=$(sha256sum "$shared"/*/*)
+before=$(sha256sum "$shared"/*secret*/*)
 run secrets "$node" "${words[@]}"
-[ "$before" = "$(sha256sum "$shared"/*/*)" ] || die "secrets: made anew by a second run"
+[ "$before" = "$(sha256sum "$shared"/*secret*/*)" ] || die "secrets: made anew by a second run"
 [ "$(stat -c '%u %a' "$shared"/secrets/* | sort -u)" = "10001 600" ] || die "secrets: readable by others"
 say "secrets are made once"
 
@@ -180,10 +180,13 @@ set -m
 as_postgres "$binaries/postgres" -D data -k "$WORK/postgres" -c listen_addresses=127.0.0.1 >"$WORK/postgres.log" 2>&1 &
 started+=($!)
 set +m
-psql() { run api "$node" python3 -c "import psycopg, sys; psycopg.connect(sys.argv[1], autocommit=True).execute(sys.argv[2])" "$@"; }
-within 30 "PostgreSQL takes the password of PGPASSFILE" \
-  psql "postgresql://wmss@postgres/postgres" "CREATE DATABASE wmss" 2>"$WORK/psql.log"
-! psql "postgresql://wmss:other@postgres/postgres" "SELECT 1" 2>"$WORK/psql.log" || die "PostgreSQL takes any password"
+psql() { # address, statement
+  run api "$node" python3 -c "import psycopg, sys
+psycopg.connect(sys.argv[1], autocommit=True).execute(sys.argv[2])" "$@" >"$WORK/psql.log" 2>&1
+}
+within 60 "PostgreSQL takes the password of PGPASSFILE" psql postgresql://wmss@postgres/postgres "CREATE DATABASE wmss"
+! psql postgresql://wmss:other@postgres/postgres "SELECT 1" || die "PostgreSQL takes any password"
+say "and no other"
 
 start api "$node" uvicorn services.api.app:create_app --factory --host 127.0.0.1 --port 8000
 within 60 "API: /healthz 200" answers /healthz 200 ok
