@@ -202,7 +202,7 @@ def _cost(sources: Sources, found: Findings, planned: Plan, machine: Machine) ->
         ),
         num_workers=spec.resources.num_workers,
         engine_memory_bytes=engine_bytes(largest[0].shape, kv_cache_bytes=machine.kv_cache_bytes)
-        if needs_engine(spec)
+        if needs_engine(spec) and not machine.on_gpu
         else None,
         checkpoint_bytes=max(one.values()),
         disk_bytes=kept + base.stored_bytes + base.tokenizer_bytes,
@@ -305,7 +305,8 @@ def _few_steps(planned: Plan | None, spec: JobSpec) -> Iterator[Finding]:
             remedy, knob = (
                 ("raise max_steps", "max_steps") if limited else ("lower it or raise the epochs", "batch_size")
             )
-            message = f"{phase.name} takes {bound}{phase.num_steps} steps of {planned.batch_size} samples; {remedy}"
+            steps = "1 step" if phase.num_steps == 1 else f"{phase.num_steps} steps"
+            message = f"{phase.name} takes {bound}{steps} of {planned.batch_size} samples; {remedy}"
             yield Finding(code="few_steps", message=message, param=_knob(spec, knob))
 
 

@@ -77,10 +77,10 @@ class Cost(_Part):
     """Estimates; the formulas stand in `wmss/rounds/estimates.py`."""
 
     worker_memory_bytes: int
-    """Peak of one training worker."""
+    """Peak of one training worker; on a GPU, of its memory."""
     num_workers: int
     engine_memory_bytes: int | None
-    """Of the scoring or generation engine; null if the job needs none."""
+    """Of the scoring or generation engine on a CPU; null if the job needs none, or takes its share of a GPU."""
     checkpoint_bytes: int
     """One checkpoint of the largest training phase."""
     disk_bytes: int
