@@ -3,6 +3,8 @@
 import json
 import re
 import shutil
+import tomllib
+from pathlib import Path
 
 import gguf
 import numpy as np
@@ -224,6 +226,13 @@ def test_source_that_is_nothing_is_refused(tmp_path):
     for source in ("smollm3", str(tmp_path / "none.gguf"), str(tmp_path / "weights.bin")):
         with pytest.raises(ModelError, match=r"source: expected one of \['smollm2'\], a .gguf file or a folder"):
             add_model(source, tmp_path / "models", report=quiet)
+
+
+def test_the_packaged_version_is_the_one_our_own_package_asks_for():
+    pyproject = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text(encoding="utf-8"))
+    asked = pyproject["project"]["optional-dependencies"]
+    packages = {name: [f"{package.distribution}=={package.version}"] for name, package in importing.PACKAGED.items()}
+    assert packages == {name: asked[name] for name in packages}
 
 
 def test_missing_package_says_how_to_install_it(tmp_path, monkeypatch):
