@@ -150,12 +150,12 @@ class ChatEngineRow(Base):
 
     place: Mapped[int] = mapped_column(primary_key=True, autoincrement=False, default=1)
     app: Mapped[str]
-    model: Mapped[str] = mapped_column(String(1024))
-    path: Mapped[str] = mapped_column(Text)
+    model: Mapped[str] = mapped_column(Characters(1024))
+    path: Mapped[str] = mapped_column(LongCharacters)
     state: Mapped[str]
     since: Mapped[float]
     used_at: Mapped[float]
-    error: Mapped[str | None] = mapped_column(Text)
+    error: Mapped[str | None] = mapped_column(LongCharacters)
 
 
 class ChatRequestRow(Base):
