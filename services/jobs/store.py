@@ -122,12 +122,12 @@ class Store:
         """Makes sessions on this database, for the parts of it that have a store of their own."""
         return self._session
 
-    def migrate(self) -> None:
-        """Bring the schema to the newest revision."""
+    def migrate(self, revision: str = "head") -> None:
+        """Bring the schema up to a revision, the newest unless told otherwise."""
         config = AlembicConfig()
         config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
         config.attributes["engine"] = self._engine
-        command.upgrade(config, "head")
+        command.upgrade(config, revision)
 
     def ping(self) -> None:
         """Raise unless the database answers."""

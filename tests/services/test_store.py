@@ -11,6 +11,7 @@ from alembic.migration import MigrationContext
 from sqlalchemy import create_engine, event
 from sqlalchemy.exc import DBAPIError
 
+from services.chat.store import ChatStore
 from services.jobs.states import State
 from services.jobs.store import (
     Fence,
@@ -83,6 +84,16 @@ def test_migrations_make_the_schema_of_the_tables(database_url):
     with engine.connect() as connection:
         assert compare_metadata(MigrationContext.configure(connection), Base.metadata) == []
     engine.dispose()
+
+
+def test_a_database_of_the_first_release_keeps_its_jobs(database_url):
+    store = Store(database_url)
+    store.migrate("0001")
+    add_job(store)
+    store.migrate()
+    assert store.job("ftjob-a").fine_tuned_model == "ft:m::ftjob-a"
+    assert ChatStore(store).want("m", "/m")
+    store.close()
 
 
 def test_only_one_of_many_claimers_gets_a_job(store):
