@@ -17,7 +17,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow.parquet as pq
 from openai import OpenAI
 from rich.console import Console
@@ -25,6 +24,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 from services import client as service
+from services.checking import show
 from services.settings import Settings
 from services.supervisor import Endpoint, ServeError, die_with_parent, free_port, running_endpoint
 from services.watching import JobView
@@ -44,9 +44,6 @@ HELD_OUT_SHARE = 4
 MODEL_BATCH_SIZE = 8
 MODEL_MAX_STEPS = 8
 """Steps of a training phase on real weights: enough to see every part work, few enough to wait for."""
-ENGINE_START_S = 25.0
-EFFICIENCY = 0.3
-"""Share of the speed of a plain matrix product that training and scoring reach together."""
 
 
 @dataclass(frozen=True)
@@ -103,7 +100,10 @@ def run_model_demo(
     with _timed(times, "model and data"):
         folder = _real_model(home, model, console)
         training, validation = _real_data(home.root, data, limit, console)
-    num_threads = len(os.sched_getaffinity(0))
+    from services.dry_run import check_here
+
+    # Nothing else of the job runs while it trains.
+    num_threads = int(os.environ.get("WMSS_TRAINING_THREADS") or len(os.sched_getaffinity(0)))
     plan = Plan(
         name=f"demo-{folder.name}",
         model=folder.name,
@@ -112,19 +112,18 @@ def run_model_demo(
         hyperparameters={
             "batch_size": MODEL_BATCH_SIZE,
             "max_steps": MODEL_MAX_STEPS,
-            "learning_rate": 1e-4,
+            "learning_rate": 2e-5,
             # The weak-driven phase of a 135M model peaked at 7 GiB so, at 11 GiB with 2048 tokens.
             "micro_batch_tokens": 512,
         },
         sft_epochs=1,
         wmss_epochs=1,
         control=control,
-        # Nothing else of the job runs while it trains.
-        environment={"WMSS_TRAINING_THREADS": os.environ.get("WMSS_TRAINING_THREADS", str(num_threads))},
+        environment={"WMSS_TRAINING_THREADS": str(num_threads)},
     )
-    estimate = _estimate_minutes(folder, plan, num_threads)
-    console.print(
-        f"estimate: {estimate:.0f} minutes if nothing else runs on these {num_threads} cores", highlight=False
+    files = {"training_file": str(training), "validation_file": str(validation)}
+    show(
+        check_here(parse_job(files | _wmss_job(plan)), Settings(home=home.root, training_threads=num_threads)), console
     )
     _run_plan(plan, home, console, times)
 
@@ -240,48 +239,6 @@ def _real_data(folder: Path, source: Path, limit: int, console: Console) -> tupl
     for change, count in done.changes.items():
         console.print(f"  {count} rows: {change}", highlight=False)
     return training, validation
-
-
-def _estimate_minutes(model: Path, plan: Plan, num_threads: int) -> float:
-    """Minutes the jobs should take where nothing else uses the cores: arithmetic per token over a core's speed.
-
-    2 operations a weight and token forwards, 6 with the gradient; answers are counted as long as the longest row.
-    """
-    from wmss.data.dataset import read_samples
-    from wmss.data.tokenization import tokenize_samples
-    from wmss.models.loading import context_length, load_tokenizer
-
-    def lengths(path: Path) -> list[int]:
-        samples, _ = tokenize_samples(
-            read_samples(path), load_tokenizer(model), max_length=context_length(model), source=path.name
-        )
-        return [len(sample.input_ids) for sample in samples]
-
-    training, validation = lengths(plan.training), lengths(plan.validation)
-    num_weights = sum(file.stat().st_size for file in model.glob("*.safetensors")) / 4
-    num_evaluated = 4 if plan.control else 3
-    learned = min(len(training), MODEL_MAX_STEPS * MODEL_BATCH_SIZE) * float(np.mean(training))
-    num_passes = 4 if plan.control else 3  # fine-tuning, both branches of the weak-driven phase, control
-    scored = 2 * (sum(training) + sum(validation)) + num_evaluated * sum(validation)
-    answered = num_evaluated * len(validation) * max(validation)
-    work = 6 * num_weights * num_passes * learned / num_threads + 2 * num_weights * (scored + answered)
-    return (work / (EFFICIENCY * _core_speed()) + ENGINE_START_S * 2 * (1 + num_evaluated)) / 60
-
-
-def _core_speed() -> float:
-    """Floating-point operations of float32 matrix products per second of one core, whoever else uses it."""
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    left, right = torch.ones(512, 1024), torch.ones(1024, 1024)
-    count, started = 0, time.process_time()
-    while time.process_time() - started < 0.5:
-        left @ right
-        count += 1
-    speed = count * 2 * left.numel() * right.shape[1] / (time.process_time() - started)
-    torch.set_num_threads(before)
-    return speed
 
 
 @contextlib.contextmanager

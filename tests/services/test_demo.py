@@ -1,4 +1,4 @@
-"""Data and estimate of the demo on real weights. The demos themselves: tests/integration/test_demo.py."""
+"""Model and data of the demo on real weights. The demos themselves: tests/integration/test_demo.py."""
 
 import io
 import json
@@ -8,7 +8,6 @@ from rich.console import Console
 
 from services import demo
 from wmss.errors import WmssError
-from wmss.tasks.arithmetic import make_problems, write_jsonl
 
 
 def console():
@@ -36,26 +35,3 @@ def test_real_model_is_added_once(checkpoints, tmp_path):
     said = console()
     assert demo._real_model(home, str(checkpoints["qwen3"]), said) == folder
     assert "made earlier" in said.file.getvalue()
-
-
-def test_estimate_counts_the_control_and_the_cores(checkpoints, tmp_path, monkeypatch):
-    monkeypatch.setattr(demo, "_core_speed", lambda: 1e6)  # slow enough for the arithmetic to outweigh the starts
-    training, validation = tmp_path / "train.jsonl", tmp_path / "validation.jsonl"
-    write_jsonl(make_problems(24, seed=1), training)
-    write_jsonl(make_problems(8, seed=2), validation)
-
-    def minutes(*, control, num_threads):
-        plan = demo.Plan(
-            name="demo",
-            model="qwen3",
-            training=training,
-            validation=validation,
-            hyperparameters={},
-            sft_epochs=1,
-            wmss_epochs=1,
-            control=control,
-        )
-        return demo._estimate_minutes(checkpoints["qwen3"], plan, num_threads)
-
-    assert minutes(control=True, num_threads=1) > minutes(control=False, num_threads=1) > 1
-    assert minutes(control=True, num_threads=1) > minutes(control=True, num_threads=2)
