@@ -114,16 +114,14 @@ def check(
     method: Method = None,
     seed: Seed = None,
     suffix: Suffix = None,
-    home: Annotated[
-        Path | None, typer.Option(help="Folder of the service's state; default WMSS_HOME or ~/.wmss.")
-    ] = None,
+    home: Home = None,
 ) -> None:
     """Say what a job would do, cost and be refused for, without a service. Exits 1 if it would be refused."""
     options = {"model": model, "training_file": training_file, "validation_file": validation_file}
     spec = _read_job(file, method, options | {"seed": seed, "suffix": suffix})
     from services.dry_run import check_here
 
-    report = check_here(spec, Settings(home=home) if home else Settings())
+    report = check_here(spec, _settings(home))
     show(report, console)
     if not report.valid:
         sys.exit(1)

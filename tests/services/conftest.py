@@ -2,6 +2,8 @@
 
 import pytest
 
+from services.jobs.store import Store
+
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def database_url(request, tmp_path):
@@ -11,3 +13,12 @@ def database_url(request, tmp_path):
         return
     with request.getfixturevalue("postgres").database() as url:
         yield url
+
+
+@pytest.fixture
+def job_store(database_url):
+    """The store on a fresh database."""
+    store = Store(database_url)
+    store.migrate()
+    yield store
+    store.close()

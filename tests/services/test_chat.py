@@ -12,7 +12,6 @@ from services.chat import keeper as keeper_module
 from services.chat.keeper import ChatKeeper
 from services.chat.store import LEASE_S, ChatState, ChatStore
 from services.jobs.room import leaves_room, room_for_chat
-from services.jobs.store import Store
 from services.ray_jobs import DriverStatus, RayDrivers
 from services.settings import Settings
 from wmss.config import Resources
@@ -45,16 +44,8 @@ class ScriptedCluster:
 
 
 @pytest.fixture
-def jobs(database_url):
-    store = Store(database_url)
-    store.migrate()
-    yield store
-    store.close()
-
-
-@pytest.fixture
-def store(jobs):
-    return ChatStore(jobs)
+def store(job_store):
+    return ChatStore(job_store)
 
 
 @pytest.fixture
@@ -218,12 +209,12 @@ def test_room_is_what_the_running_jobs_leave(total, jobs, room):
     assert leaves_room(total, [Resources(**job) for job in jobs]) is room
 
 
-def test_only_running_jobs_take_room(jobs, cluster):
+def test_only_running_jobs_take_room(job_store, cluster):
     spec = {"resources": {"num_workers": 4}}
-    job = jobs.create_job("ftjob-a", spec=spec, paths={}, fine_tuned_model="a", request_digest="a")
-    assert room_for_chat(jobs, cluster)
-    jobs.claim(job, message="Starting")
-    assert not room_for_chat(jobs, cluster)
+    job = job_store.create_job("ftjob-a", spec=spec, paths={}, fine_tuned_model="a", request_digest="a")
+    assert room_for_chat(job_store, cluster)
+    job_store.claim(job, message="Starting")
+    assert not room_for_chat(job_store, cluster)
 
 
 # Over HTTP: an engine that the test writes into the database, behind a transport of the test's.

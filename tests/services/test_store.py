@@ -28,11 +28,8 @@ from services.supervisor import free_port
 
 
 @pytest.fixture
-def store(database_url):
-    store = Store(database_url)
-    store.migrate()
-    yield store
-    store.close()
+def store(job_store):
+    return job_store
 
 
 def add_job(store, name="a", metadata=None):
