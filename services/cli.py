@@ -208,8 +208,11 @@ def chat(
     questions = iter([message]) if message is not None else iter(_ask, None)
     for question in questions:
         messages.append({"role": "user", "content": question})
-        answer = ""
-        for part in service.chat(api, model, messages, **options):
+        parts = service.chat(api, model, messages, **options)
+        with console.status(f"waiting for {escape(model)}"):  # its engine may have to start
+            answer = next(parts, "")
+        console.print(answer, end="", markup=False, highlight=False, soft_wrap=True)
+        for part in parts:
             console.print(part, end="", markup=False, highlight=False, soft_wrap=True)
             answer += part
         console.print()
