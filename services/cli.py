@@ -135,8 +135,9 @@ def _read_job(file: Path | None, method: str | None, options: dict[str, Any]) ->
     if file is not None:
         values = read_toml(file)
         for key in ("training_file", "validation_file"):
-            if isinstance(values.get(key), str):
-                values[key] = str((file.parent / values[key]).resolve())  # paths in a file are relative to it
+            path = values.get(key)
+            if isinstance(path, str) and path and "\0" not in path:  # else it is refused as it stands
+                values[key] = str((file.parent / path).resolve())  # paths in a file are relative to it
     values |= {
         key: str(value) if isinstance(value, Path) else value for key, value in options.items() if value is not None
     }

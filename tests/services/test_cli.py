@@ -49,6 +49,18 @@ def test_models_are_added_and_listed(run, checkpoints, tmp_path):
         run("models", "add", checkpoints["llama"], "--name", "mine")
 
 
+@pytest.mark.parametrize("command", ["check", "submit"])
+@pytest.mark.parametrize("key", ["training_file", "validation_file"])
+def test_what_no_file_can_be_named_is_refused_by_its_field(run, tmp_path, command, key):
+    files = {"training_file": "train.jsonl", "validation_file": "held_out.jsonl"}
+    for name, message in (("", "at least 1 character"), ("a\\u0000b", "without NUL")):
+        text = "".join(f'{field} = "{value}"\n' for field, value in ({"model": "m"} | files | {key: name}).items())
+        (tmp_path / "job.toml").write_text(text)
+        with pytest.raises(WmssError, match=message) as caught:
+            run(command, tmp_path / "job.toml")
+        assert caught.value.param == key
+
+
 def test_demo_on_real_weights_needs_model_and_data(run, tmp_path):
     for arguments in (["--model", "smollm2"], ["--data", tmp_path], ["--limit", 3]):
         with pytest.raises(WmssError, match="--model, --data: expected both or neither"):
