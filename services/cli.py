@@ -127,14 +127,24 @@ def check(
         sys.exit(1)
 
 
+def _job_id(value: str) -> str:
+    if not value or "/" in value:
+        raise WmssError(f"job id: expected one that `wmss jobs` lists, got {value!r}", param="job_id")
+    return value
+
+
+JobId = Annotated[str, typer.Argument(help="Id of the job.", callback=_job_id)]
+
+
 def _read_job(file: Path | None, method: str | None, options: dict[str, Any]) -> JobSpec:
     """A job from a TOML file and the options that override it."""
     values: dict[str, Any] = {}
     if file is not None:
         values = read_toml(file)
         for key in ("training_file", "validation_file"):
-            if isinstance(values.get(key), str):
-                values[key] = str((file.parent / values[key]).resolve())  # paths in a file are relative to it
+            path = values.get(key)
+            if isinstance(path, str) and path and "\0" not in path:  # else it is refused as it stands
+                values[key] = str((file.parent / path).resolve())  # paths in a file are relative to it
     values |= {
         key: str(value) if isinstance(value, Path) else value for key, value in options.items() if value is not None
     }
@@ -158,7 +168,7 @@ def _with_uploads(api: openai.OpenAI, spec: JobSpec) -> JobSpec:
 
 
 @app.command()
-def watch(job_id: Annotated[str, typer.Argument(help="Id of the job.")], base_url: BaseUrl = None) -> None:
+def watch(job_id: JobId, base_url: BaseUrl = None) -> None:
     """Show a job's phases, progress and messages until it ends. Exits 1 unless it succeeded."""
     _watch(service.connect(base_url), job_id)
 
@@ -183,7 +193,7 @@ def jobs(limit: Annotated[int, typer.Option(help="How many.", min=1, max=100)] =
 
 
 @app.command()
-def cancel(job_id: Annotated[str, typer.Argument(help="Id of the job.")], base_url: BaseUrl = None) -> None:
+def cancel(job_id: JobId, base_url: BaseUrl = None) -> None:
     """Cancel a job; its workers and engines go within seconds."""
     job = service.connect(base_url).fine_tuning.jobs.cancel(job_id)
     console.print(f"{job.id} {job.status}" + (", stopping" if job.status == "running" else ""), highlight=False)
@@ -229,7 +239,7 @@ def _ask() -> str | None:
 
 @app.command()
 def export(
-    job_id: Annotated[str, typer.Argument(help="Id of a succeeded job.")],
+    job_id: JobId,
     target: Annotated[Path, typer.Argument(help="Folder to make.")],
     base_url: BaseUrl = None,
 ) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from services.jobs.store import Store
 from services.settings import Settings
 from wmss.config import JobSpec, WmssMethod
-from wmss.errors import ModelError, WmssError
+from wmss.errors import ModelError, WmssError, shown
 from wmss.records import STRONG_FOLDER
 
 
@@ -49,15 +49,17 @@ def resolve_model(name: str, store: Store | None, settings: Settings, *, param: 
         checkpoint = store.checkpoint_of_model(name) if store else None
         if checkpoint is not None:
             return Path(checkpoint.path) / STRONG_FOLDER
-        raise ModelError(f"{param}: there is no finished model or checkpoint {name!r}; see /v1/models", param=param)
+        raise ModelError(
+            f"{param}: there is no finished model or checkpoint {shown(name)}; see /v1/models", param=param
+        )
     for root in settings.allowed_roots:
         folder = _folder_under(root, name)
         if folder is not None and not (root == settings.models and _is_internal(folder)):
             return folder
     roots = ", ".join(str(root) for root in settings.allowed_roots)
     raise ModelError(
-        f"{param}: no model {name!r}: expected the name of a finished model (ft:...) or a folder with a config.json "
-        f"under {roots}; put it there or add its parent to WMSS_MODEL_ROOTS",
+        f"{param}: no model {shown(name)}: expected the name of a finished model (ft:...) or a folder with a "
+        f"config.json under {roots}; put it there or add its parent to WMSS_MODEL_ROOTS",
         param=param,
     )
 

@@ -7,6 +7,7 @@ would hang the reconcile loop.
 """
 
 import os
+import re
 import secrets
 import shlex
 import sys
@@ -22,6 +23,8 @@ from services.settings import Settings, engine_environment
 
 TIMEOUT_S = 10.0
 DELETE_ENGINES_TIMEOUT_S = 60.0
+_OF_ANOTHER = re.compile(r"(\x1b\[\d+m)?\([^()]* pid=\d+")
+"""How Ray begins a line that another process wrote and that it repeats in a job's log."""
 
 
 class DriverStatus(StrEnum):
@@ -87,12 +90,12 @@ class RayDrivers:
         self._submit(app, "services.chat.engine", app, checkpoint, model, metadata={"wmss_chat": model})
 
     def last_words(self, submission_id: str) -> str:
-        """The last line that a Ray job wrote, or nothing where its log is gone."""
+        """The last line that a Ray job wrote itself, or nothing where its log is gone."""
         response = self._http.get(f"/api/jobs/{submission_id}/logs")
         if response.is_error:
             return ""
         lines = str(response.json()["logs"]).split("\n")
-        return next((line.strip() for line in reversed(lines) if line.strip()), "")
+        return next((line.strip() for line in reversed(lines) if line.strip() and not _OF_ANOTHER.match(line)), "")
 
     def delete_engines(self, apps: list[str]) -> None:
         """Delete Serve applications and wait until they are gone."""

@@ -100,7 +100,10 @@ def test_presets_fill_what_is_left_out():
         (wmss(alpha=0, beta=0, gamma=0), "method.wmss", "at least one above 0"),
         (wmss(weighting="uniform", alpha=0.2), "method.wmss", "unused with weighting 'uniform'"),
         (wmss(strong_model="s", hyperparameters={"sft_epochs": 2}), "method.wmss", "unused when strong_model is given"),
-        (wmss(hyperparameters=5), "method.wmss.hyperparameters", "dictionary"),
+        (wmss(hyperparameters=5), "method.wmss.hyperparameters", r"expected an object with fields \(got 5\)$"),
+        (MINIMAL | {"resources": None}, "resources", r"expected an object with fields \(got None\)$"),
+        (MINIMAL | {"validation_file": ""}, "validation_file", "at least 1 character"),
+        (MINIMAL | {"training_file": "f" * 10**6}, "training_file", "at most 4096 characters"),
         (
             wmss(hyperparameters={"batch_size": 0}),
             "method.wmss.hyperparameters.batch_size",
@@ -121,10 +124,14 @@ def test_presets_fill_what_is_left_out():
         (wmss(hyperparameters={"learning_rate": 1e9}), "method.wmss.hyperparameters.learning_rate", "less than"),
         ({"training_file": "f"}, "model", "required field is missing"),
         (MINIMAL | {"seed": -1}, "seed", "greater than or equal to 0"),
-        (MINIMAL | {"suffix": "a/b"}, "suffix", "pattern"),
-        (MINIMAL | {"metadata": {"k" * 65: "v"}}, "metadata", "pattern"),
-        (MINIMAL | {"metadata": {'a"b': "v"}}, "metadata", "pattern"),
-        (MINIMAL | {"metadata": {"a": "\x00"}}, "metadata", "pattern"),
+        (
+            MINIMAL | {"suffix": "a/b"},
+            "suffix",
+            "expected up to 64 letters, digits, .* beginning with a letter or digit",
+        ),
+        (MINIMAL | {"metadata": {"k" * 65: "v"}}, "metadata", "expected a key of 1 to 64 characters, without quotes"),
+        (MINIMAL | {"metadata": {'a"b': "v"}}, "metadata", "expected a key of 1 to 64 characters, without quotes"),
+        (MINIMAL | {"metadata": {"a": "\x00"}}, "metadata", "expected up to 512 characters, none of them NUL"),
         (wmss(preset=[]), "method.wmss.preset", "wmss-v2"),
         (wmss(alpha=1e308), "method.wmss.alpha", "less than or equal"),
         (wmss(hyperparameters={"batch_size": True}), "method.wmss.hyperparameters.batch_size", "got True"),
@@ -136,7 +143,7 @@ def test_presets_fill_what_is_left_out():
         (MINIMAL | {"hyperparameters": {"n_epochs": 3}}, "hyperparameters", "deprecated by OpenAI; move it into the"),
         (MINIMAL | {"integrations": [{"type": "wandb"}]}, "integrations", "not supported; remove it, and read"),
         (MINIMAL | {"method": {"type": "supervised", "wmss": {}}}, "method.wmss", "unknown field"),
-        ([], None, "dictionary"),
+        ([], None, "expected an object with fields"),
     ],
 )
 def test_refusals_name_the_field(values, param, message):
@@ -153,6 +160,27 @@ def test_every_problem_is_reported():
         parse_job(wmss(mixing_weight=2, alpha=-1))
     assert "mixing_weight" in caught.value.message
     assert "alpha" in caught.value.message
+
+
+def test_a_refusal_repeats_no_more_than_a_person_reads():
+    for unknown in ({"k" * 10**6: 1}, {f"key{number}": 1 for number in range(10**4)}):
+        with pytest.raises(ConfigError) as caught:
+            parse_job(MINIMAL | unknown)
+        assert len(caught.value.message) < 10_000
+        assert len(caught.value.param) < 200
+    assert caught.value.message.endswith("; and 9900 more")
+
+
+def test_the_largest_multiplier_is_the_one_that_is_documented():
+    assert (
+        parse_job(wmss(hyperparameters={"learning_rate_multiplier": 100_000})).hyperparameters.peak_learning_rate == 1
+    )
+
+
+def test_toml_with_a_byte_order_mark_is_read(tmp_path):
+    file = tmp_path / "job.toml"
+    file.write_bytes(b'\xef\xbb\xbfmodel = "m"')
+    assert read_toml(file) == {"model": "m"}
 
 
 def test_toml_is_the_same_declaration(tmp_path):
@@ -172,6 +200,7 @@ def test_examples_are_valid(file):
     ("text", "message"),
     [
         ("model = ", "expected a readable TOML file"),
+        ("model = " + "[" * 5000, "expected a readable TOML file"),
         ('model = "m"\ntraining_file = "f"\n[wmss]\n[supervised]', "expected one table"),
         ('model = "m"\ntraining_file = "f"\n[wmss]\nfoo = 1', "method.wmss.foo: unknown field"),
     ],

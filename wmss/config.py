@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 
-from wmss.errors import ConfigError
+from wmss.errors import ConfigError, shortened, shown
 
 
 class Knobs(BaseModel):
@@ -30,6 +30,24 @@ DEFAULT_LEARNING_RATE = 1e-5
 
 Auto = Literal["auto"]
 
+METADATA_KEY = r'^[^"\\\[\]\x00-\x1f]{1,64}$'
+_METADATA_VALUE = r"^[^\x00]{0,512}$"
+_SUFFIX = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
+_NO_NUL = r"^[^\x00]*$"
+PATTERNS = {
+    METADATA_KEY: "a key of 1 to 64 characters, without quotes, brackets, backslashes and control characters",
+    _METADATA_VALUE: "up to 512 characters, none of them NUL",
+    _SUFFIX: "up to 64 letters, digits, '.', '_' or '-', beginning with a letter or digit",
+    _NO_NUL: "text without NUL characters",
+}
+"""What each pattern asks for, in words."""
+
+MetadataKey = Annotated[str, StringConstraints(pattern=METADATA_KEY)]
+MetadataValue = Annotated[str, StringConstraints(pattern=_METADATA_VALUE)]
+Suffix = Annotated[str, StringConstraints(pattern=_SUFFIX)]
+FileName = Annotated[str, StringConstraints(min_length=1, max_length=4096, pattern=_NO_NUL)]
+ModelName = Annotated[str, StringConstraints(min_length=1, max_length=1024)]
+
 
 class Hyperparameters(Knobs):
     """How a model is trained. OpenAI's names where it has them, with its "auto"."""
@@ -42,7 +60,7 @@ class Hyperparameters(Knobs):
     """Samples per optimizer step, over all workers; "auto" = the preset's, but at most an eighth of the samples."""
     learning_rate: float | None = Field(default=DEFAULT_LEARNING_RATE, gt=0, le=1)
     """Peak learning rate of AdamW (0.9, 0.999); null = the default 1e-5 times `learning_rate_multiplier`."""
-    learning_rate_multiplier: Annotated[float, Field(gt=0, le=1 / DEFAULT_LEARNING_RATE)] | Auto | None = None
+    learning_rate_multiplier: Annotated[float, Field(gt=0, le=1e5)] | Auto | None = None
     """OpenAI's way to say it: multiplies the default learning rate, in place of `learning_rate`; "auto" = 1."""
     lr_schedule: Literal["linear", "cosine", "constant"] = "linear"
     """Decay after warm-up: to 0 along a line or half a cosine, or none."""
@@ -122,9 +140,9 @@ class WmssConfig(Knobs):
 
     preset: Literal["wmss-v2", "wmss-v1", "efficient"] = "wmss-v2"
     """Named set of values for the knobs left out below."""
-    weak_model: str | None = None
+    weak_model: ModelName | None = None
     """The weak checkpoint; null = `model`."""
-    strong_model: str | None = None
+    strong_model: ModelName | None = None
     """The strong checkpoint; null = made from `model` by supervised fine-tuning."""
     mixing_weight: float = Field(default=0.5, ge=0, le=1)
     """λ, the weight of the strong logits; 1 = plain fine-tuning of the strong model."""
@@ -223,11 +241,6 @@ class Checkpointing(Knobs):
     """Checkpoints kept per training phase."""
 
 
-MetadataKey = Annotated[str, StringConstraints(pattern=r'^[^"\\\[\]\x00-\x1f]{1,64}$')]
-MetadataValue = Annotated[str, StringConstraints(pattern=r"^[^\x00]{0,512}$")]
-Suffix = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
-
-
 UNSUPPORTED = {
     "hyperparameters": 'deprecated by OpenAI; move it into the method: {"type": "supervised", "supervised": '
     '{"hyperparameters": ...}}, or "wmss" twice in place of "supervised"',
@@ -239,11 +252,11 @@ UNSUPPORTED = {
 class JobSpec(Knobs):
     """A fine-tuning job, as posted to `/v1/fine_tuning/jobs` or written in a TOML file."""
 
-    model: str = Field(min_length=1, max_length=1024)
+    model: ModelName
     """Start checkpoint: a folder under an allowed root, or the name of a finished job's model."""
-    training_file: str = Field(min_length=1)
+    training_file: FileName
     """File id (REST) or path (TOML, CLI) of JSON lines: chat `messages`, or `prompt` and `completion`."""
-    validation_file: str | None = None
+    validation_file: FileName | None = None
     """Held-out file of the same form, for the `evaluate` phase; null = that phase is skipped."""
     method: Annotated[SupervisedMethod | WmssMethod, Field(discriminator="type")] = SupervisedMethod()
     """The algorithm and its knobs."""
@@ -306,8 +319,8 @@ def parse_job(values: Any) -> JobSpec:
 def read_toml(path: Path) -> dict[str, Any]:
     """Values of a TOML job file, not yet validated: keys of `JobSpec`, with `[wmss]` or `[supervised]` as method."""
     try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        values = tomllib.loads(path.read_text(encoding="utf-8-sig"))
+    except (OSError, UnicodeDecodeError, RecursionError, tomllib.TOMLDecodeError) as error:
         raise ConfigError(f"{path}: expected a readable TOML file: {error}") from error
     methods = [name for name in ("wmss", "supervised") if name in values]
     if "method" in values or len(methods) > 1:
@@ -322,15 +335,20 @@ def explain(errors: Sequence[Mapping[str, Any]]) -> ConfigError:
     texts: dict[str, tuple[list[str], str]] = {}  # of one field, all that it could have been
     for item in errors:
         field, text = _explain_one(item)
-        got = "" if item["type"] in _SELF_EXPLAINED else f" (got {_short(item['input'])})"
+        got = "" if item["type"] in _SELF_EXPLAINED else f" (got {shown(item['input'])})"
         texts.setdefault(field, ([], got))[0].append(text)
     lines = []
-    for field, (said, got) in texts.items():
+    for field, (said, got) in list(texts.items())[:MAX_REPORTED]:
         text = " or ".join([said[0], *(other.removeprefix("expected ") for other in said[1:])]) + got
         lines.append(f"{field}: {text}" if field else text)
+    if len(texts) > MAX_REPORTED:
+        lines.append(f"and {len(texts) - MAX_REPORTED} more")
     return ConfigError("; ".join(lines), param=next(iter(texts)) or None)
 
 
+MAX_REPORTED = 100
+"""Fields that one message speaks of."""
+_OBJECT_EXPECTED = ("model_type", "model_attributes_type", "dict_type")
 _SELF_EXPLAINED = ("extra_forbidden", "missing", "value_error", "union_tag_invalid", "union_tag_not_found")
 
 
@@ -344,14 +362,18 @@ def _explain_one(item: Mapping[str, Any]) -> tuple[str, str]:
             return field, "required field is missing"
         case "union_tag_invalid":
             known, got = item["ctx"]["expected_tags"], item["ctx"]["tag"]
-            return f"{field}.type", f"expected one of {known}, got {got!r}; other methods are not offered here"
+            return f"{field}.type", f"expected one of {known}, got {shown(got)}; other methods are not offered here"
         case "union_tag_not_found":
             return f"{field}.type", "required field is missing"
+        case "string_pattern_mismatch":
+            return field, f"expected {PATTERNS[item['ctx']['pattern']]}"
+        case kind if kind in _OBJECT_EXPECTED:
+            return field, "expected an object with fields"
         case _:
             return field, item["msg"].removeprefix("Value error, ").replace("Input should be", "expected")
 
 
-_PYDANTICS_OWN = ("int", "constrained-int", "float", "constrained-float", "[key]")
+_PYDANTICS_OWN = ("str", "int", "constrained-int", "float", "constrained-float", "[key]")
 
 
 def field_path(location: tuple[int | str, ...]) -> str:
@@ -359,11 +381,7 @@ def field_path(location: tuple[int | str, ...]) -> str:
     parts = [str(part) for part in location]
     if parts[:1] == ["method"] and len(parts) > 1:
         del parts[1]
-    if parts and (parts[-1] in _PYDANTICS_OWN or parts[-1].startswith("literal[")):
+    of_the_caller = parts[:1] == ["metadata"] and parts[-1] != "[key]"
+    if parts and not of_the_caller and (parts[-1] in _PYDANTICS_OWN or parts[-1].startswith(("literal[", "list["))):
         del parts[-1]
-    return ".".join(parts)
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else text[:77] + "..."
+    return shortened(".".join(parts))

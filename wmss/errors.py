@@ -6,6 +6,8 @@ They are picklable (Ray carries them between processes) and become `error{code, 
 from collections.abc import Sequence
 from typing import Any
 
+MAX_REPEATED = 120
+
 
 class WmssError(ValueError):
     """Base of all caller-facing errors. `code` is stable and machine-readable; `param` names the field."""
@@ -43,6 +45,16 @@ class TrainingError(WmssError):
     """Training had to stop: a non-finite loss, or workers that failed more often than allowed."""
 
     code = "training_failed"
+
+
+def shortened(text: str) -> str:
+    """What a message repeats of the caller's own text: no more than a person reads."""
+    return text if len(text) <= MAX_REPEATED else text[: MAX_REPEATED - 3] + "..."
+
+
+def shown(value: Any) -> str:
+    """The same of any value, as Python writes it."""
+    return shortened(repr(value))
 
 
 def _rebuild(kind: type[WmssError], message: str, param: str | None) -> WmssError:

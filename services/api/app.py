@@ -7,7 +7,7 @@ import httpx
 from fastapi import Depends, FastAPI
 
 from services.api import chat, files, fine_tuning, health, models
-from services.api.problems import install, known_query
+from services.api.problems import install, known_json, known_query
 from services.api.state import ServiceState
 from services.chat.store import ChatStore
 from services.jobs.reconcile import Reconciler
@@ -44,5 +44,5 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app = FastAPI(title="WMSS", version=__version__, lifespan=lifespan)
     install(app)
     for module in (files, fine_tuning, models, chat, health):
-        app.include_router(module.router, dependencies=[Depends(known_query)])
+        app.include_router(module.router, dependencies=[Depends(known_query), Depends(known_json)])
     return app

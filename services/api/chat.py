@@ -113,6 +113,10 @@ async def _admit(service: ServiceState, request: Request, model: str) -> "_Relay
 
 
 def _want(service: ServiceState, model: str, folder: Path) -> None:
+    """Ask for an engine. A folder that no job would take is refused here: an engine needs a minute to fail on it."""
+    from wmss.models.loading import check_checkpoint  # it loads torch, which the API starts without
+
+    check_checkpoint(folder, param="model")
     try:
         room = room_for_chat(service.store, service.drivers)
         service.drivers.ping()

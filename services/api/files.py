@@ -15,6 +15,7 @@ from services.jobs.store import new_id
 from services.jobs.tables import FileRow
 from services.settings import Settings
 from wmss.data.dataset import read_samples
+from wmss.errors import shortened, shown
 
 router = APIRouter(prefix="/v1/files", tags=["files"])
 
@@ -29,20 +30,26 @@ def sweep_partial_uploads(settings: Settings) -> None:
 
 
 async def known_form(request: Request) -> None:
-    """Dependency: a form field that nothing reads (`expires_after`, say) is refused, not ignored."""
-    for name in await request.form():
+    """Dependency: a form field that nothing reads (`expires_after`, say, or a second file) is refused, not ignored."""
+    form = await request.form()
+    for name, value in form.multi_items():
         if name not in ("file", "purpose"):
-            raise Problem(
-                400, "unknown_parameter", f"{name}: unknown form field; expected file and purpose", param=name
-            )
+            message = f"{shortened(name)}: unknown form field; expected file and purpose"
+            raise Problem(400, "unknown_parameter", message, param=shortened(name))
+        if len(form.getlist(name)) > 1:
+            raise Problem(400, "invalid_parameter", f"{name}: given twice; send one request for each", param=name)
+        if isinstance(value, str) is (name == "file"):
+            expected = "a file, got text" if name == "file" else "text, got a file"
+            message = f"{name}: expected {expected}; send it as curl -F purpose=fine-tune -F file=@train.jsonl does"
+            raise Problem(400, "invalid_parameter", message, param=name)
 
 
 @router.post("", dependencies=[Depends(known_form)])
 def upload(service: Service, file: UploadFile, purpose: Annotated[str, Form()]) -> FileObject:
     """Store a JSONL file for `training_file` or `validation_file`; a row that cannot be used refuses the file."""
     if purpose != PURPOSE:
-        raise Problem(400, "invalid_purpose", f'purpose: expected "{PURPOSE}", got {purpose!r}', param="purpose")
-    filename = os.path.basename((file.filename or "upload.jsonl").replace("\\", "/"))[:255]
+        raise Problem(400, "invalid_purpose", f'purpose: expected "{PURPOSE}", got {shown(purpose)}', param="purpose")
+    filename = os.path.basename((file.filename or "").replace("\\", "/"))[:255] or "upload.jsonl"
     if "\0" in filename:
         raise Problem(400, "invalid_filename", f"file: its name {filename!r} holds a NUL character", param="file")
     file_id = new_id("file")

@@ -1,6 +1,7 @@
 """/v1/fine_tuning/jobs: submit, list, look at and cancel jobs."""
 
 import hashlib
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,8 +15,8 @@ from services.api.state import Service, ServiceState
 from services.jobs.store import KeyTakenError, UnknownFileError, new_id
 from services.jobs.tables import JobRow
 from services.models import fine_tuned_name, resolve_models
-from wmss.config import JobSpec
-from wmss.errors import WmssError, raise_all
+from wmss.config import METADATA_KEY, PATTERNS, JobSpec
+from wmss.errors import WmssError, raise_all, shortened, shown
 from wmss.rounds.report import Report
 
 router = APIRouter(prefix="/v1/fine_tuning/jobs", tags=["fine-tuning"])
@@ -131,7 +132,7 @@ class UploadMissingError(WmssError):
 
 def _no_file(param: str, file_id: str) -> UploadMissingError:
     return UploadMissingError(
-        f"{param}: there is no file {file_id!r}; upload it to /v1/files and use the id", param=param
+        f"{param}: there is no file {shown(file_id)}; upload it to /v1/files and use the id", param=param
     )
 
 
@@ -159,6 +160,9 @@ def list_jobs(service: Service, request: Request, after: str | None = None, limi
         if not name.startswith("metadata["):
             continue
         key = name.removeprefix("metadata[").removesuffix("]")
+        if re.fullmatch(METADATA_KEY, key) is None:
+            message = f"metadata[{shortened(key)}]: expected {PATTERNS[METADATA_KEY]}; no job has another"
+            raise Problem(400, "invalid_parameter", message, param=shortened(name))
         if len(metadata) == MAX_PAIRS and key not in metadata:
             raise Problem(400, "invalid_parameter", f"metadata: expected at most {MAX_PAIRS} pairs", param="metadata")
         if metadata.setdefault(key, value) != value:

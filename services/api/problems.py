@@ -1,5 +1,6 @@
 """Error bodies: RFC 9457 problem details that also carry OpenAI's `error{message, type, param, code}`."""
 
+import json
 import logging
 import secrets
 from collections.abc import Awaitable, Callable, Iterator
@@ -15,7 +16,8 @@ from starlette.exceptions import HTTPException
 
 from services.jobs.store import UnknownCursorError, may_be_tried_again
 from wmss.config import explain
-from wmss.errors import WmssError
+from wmss.data.dataset import RowError, distinct_keys
+from wmss.errors import WmssError, shortened, shown
 
 logger = logging.getLogger(__name__)
 
@@ -50,7 +52,7 @@ class Problem(Exception):
 
 def not_found(what: str, name: str, param: str) -> Problem:
     """404 for an id."""
-    return Problem(404, "not_found", f"{param}: there is no {what} {name!r}", param=param)
+    return Problem(404, "not_found", f"{param}: there is no {what} {shown(name)}", param=param)
 
 
 def problem_response(request: Request, problem: Problem) -> JSONResponse:
@@ -77,21 +79,39 @@ def cursor(after: str | None) -> Iterator[None]:
     try:
         yield
     except UnknownCursorError:
-        message = f"after: expected the id of an item of this list, got {after!r}"
+        message = f"after: expected the id of an item of this list, got {shown(after)}"
         raise Problem(400, "invalid_cursor", message, param="after") from None
 
 
 def known_query(request: Request) -> None:
-    """Dependency of every route: a query parameter that nothing reads is refused, not ignored; so is a NUL."""
+    """Dependency of every route: a query parameter that nothing reads is refused, not ignored; so is a NUL, and one of
+    two values."""
     known = {parameter.alias for parameter in request.scope["route"].dependant.query_params}
     takes_metadata = request.scope["route"].name == "list_jobs"
     for name, value in request.query_params.multi_items():
         if name not in known and not (takes_metadata and name.startswith("metadata[") and name.endswith("]")):
             expected = ", ".join(sorted(known | ({"metadata[key]"} if takes_metadata else set()))) or "none"
-            message = f"{name}: unknown query parameter; expected {expected}"
-            raise Problem(400, "unknown_parameter", message, param=name)
+            message = f"{shortened(name)}: unknown query parameter; expected {expected}"
+            raise Problem(400, "unknown_parameter", message, param=shortened(name))
         if "\x00" in name + value:
             raise Problem(400, "invalid_parameter", f"{name!r}: holds a NUL character", param=name.replace("\x00", ""))
+        if name in known and len(request.query_params.getlist(name)) > 1:
+            raise Problem(400, "invalid_parameter", f"{name}: given twice; remove one", param=name)
+
+
+async def known_json(request: Request) -> None:
+    """Dependency of every route: JSON in which one key has two values is refused, whichever would have won."""
+    if "json" in request.headers.get("content-type", "") and (body := await request.body()):
+        try:
+            json.loads(body.decode("utf-8"), object_pairs_hook=distinct_keys)
+        except UnicodeDecodeError as error:
+            raise _unreadable("expected UTF-8") from error
+        except RowError as error:
+            raise _unreadable(str(error)) from error
+
+
+def _unreadable(why: str) -> Problem:
+    return Problem(400, "invalid_json", f"the body is not usable JSON: {why}")
 
 
 def install(app: FastAPI) -> None:
@@ -121,8 +141,7 @@ def install(app: FastAPI) -> None:
     async def on_validation_error(request: Request, error: RequestValidationError) -> Response:
         items = [{**item, "loc": item["loc"][1:]} for item in error.errors()]
         if any(item["type"] == "json_invalid" for item in items):
-            message = f"the body is not valid JSON: {items[0]['ctx']['error']}"
-            return problem_response(request, Problem(400, "invalid_json", message))
+            return problem_response(request, _unreadable(f"not valid JSON ({items[0]['ctx']['error']})"))
         if any(not item["loc"] for item in items):
             message = "the body: expected a JSON object, sent with content-type: application/json"
             return problem_response(request, Problem(400, "invalid_body", message))
@@ -131,6 +150,11 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     async def on_http_exception(request: Request, error: HTTPException) -> Response:
+        match error.__cause__:  # what FastAPI met in a body that `known_json` never saw
+            case UnicodeDecodeError():
+                return problem_response(request, _unreadable("expected UTF-8"))
+            case ValueError() | RecursionError() as cause:
+                return problem_response(request, _unreadable(f"not valid JSON ({cause})"))
         message = f"{request.method} {request.url.path}: {error.detail}"
         response = problem_response(request, Problem(error.status_code, "http_error", message))
         response.headers.update(error.headers or {})

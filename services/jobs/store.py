@@ -263,6 +263,9 @@ class Store:
         with self._session() as session:
             query = select(EventRow).where(EventRow.job_id == job_id).order_by(EventRow.number.desc())
             if number is not None:
+                known = select(EventRow.number).where(EventRow.job_id == job_id, EventRow.number == number)
+                if session.scalar(known) is None:
+                    raise UnknownCursorError(after)
                 query = query.where(EventRow.number < number)
             rows = list(session.scalars(query.limit(limit + 1)))
         return rows[:limit], len(rows) > limit

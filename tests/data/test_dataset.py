@@ -50,6 +50,8 @@ def test_byte_order_mark_and_windows_line_ends(tmp_path):
         ('{"prompt": "\\ud800", "completion": "c"}', r"half a surrogate pair"),
         ('{"prompt": 1' + "0" * 5000 + ', "completion": "c"}', r"not valid JSON"),
         ("[1]", r"expected a JSON object, got list"),
+        ('{"prompt": "a", "prompt": "b", "completion": "c"}', r".prompt.: given twice in one object; remove one"),
+        ('{"messages": [{"role": "user", "role": "system", "content": "x"}]}', r".role.: given twice in one object"),
         ({"text": "x"}, r'expected the keys "messages", or "prompt" and "completion", got \[.text.\]'),
         ({"prompt": 1, "completion": "c"}, r"prompt: expected a string, got int"),
         ({"prompt": "p", "completion": ""}, r"0 supervised tokens"),
@@ -92,6 +94,23 @@ def test_bad_row_is_refused_with_its_line(tmp_path, row, message):
     with pytest.raises(DataError, match=rf"1 row is unusable in file.jsonl: line 2: .*{message}") as caught:
         read_samples(write(tmp_path, good, row, good), param="validation_file")
     assert caught.value.param == "validation_file"
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"k" * 10**6: 1},
+        {"messages": [{"role": "r" * 10**6, "content": "x"}]},
+        {"messages": [USER, weighted("w" * 10**6)]},
+        {"messages": [USER] * 10**5},
+        '{"messages": 1, "' + "k" * 10**6 + '": 1, "' + "k" * 10**6 + '": 1}',
+        {"messages": [USER | {"n" * 10**6: 1}]},
+    ],
+)
+def test_a_refusal_repeats_no_more_of_a_row_than_a_person_reads(tmp_path, row):
+    with pytest.raises(DataError, match="line 1") as caught:
+        read_samples(write(tmp_path, row))
+    assert len(caught.value.message) < 1000
 
 
 def test_all_bad_rows_are_listed_up_to_a_hundred(tmp_path):

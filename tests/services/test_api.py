@@ -66,6 +66,17 @@ def test_bad_files_are_refused_with_lines_and_leave_nothing(api, home):
     assert error["param"] == "file"
     assert "train.jsonl: line 1: messages: expected a non-empty list; line 2: not valid JSON" in error["message"]
     assert problem(upload(api, purpose="assistants"), 400)["param"] == "purpose"
+    text = ("file", (None, "text")), ("purpose", (None, "fine-tune"))
+    assert "expected a file" in problem(api.post("/v1/files", files=text), 400)["message"]
+    row = b'{"prompt": "p", "completion": "c"}\n'
+    for name in ("file", "purpose"):
+        parts = [
+            ("purpose", (None, "fine-tune")),
+            ("file", ("a", row)),
+            (name, ("b", row) if name == "file" else (None, "x")),
+        ]
+        error = problem(api.post("/v1/files", files=parts), 400)
+        assert (error["param"], "given twice" in error["message"]) == (name, True)
     assert problem(upload(api, expires_after="x"), 400)["param"] == "expires_after"
     assert problem(api.post("/v1/files", data={"purpose": "fine-tune"}), 400)["param"] == "file"
     content = b'{"prompt": "p", "completion": "c"}\n'
@@ -122,12 +133,12 @@ def test_job_object_echoes_every_default(api):
         ({"seed": "many"}, "seed", "integer"),
         ({"model": "a\x00b"}, "model", "no model"),
         ({"model": "ft:a\x00b"}, "model", "there is no finished model or checkpoint"),
-        ({"training_file": "file-\x00"}, "training_file", "there is no file"),
+        ({"training_file": "file-\x00"}, "training_file", "without NUL"),
         ({"model": "a" * 300}, "model", "no model"),
         ({"model": "x/" * 500}, "model", "no model"),
         ({"model": "ftjob-1"}, "model", "no model"),
         ({"method": {"type": "wmss", "wmss": {"preset": []}}}, "method.wmss.preset", "wmss-v2"),
-        ({"metadata": {'quote"': "x"}}, 'metadata.quote"', "pattern"),
+        ({"metadata": {'quote"': "x"}}, 'metadata.quote"', "without quotes"),
     ],
 )
 def test_bad_jobs_are_refused_by_field(api, change, param, message):
@@ -248,6 +259,40 @@ def test_malformed_requests(api):
     for path in ("/v1/files/%00", "/v1/fine_tuning/jobs/a%00b/events"):
         assert problem(api.get(path), 404)["code"] == "not_found"
     assert "given twice" in problem(api.get("/v1/fine_tuning/jobs?metadata[k]=1&metadata[k]=2"), 400)["message"]
+    for path, param in (("/v1/files?limit=1&limit=2", "limit"), ("/v1/files?order=asc&order=desc", "order")):
+        error = problem(api.get(path), 400)
+        assert (error["param"], "given twice" in error["message"]) == (param, True)
+    for key in ('a"', "a[", "a]", "a\\", "", "k" * 65):
+        error = problem(api.get("/v1/fine_tuning/jobs", params={f"metadata[{key}]": "x"}), 400)
+        assert (error["code"], "64 characters" in error["message"]) == ("invalid_parameter", True)
+
+
+@pytest.mark.parametrize("path", ["fine_tuning/jobs", "fine_tuning/jobs/validate", "chat/completions", "completions"])
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        (b'{"model": "a", "model": "b"}', "'model': given twice in one object; remove one"),
+        (b'{"model": "a", "x": {"y": 1, "y": 2}}', "'y': given twice in one object; remove one"),
+        (b'{"model": "\xe9"}', "expected UTF-8"),
+        (b"[" * 10**5, "not valid JSON"),
+        (b'{"seed": 1' + b"0" * 5000 + b"}", "not valid JSON"),
+    ],
+)
+def test_json_that_is_ambiguous_or_cannot_be_read_is_refused(api, path, body, message):
+    error = problem(api.post(f"/v1/{path}", content=body, headers={"content-type": "application/json"}), 400)
+    assert error["code"] == "invalid_json"
+    assert message in error["message"]
+
+
+def test_what_is_repeated_of_a_request_is_short(api):
+    for response in (
+        create(api, model="qwen3", training_file="f", **{"k" * 10**6: 1}),
+        create(api, model="m" * 1000, training_file="f" * 4000),
+        api.get("/v1/files/" + "x" * 10**4),
+        upload(api, purpose="x" * 10**5),
+    ):
+        assert response.status_code in (400, 404)
+        assert len(response.content) < 20_000
 
 
 def test_list_filter_and_cancel(api):

@@ -1,5 +1,6 @@
 """The chat engine's place: one at a time, taken and freed by the rules, whatever Ray does; and who gets an answer."""
 
+import shutil
 import threading
 import time
 
@@ -221,12 +222,11 @@ def test_only_running_jobs_take_room(job_store, cluster):
 
 
 @pytest.fixture
-def api(tmp_path, monkeypatch, cluster):
+def api(tmp_path, monkeypatch, cluster, checkpoints):
     for name in ("ping", "cluster_resources", "start_chat", "status", "last_words", "delete_engines"):
         monkeypatch.setattr(RayDrivers, name, getattr(cluster, name, lambda *_: None))
     for name in ("a", "b"):
-        (tmp_path / "models" / name).mkdir(parents=True)
-        (tmp_path / "models" / name / "config.json").write_text("{}")
+        shutil.copytree(checkpoints["qwen3"], tmp_path / "models" / name)
     settings = Settings(home=tmp_path, chat_start_s=1, reconcile_s=0.05, serve_url="http://engine")
     with TestClient(create_app(settings), raise_server_exceptions=False) as client:
         yield client
@@ -351,6 +351,26 @@ def test_a_start_that_failed_says_why(api, cluster):
     assert "no such architecture" in refused["message"]
 
 
+@pytest.mark.parametrize(
+    ("file", "content", "message"),
+    [
+        ("config.json", "{}", "expected one *ForCausalLM architecture"),
+        ("model.safetensors", "x", "cannot be read"),
+        ("model.safetensors", None, "has no *.safetensors"),
+        ("tokenizer.json", None, "has no tokenizer.json"),
+    ],
+)
+def test_a_broken_model_is_refused_at_once_and_takes_no_place(api, tmp_path, file, content, message):
+    broken = tmp_path / "models" / "a" / file
+    broken.unlink()
+    if content is not None:
+        broken.write_text(content)
+    refused = error(ask(api), 400)
+    assert (refused["code"], refused["param"]) == ("invalid_model", "model")
+    assert message in refused["message"]
+    assert api.app.state.service.chat.engine() is None
+
+
 def test_no_engine_while_jobs_hold_the_machine(api, monkeypatch):
     monkeypatch.setattr(RayDrivers, "submit", lambda *arguments: None)
     state = api.app.state.service
@@ -373,6 +393,7 @@ def test_no_engine_while_jobs_hold_the_machine(api, monkeypatch):
         ("chat/completions", {"model": "a", "messages": "hi"}, 400, "messages"),
         ("chat/completions", {"messages": [{"role": "user", "content": "?"}]}, 400, "model"),
         ("completions", {"model": "a"}, 400, "prompt"),
+        ("completions", {"model": "a", "prompt": None}, 400, "prompt"),
         ("completions", {"model": 3, "prompt": "x"}, 400, "model"),
     ],
 )

@@ -49,6 +49,31 @@ def test_models_are_added_and_listed(run, checkpoints, tmp_path):
         run("models", "add", checkpoints["llama"], "--name", "mine")
 
 
+@pytest.mark.parametrize("command", ["check", "submit"])
+@pytest.mark.parametrize("key", ["training_file", "validation_file"])
+def test_what_no_file_can_be_named_is_refused_by_its_field(run, tmp_path, command, key):
+    files = {"training_file": "train.jsonl", "validation_file": "held_out.jsonl"}
+    for name, message in (("", "at least 1 character"), ("a\\u0000b", "without NUL")):
+        text = "".join(f'{field} = "{value}"\n' for field, value in ({"model": "m"} | files | {key: name}).items())
+        (tmp_path / "job.toml").write_text(text)
+        with pytest.raises(WmssError, match=message) as caught:
+            run(command, tmp_path / "job.toml")
+        assert caught.value.param == key
+
+
+@pytest.mark.parametrize("command", [["cancel"], ["watch"], ["export"]])
+@pytest.mark.parametrize("job_id", ["", "a/b", "../files"])
+def test_what_no_job_can_be_called_is_refused_before_the_service_is_asked(run, tmp_path, command, job_id):
+    target = [tmp_path / "target"] if command == ["export"] else []
+    with pytest.raises(WmssError, match="`wmss jobs` lists"):
+        run(*command, job_id, *target)
+
+
+def test_an_empty_model_name_is_not_taken_for_none(run, checkpoints):
+    with pytest.raises(WmssError, match="name: expected up to 64 letters"):
+        run("models", "add", checkpoints["qwen3"], "--name", "")
+
+
 def test_demo_on_real_weights_needs_model_and_data(run, tmp_path):
     for arguments in (["--model", "smollm2"], ["--data", tmp_path], ["--limit", 3]):
         with pytest.raises(WmssError, match="--model, --data: expected both or neither"):

@@ -187,7 +187,15 @@ def test_events_page_newest_first(store):
     assert ([event.message for event in first], more) == (["4", "3", "2"], True)
     rest, more = store.events("ftjob-a", after=f"ftevent-{first[-1].number}", limit=10)
     assert ([event.message for event in rest], more) == (["1", "0", "Starting", rest[-1].message], False)
-    for cursor in ("ftevent-x", "12", "ftevent-", "ftevent-" + "9" * 5000, "ftevent-٣"):
+    for cursor in (
+        "ftevent-0",
+        f"ftevent-{first[0].number + 1}",
+        "ftevent-x",
+        "12",
+        "ftevent-",
+        "ftevent-" + "9" * 5000,
+        "ftevent-٣",
+    ):
         with pytest.raises(UnknownCursorError):
             store.events("ftjob-a", after=cursor, limit=3)
 

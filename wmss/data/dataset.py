@@ -10,7 +10,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from wmss.errors import DataError
+from wmss.errors import DataError, shortened, shown
 
 ROLES = ("system", "user", "assistant")
 MAX_REPORTED = 100
@@ -95,7 +95,7 @@ def json_lines(path: Path, *, param: str, name: str) -> Iterator[tuple[int, str]
 def parse_object(text: str) -> dict[str, Any]:
     """The JSON object of one line; raises `RowError`."""
     try:
-        row = json.loads(text)
+        row = json.loads(text, object_pairs_hook=distinct_keys)
     except (ValueError, RecursionError) as error:  # ValueError: bad JSON, or a number of thousands of digits
         raise RowError(f"not valid JSON ({error})") from None
     if "\\ud" in text.lower() and not _is_unicode(row):
@@ -103,6 +103,15 @@ def parse_object(text: str) -> dict[str, Any]:
     if not isinstance(row, dict):
         raise RowError(f"expected a JSON object, got {type(row).__name__}")
     return row
+
+
+def distinct_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object whose keys all differ: of two values for one key, Python would silently take the last."""
+    fields = dict(pairs)
+    if len(fields) < len(pairs):
+        twice = next(key for number, (key, _) in enumerate(pairs) if key in dict(pairs[:number]))
+        raise RowError(f"{shown(twice)}: given twice in one object; remove one")
+    return fields
 
 
 def parse_row(line: int, row: dict[str, Any]) -> Sample:
@@ -118,7 +127,7 @@ def parse_row(line: int, row: dict[str, Any]) -> Sample:
             raise RowError("completion: expected text, got a blank string (0 supervised tokens)")
         return Sample(line=line, prompt=row["prompt"], completion=row["completion"])
     raise RowError(
-        f'expected the keys "messages", or "prompt" and "completion", got {sorted(map(str, row))}; '
+        f'expected the keys "messages", or "prompt" and "completion", got {shown(sorted(row))}; '
         "`wmss convert` takes more forms"
     )
 
@@ -147,7 +156,7 @@ def _chat(line: int, messages: Any) -> Sample:
     parsed = [_message(message, index) for index, message in enumerate(messages)]
     turns = [message["role"] for message in parsed if message["role"] != "system"]
     if turns[:1] != ["user"] or any(a == b for a, b in pairwise(turns)):
-        raise RowError(f"messages: expected user and assistant to alternate, starting with user, got {turns}")
+        raise RowError(f"messages: expected user and assistant to alternate, starting with user, got {shown(turns)}")
     if turns[-1] != "assistant":
         raise RowError("messages: expected the last message to be the assistant's (0 supervised tokens)")
     context_turns = frozenset(index for index, message in enumerate(messages) if message.get("weight") == 0)
@@ -170,10 +179,11 @@ def _message(message: Any, index: int) -> dict[str, str]:
     unknown = sorted(map(str, set(message) - {"role", "content", "weight"}))
     if unknown:
         raise RowError(
-            f"{where}.{unknown[0]}: unknown field; remove it (`wmss convert` does that for names and empties)"
+            f"{where}.{shortened(unknown[0])}: unknown field; remove it (`wmss convert` does that for names and "
+            "empties)"
         )
     if role not in ROLES:
-        raise RowError(f"{where}.role: expected one of {list(ROLES)}, got {role!r}")
+        raise RowError(f"{where}.role: expected one of {list(ROLES)}, got {shown(role)}")
     if isinstance(content, list):
         raise RowError(
             f"{where}.content: expected a string, got list; `wmss convert` joins text parts, images are not supported"
@@ -191,4 +201,4 @@ def _check_weight(weight: Any, role: str, where: str) -> None:
     if role != "assistant":
         raise RowError(f"{where}.weight: only the assistant's messages have a weight, this is the {role}'s; remove it")
     if type(weight) is not int or weight not in (0, 1):  # `true` is no weight
-        raise RowError(f"{where}.weight: expected 0 or 1, got {weight!r}")
+        raise RowError(f"{where}.weight: expected 0 or 1, got {shown(weight)}")

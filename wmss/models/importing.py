@@ -67,7 +67,7 @@ def add_model(source: str, models: Path, *, name: str | None = None, report: Rep
             "check the path",
             param="source",
         )
-    target = models / _checked_name(name or default_name(source))
+    target = models / _checked_name(default_name(source) if name is None else name)
     if target.exists():
         raise ModelError(f"name: {target} exists already; remove it or give another --name", param="name")
     partial = target.with_name(target.name + PARTIAL_SUFFIX)

@@ -1,0 +1,227 @@
+"""Forty wrong inputs against the running service: each is refused where it is met, by its field, with what to do.
+
+At the end a good job succeeds and a chat is answered: nothing above has left the service worse than it was.
+"""
+
+import os
+import shutil
+import subprocess
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.integration.stack import WMSS
+from tests.integration.test_stack import submit, wait_for_end
+
+pytestmark = pytest.mark.stack
+
+ROW = b'{"prompt": "p", "completion": "c"}\n'
+QUESTION = [{"role": "user", "content": "3 + 4 = ?"}]
+JOBS = "fine_tuning/jobs"
+BROKEN = "broken_weights"
+
+
+@dataclass(frozen=True)
+class Wrong:
+    """One request that must be refused. Of its answer: status, `param`, and a word of what to do."""
+
+    status: int
+    param: str | None
+    remedy: str
+    path: str
+    method: str = "POST"
+    content: bytes | None = None
+    """A body as it stands, sent as JSON."""
+    values: dict[str, Any] | None = None
+    """A body as JSON; for a job, what it says beside or instead of a good one."""
+    parts: tuple[tuple[str, Any], ...] | None = None
+    """A multipart form."""
+
+
+def file(content, param, remedy, *more, **form):
+    """An upload."""
+    fields = {"purpose": (None, "fine-tune"), "file": ("rows.jsonl", content)} | form
+    return Wrong(400, param, remedy, "files", parts=(*fields.items(), *more))
+
+
+def job(param, remedy, path=JOBS, **values):
+    """A job that is good but for `values`."""
+    return Wrong(400, param, remedy, path, values=values)
+
+
+def wmss(param, remedy, path=JOBS, **knobs):
+    """A weak-driven job with these knobs."""
+    return job(f"method.wmss{param}", remedy, path, method={"type": "wmss", "wmss": knobs})
+
+
+def chat(status, param, remedy, path="chat/completions", **values):
+    """A question that is good but for `values`."""
+    return Wrong(status, param, remedy, path, values={"model": "qwen3", "messages": QUESTION} | values)
+
+
+def get(status, param, remedy, path):
+    """A list or a thing that is asked for."""
+    return Wrong(status, param, remedy, path, method="GET")
+
+
+HTTP = {
+    # Uploads
+    "file that is UTF-16": file(ROW.decode().encode("utf-16"), "file", "save the file as UTF-8"),
+    "key twice in a row": file(b'{"prompt": "p", "prompt": "q", "completion": "c"}', "file", "remove one"),
+    "weight NaN": file(
+        b'{"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a", "weight": NaN}]}',
+        "file",
+        "expected 0 or 1, got nan",
+    ),
+    "row nested without end": file(b'{"prompt": ' + b"[" * 10**5, "file", "line 1: not valid JSON"),
+    "half a surrogate pair": file(b'{"prompt": "p", "completion": "\\ud800"}', "file", "remove it"),
+    "role of a megabyte": file(
+        b'{"messages": [{"role": "' + b"r" * 10**6 + b'", "content": "q"}]}', "file", "expected one of ['system'"
+    ),
+    "byte-order mark in the middle": file(ROW + b"\xef\xbb\xbf" + ROW, "file", "line 2: not valid JSON"),
+    "two files": file(ROW, "file", "one request for each", ("file", ("more.jsonl", ROW))),
+    "two purposes": file(ROW, "purpose", "one request for each", ("purpose", (None, "batch"))),
+    "file as text": file(ROW, "file", "-F file=@train.jsonl", file=(None, "text")),
+    "purpose as file": file(ROW, "purpose", "-F purpose=fine-tune", purpose=("p", b"fine-tune")),
+    "multipart without boundary": Wrong(400, None, "boundary", "files", content=b"x"),
+    # Jobs
+    "key twice in a job": Wrong(400, None, "remove one", JOBS, content=b'{"model": "qwen3", "seed": 1, "seed": 2}'),
+    "job in Latin-1": Wrong(400, None, "expected UTF-8", JOBS, content=b'{"model": "\xe9"}'),
+    "seed of five thousand digits": Wrong(
+        400, None, "not usable JSON", JOBS, content=b'{"seed": 1' + b"0" * 5000 + b"}"
+    ),
+    "seed of 1.0": job("seed", "valid integer", seed=1.0),
+    "true as a number of epochs": wmss(
+        ".hyperparameters.n_epochs", "valid integer or 'auto'", hyperparameters={"n_epochs": True}
+    ),
+    "infinite clip": Wrong(
+        400,
+        "method.supervised.hyperparameters.gradient_clip",
+        "finite",
+        JOBS,
+        content=b'{"model": "qwen3", "training_file": "f", "method": '
+        b'{"type": "supervised", "supervised": {"hyperparameters": {"gradient_clip": 1e999}}}}',
+    ),
+    "suffix with a newline": job("suffix", "digits, '.', '_' or '-'", suffix="a\n"),
+    "metadata key with a quote": job('metadata.a"', "without quotes, brackets", metadata={'a"': "x"}),
+    "no fields where an object is due": job("resources", "expected an object", resources=None),
+    "model outside the roots": job("model", "put it there or add its parent", model="../../etc"),
+    "model of a job that was none": job("model", "see /v1/models", model="ft:qwen3::ftjob-0"),
+    "empty validation file": job("validation_file", "at least 1 character", validation_file=""),
+    "knobs of the other method": job("method.wmss", "remove it", method={"type": "supervised", "wmss": {}}),
+    "strong model and epochs to make one": wmss(
+        "", "remove one", strong_model="qwen3_other", hyperparameters={"sft_epochs": 1}
+    ),
+    "preset that is a list": wmss(".preset", "'wmss-v2'", path=f"{JOBS}/validate", preset=[]),
+    "unknown field in a dry run": job("epochs", "correct its spelling", path=f"{JOBS}/validate", epochs=1),
+    # Lists and things
+    "filter that no job can carry": get(400, 'metadata[a"]', "without quotes", f"{JOBS}?metadata[a%22]=x"),
+    "limit twice": get(400, "limit", "remove one", "files?limit=1&limit=2"),
+    "cursor of another list": get(400, "after", "id of an item of this list", f"{JOBS}?after=ftevent-1"),
+    "job with NUL in its name": get(404, "fine_tuning_job_id", "there is no fine-tuning job", f"{JOBS}/a%00b/phases"),
+    # Chat
+    "chat with a model of broken weights": chat(400, "model", "copy it again", model=BROKEN),
+    "chat with nobody": chat(404, "model", "put it there", model="nobody"),
+    "chat without messages": chat(400, "messages", "at least 1 item", messages=[]),
+    "prompt that is a number": chat(400, "prompt", "valid string", path="completions", prompt=1),
+}
+
+
+@pytest.fixture(scope="module")
+def http(stack):
+    with httpx.Client(base_url=stack.endpoint.base_url + "/", timeout=30) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def training_file(stack, files):
+    return stack.client.files.create(file=files / "train.jsonl", purpose="fine-tune").id
+
+
+def newest_job(stack):
+    return next((job.id for job in stack.client.fine_tuning.jobs.list(limit=1).data), None)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def newest_before(stack):
+    return newest_job(stack)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def broken_model(stack):
+    folder = stack.home / "models" / BROKEN
+    shutil.copytree(stack.home / "models" / "qwen3", folder)
+    os.truncate(folder / "model.safetensors", 5000)
+    yield
+    shutil.rmtree(folder)
+
+
+@pytest.mark.parametrize("wrong", HTTP.values(), ids=HTTP)
+def test_wrong_request(http, training_file, wrong):
+    body: dict[str, Any] = {}
+    if wrong.parts is not None:
+        body = {"files": wrong.parts}
+    elif wrong.content is not None:
+        kind = "multipart/form-data" if wrong.path == "files" else "application/json"
+        body = {"content": wrong.content, "headers": {"content-type": kind}}
+    elif wrong.values is not None:
+        good = {"model": "qwen3", "training_file": training_file} if wrong.path.startswith(JOBS) else {}
+        body = {"json": good | wrong.values}
+    response = http.request(wrong.method, wrong.path, **body)
+    assert response.status_code == wrong.status, response.text[:1000]
+    assert response.headers["content-type"] == "application/problem+json"
+    refused = response.json()
+    assert refused["status"] == wrong.status
+    error = refused["error"]
+    assert set(error) == {"message", "type", "param", "code"}
+    assert (error["param"], error["type"]) == (wrong.param, "invalid_request_error")
+    assert wrong.remedy in error["message"]
+    assert len(response.content) < 5000
+    assert not any(sign in error["message"] for sign in ("Traceback", "<class", "UploadFile", "pydantic"))
+
+
+COMMANDS = {
+    "TOML that names no file": (["check", "job.toml"], 'model = "qwen3"\ntraining_file = ""', "at least 1 character"),
+    "TOML nested without end": (["check", "job.toml"], "model = " + "[" * 5000, "expected a readable TOML file"),
+    "row to convert with a key twice": (
+        ["convert", "source.jsonl", "target.jsonl"],
+        '{"question": "q", "answer": "a", "answer": "b"}',
+        "remove one",
+    ),
+    "GGUF that is none": (["models", "add", "model.gguf"], "GGUF", "copy it again"),
+}
+
+
+@pytest.mark.parametrize(("arguments", "content", "remedy"), COMMANDS.values(), ids=COMMANDS)
+def test_wrong_command(stack, tmp_path, arguments, content, remedy):
+    """The input is written to the first file that the command names."""
+    named = next(argument for argument in arguments if "." in argument)
+    (tmp_path / named).write_text(content)
+    before = sorted((stack.home / "models").iterdir())
+    environment = stack.environment | {"PYTHONPATH": os.getcwd()}
+    run = subprocess.run(
+        [*WMSS, *arguments], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120
+    )
+    assert run.returncode == 1
+    assert run.stderr.startswith("error ")
+    assert remedy in run.stderr
+    assert "Traceback" not in run.stderr
+    assert [file.name for file in tmp_path.iterdir()] == [named]
+    assert sorted((stack.home / "models").iterdir()) == before
+
+
+def test_there_are_forty():
+    assert len(HTTP) + len(COMMANDS) == 40
+
+
+def test_afterwards_a_good_job_succeeds_and_a_chat_is_answered(stack, files, newest_before):
+    """No wrong input made a job, either."""
+    assert newest_job(stack) == newest_before
+    knobs = {"batch_size": 16, "max_steps": 2}
+    made = submit(stack, files, method={"type": "supervised", "supervised": {"hyperparameters": knobs}})
+    ended = wait_for_end(stack, made)
+    assert ended.status == "succeeded", ended.error
+    answer = stack.client.chat.completions.create(model=ended.fine_tuned_model, messages=QUESTION, max_tokens=3)
+    assert answer.usage.completion_tokens > 0
