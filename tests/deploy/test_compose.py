@@ -5,6 +5,7 @@ What the image itself does is shown by deploy/check.sh.
 
 import re
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 import yaml
@@ -14,7 +15,17 @@ from services.settings import Settings, engine_environment
 
 ROOT = Path(__file__).parents[2]
 VARIABLE = re.compile(r"\$\{(\w+):-([^}]*)\}")
-SERVE_VARIABLES = {"WMSS_SERVE_URL", "WMSS_SERVE_HOST", "WMSS_SERVE_PORT"}
+# What only the API reads; it alone runs the reconcile loop, asks the dashboard and takes uploads.
+API_VARIABLES = {
+    "WMSS_RAY_DASHBOARD_URL",
+    "WMSS_SERVE_URL",
+    "WMSS_CHAT_IDLE_S",
+    "WMSS_CHAT_START_S",
+    "WMSS_MAX_RUNNING_JOBS",
+    "WMSS_MAX_ATTEMPTS",
+    "WMSS_RECONCILE_S",
+    "WMSS_MAX_FILE_BYTES",
+}
 
 
 def compose(name="docker-compose.yml"):
@@ -98,12 +109,33 @@ def test_all_of_ours_run_one_build(files):
     assert compose(files[-1])["services"][builder]["build"]["target"] in targets
 
 
-def test_every_wmss_variable_is_a_setting():
-    settings = {f"WMSS_{name.upper()}" for name in Settings.model_fields} | SERVE_VARIABLES
-    used = {name for environment in environments().values() for name in environment if name.startswith("WMSS_")}
-    assert used <= settings
-    explained = {name for name, _ in explained_variables() if name.startswith("WMSS_")}
-    assert explained <= settings
+def wmss_variables(names):
+    return {name for name in names if name.startswith("WMSS_")}
+
+
+def test_every_setting_is_passed_and_every_variable_is_a_setting():
+    """To the API. Head and worker need those of them that drivers, engines and training workers read."""
+    settings = {f"WMSS_{name.upper()}" for name in Settings.model_fields}
+    assert wmss_variables(environments()["api"]) == settings
+    assert wmss_variables(environments()["ray-head"]) == settings - API_VARIABLES
+    assert environments()["ray-head"] == environments()["ray-worker"]
+    assert wmss_variables(name for name, _ in explained_variables()) <= settings
+
+
+def test_defaults_are_those_of_the_service():
+    for name, default in explained_variables():
+        if name.startswith("WMSS_") and name != "WMSS_DATABASE_URL":
+            field = Settings.model_fields[name.removeprefix("WMSS_").lower()]
+            assert float(default) == field.default, name
+
+
+def test_the_chat_engines_proxy_is_where_the_api_looks_for_it_and_nowhere_else():
+    """Ray Serve's proxy, which asks nobody for a key, listens on the head."""
+    head, url = environments()["ray-head"], urlsplit(environments()["api"]["WMSS_SERVE_URL"])
+    assert (url.hostname, str(url.port)) == ("ray-head", head["WMSS_SERVE_PORT"])
+    assert head["WMSS_SERVE_HOST"] == "0.0.0.0"
+    for service in services().values():
+        assert not any(port.endswith(f":{url.port}") for port in service.get("ports", []))
 
 
 def test_env_example_explains_every_variable_with_its_default():
