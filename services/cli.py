@@ -285,7 +285,7 @@ def list_models(home: Home = None, base_url: BaseUrl = None) -> None:
     """List what a job may name: of a service given by URL, or of the home on this machine, running or not."""
     from services.models import local_models
 
-    if base_url or os.environ.get("WMSS_BASE_URL"):
+    if base_url or (home is None and os.environ.get("WMSS_BASE_URL")):
         found = [(model.id, model.owned_by) for model in service.connect(base_url).models.list().data]
     else:
         found = [(model.id, model.owned_by) for model in local_models(_settings(home))]

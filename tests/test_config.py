@@ -193,7 +193,7 @@ def test_toml_is_the_same_declaration(tmp_path):
 
 @pytest.mark.parametrize("file", sorted((ROOT / "examples").glob("*.toml")), ids=lambda file: file.name)
 def test_examples_are_valid(file):
-    assert parse_job(read_toml(file)).validation_file == "held_out.jsonl"
+    assert parse_job(read_toml(file)).validation_file.endswith("held_out.jsonl")
 
 
 @pytest.mark.parametrize(

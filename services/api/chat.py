@@ -6,6 +6,7 @@ taken by a model in use) answers 503 with `retry-after`, at once.
 
 import asyncio
 import json
+import re
 import time
 from collections.abc import AsyncIterator, Coroutine
 from pathlib import Path
@@ -59,17 +60,17 @@ class ChatCompletion(Completion):
 @router.post("/chat/completions")
 async def chat_completions(service: Service, request: Request, body: ChatCompletion) -> Response:
     """OpenAI's chat completion, streaming or not, of any model a job may name, its checkpoints and its result."""
-    return await _complete(service, request, body.model)
+    return await _complete(service, request, body)
 
 
 @router.post("/completions")
 async def completions(service: Service, request: Request, body: TextCompletion) -> Response:
     """OpenAI's text completion: the prompt is continued as it stands, without a chat template."""
-    return await _complete(service, request, body.model)
+    return await _complete(service, request, body)
 
 
-async def _complete(service: ServiceState, request: Request, model: str) -> Response:
-    relay = await _admit(service, request, model)
+async def _complete(service: ServiceState, request: Request, body: Completion) -> Response:
+    relay = await _admit(service, request, body.model)
     try:
         answer = await relay.send(await request.body())
     except BaseException:
@@ -83,7 +84,7 @@ async def _complete(service: ServiceState, request: Request, model: str) -> Resp
     finally:
         await relay.close()
     if not answer.is_success:
-        raise _refusal(answer, content)
+        raise _refusal(answer, content, fields=body.model_fields_set)
     return Response(content, media_type="application/json")
 
 
@@ -141,7 +142,7 @@ def _make_leave(service: ServiceState, row: ChatEngineRow) -> None:
     service.reconciler.wake()
 
 
-def _refusal(answer: httpx.Response, content: bytes) -> Problem:
+def _refusal(answer: httpx.Response, content: bytes, *, fields: set[str]) -> Problem:
     """vLLM's refusal of a request as a problem of ours."""
     try:
         error = json.loads(content)["error"]
@@ -151,6 +152,10 @@ def _refusal(answer: httpx.Response, content: bytes) -> Problem:
     if answer.status_code >= httpx.codes.INTERNAL_SERVER_ERROR:
         text = f"the chat engine failed ({message}); it is being restarted, try again"
         return Problem(503, "engine_error", text, retry_after=BUSY_RETRY_AFTER_S)
+    # Where vLLM names no field, its message begins with the field's name, as a rule.
+    named = re.match(r"[a-z_]+", message)
+    if param is None and named is not None and named.group() in fields:
+        param = named.group()
     return Problem(answer.status_code, "invalid_request", message, param=param and str(param).removeprefix("body."))
 
 

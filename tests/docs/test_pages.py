@@ -1,4 +1,4 @@
-"""What the pages say exists: knobs, routes, links and example files."""
+"""What the pages say exists: knobs, routes and links."""
 
 import re
 from pathlib import Path
@@ -7,7 +7,6 @@ import pytest
 
 from services.api.app import create_app
 from services.knobs import describe
-from wmss.config import parse_job, read_toml
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -45,8 +44,3 @@ def test_routes_of_the_rest_reference_exist_and_all_are_in_it():
         assert path in paths, path
     first_words = {path.removeprefix("/v1").split("/")[1] for path in paths}
     assert [word for word in first_words if word not in text] == []
-
-
-@pytest.mark.parametrize("path", sorted((ROOT / "examples").glob("*.toml")), ids=lambda path: path.name)
-def test_examples_are_jobs(path):
-    parse_job(read_toml(path))

@@ -298,6 +298,12 @@ def test_refusals_of_the_engine_are_problems_of_ours(api, started):
     assert "non-negative" in refused["message"]
 
 
+def test_field_that_the_engine_names_in_words_is_named(api, started):
+    answer_with(api, lambda request: httpx.Response(400, json={"error": {"message": "n must be at least 1, got 0."}}))
+    assert error(ask(api, n=0), 400)["param"] == "n"
+    assert error(ask(api), 400)["param"] is None
+
+
 def test_engine_that_failed_is_retried_later(api, started):
     answer_with(api, lambda request: httpx.Response(500, json={"error": {"message": "EngineCore died"}}))
     response = ask(api)

@@ -240,7 +240,9 @@ class _Stage:
         except ValueError as error:
             raise ConfigError(str(error), param="method.wmss.weighting") from error
         indices = draw(weights, num_draws=len(weights), seed=self.job.spec.seed, deduplicate=wmss.deduplicate)
-        times_drawn = np.bincount(indices, minlength=len(weights))
+        # The same draw with its repetitions, which say more about a sample than that it is in the set.
+        every_draw = draw(weights, num_draws=len(weights), seed=self.job.spec.seed, deduplicate=False)
+        times_drawn = np.bincount(every_draw, minlength=len(weights))
         table = self.job.folder / "curriculum.parquet"
         columns = {
             "line": weak.line,
