@@ -12,3 +12,22 @@ def wilson_interval(num_correct: int, num_trials: int, *, z: float = 1.959964) -
     centre = (p + z * z / (2 * num_trials)) / denominator
     half = z * math.sqrt(p * (1 - p) / num_trials + z * z / (4 * num_trials**2)) / denominator
     return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def difference_interval(
+    num_correct: int, num_trials: int, num_correct_before: int, num_trials_before: int
+) -> tuple[float, float]:
+    """95 % interval (low, high) of the difference of two proportions, new minus before, each in [0, 1].
+
+    Taken as independent, which is cautious where both answered the same problems.
+
+    Source: Newcombe (1998), Interval estimation for the difference between independent proportions, method 10.
+    """
+    new, before = num_correct / num_trials, num_correct_before / num_trials_before
+    low, high = wilson_interval(num_correct, num_trials)
+    low_before, high_before = wilson_interval(num_correct_before, num_trials_before)
+    difference = new - before
+    return (
+        difference - math.hypot(new - low, high_before - before),
+        difference + math.hypot(high - new, before - low_before),
+    )

@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from wmss.config import JobSpec
+from wmss.core.estimators import difference_interval
 from wmss.rounds.phases import PURPOSES, phases_of
 from wmss.rounds.report import FileFigures
 
@@ -100,16 +101,16 @@ def compared(before: str, results: Mapping[str, Any]) -> str:
     change = f"NLL {new['nll'] - old['nll']:+.4f} nat/token"
     if new["accuracy"]:
         points = 100 * (new["accuracy"]["pass_at_1"] - old["accuracy"]["pass_at_1"])
-        chance = may_be_chance(before, results)
-        verdict = "inside its 95 % interval, may be chance" if chance else "outside its 95 % interval"
-        change = f"pass@1 {points:+.1f} points ({verdict}), {change}"
+        low, high = difference_interval(*_counts(new), *_counts(old))
+        verdict = "may be chance" if low <= 0 <= high else "hardly chance"
+        change = (
+            f"pass@1 {points:+.1f} points (95 % interval {100 * low:+.1f} to {100 * high:+.1f}: {verdict}), {change}"
+        )
     return f"result against {before}: {change}"
 
 
-def may_be_chance(before: str, results: Mapping[str, Any]) -> bool:
-    """Whether the earlier model's pass@1 lies inside the 95 % interval of the result's."""
-    low, high = results["result"]["accuracy"]["interval_95"]
-    return bool(low <= results[before]["accuracy"]["pass_at_1"] <= high)
+def _counts(result: Mapping[str, Any]) -> tuple[int, int]:
+    return result["accuracy"]["num_correct"], result["accuracy"]["num_problems"]
 
 
 def duration(seconds: float) -> str:
