@@ -53,7 +53,7 @@ def test_quick_start_word_by_word(tmp_path):
             if "wmss submit" in text:
                 job_id = re.search(r"ftjob-\w+", said).group()
             if "wmss chat" in text:
-                assert "capital of Japan" in said
+                assert "#### Tokyo" in said
     finally:
         if server is not None:
             server.terminate()
