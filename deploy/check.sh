@@ -4,17 +4,18 @@
 #
 #   deploy/check.sh            as root; on two cores twelve minutes and 23 GB under $WORK, removed at the end
 #
-# Needs: buildah, a PostgreSQL server (/usr/lib/postgresql), .venv (or PYTHON with PyYAML); mmdebstrap, unless BASE names
-# an image. Uses hadolint, and docker compose or podman-compose (with podman), where they are on PATH.
+# Needs: buildah, a PostgreSQL server (/usr/lib/postgresql), .venv (or PYTHON with what is in it); mmdebstrap, unless
+# BASE names an image. Uses hadolint, and docker compose or podman-compose (with podman), where they are on PATH.
 # The ports 5432, 6379, 8000, 8001 and 8265 must be free: the processes share this machine's network. The compose file's
 # variables are taken from the environment, as compose takes them; only WMSS_CHAT_IDLE_S is set here.
 #
 # Shows: Dockerfile and compose file are clean and parse; the image builds; vLLM's kernels load in it; `secrets` makes
 # token and password, once; the server takes that password (and no other) through PGPASSFILE; API, Ray head and worker
 # run as user 10001; /healthz is 200 at once, /readyz 503 without Ray and 200 with it; health checks fail without the
-# head and pass with it; the dashboard asks for the token; a dry run answers; a WMSS job given to the API runs to its end
-# on the worker; its result and then its base answer chat requests over Serve's proxy on the head, which listens on all
-# addresses; engines are deployed and deleted by Ray jobs, from an API that has not loaded Ray; an idle engine leaves.
+# head and pass with it; the dashboard asks for the token; a dry run answers; a WMSS job given to the API runs to its
+# end on the worker; its result and then its base answer chat requests over Serve's proxy on the head, which listens on
+# all addresses; engines are deployed and deleted by Ray jobs, from an API that has not loaded Ray; an idle engine
+# leaves.
 # Does not show: Docker's volumes, networks, memory limits and start order; the `cuda` target; the official base image.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -227,7 +228,7 @@ job_for() { # model
 }
 file=$(api /files -F purpose=fine-tune -F "file=@$shared/train.jsonl" | field id)
 [ "$(post /fine_tuning/jobs/validate "$(job_for tiny)" | field valid)" = True ] || die "dry run: not valid"
-[ "$(post /fine_tuning/jobs/validate "$(job_for nobody)" | field valid)" = False ] || die "dry run: valid without a model"
+[ "$(post /fine_tuning/jobs/validate "$(job_for nobody)" | field valid)" = False ] || die "dry run: valid without model"
 [ "$(api /fine_tuning/jobs | field data)" = "[]" ] || die "dry run: made a job"
 say "a dry run of the job is valid, one of a model that is not there is not"
 
