@@ -2,16 +2,20 @@
 # Shows without a Docker engine that deploy/Dockerfile and docker-compose.yml work: builds the image of the `cpu` target
 # with buildah and runs the compose file's own commands and health checks in it, as the image's user.
 #
-#   deploy/check.sh            as root, about ten minutes, 20 GB under $WORK, all of it removed at the end
+#   deploy/check.sh            as root; on two cores twelve minutes and 23 GB under $WORK, removed at the end
 #
-# Needs: buildah, a PostgreSQL server (/usr/lib/postgresql), .venv (or PYTHON with PyYAML); mmdebstrap, unless BASE names
-# an image. Uses hadolint, and docker compose or podman-compose (with podman), where they are on PATH.
-# The ports 5432, 6379, 8000 and 8265 must be free: the processes share this machine's network.
+# Needs: buildah, a PostgreSQL server (/usr/lib/postgresql), .venv (or PYTHON with what is in it); mmdebstrap, unless
+# BASE names an image. Uses hadolint, and docker compose or podman-compose (with podman), where they are on PATH.
+# The ports 5432, 6379, 8000, 8001 and 8265 must be free: the processes share this machine's network. The compose file's
+# variables are taken from the environment, as compose takes them; only WMSS_CHAT_IDLE_S is set here.
 #
 # Shows: Dockerfile and compose file are clean and parse; the image builds; vLLM's kernels load in it; `secrets` makes
 # token and password, once; the server takes that password (and no other) through PGPASSFILE; API, Ray head and worker
 # run as user 10001; /healthz is 200 at once, /readyz 503 without Ray and 200 with it; health checks fail without the
-# head and pass with it; the dashboard asks for the token; a WMSS job given to the API runs to its end on the worker.
+# head and pass with it; the dashboard asks for the token; a dry run answers; a WMSS job given to the API runs to its
+# end on the worker; its result and then its base answer chat requests over Serve's proxy on the head, which listens on
+# all addresses; engines are deployed and deleted by Ray jobs, from an API that has not loaded Ray; an idle engine
+# leaves.
 # Does not show: Docker's volumes, networks, memory limits and start order; the `cuda` target; the official base image.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -24,6 +28,9 @@ PIP_CONF=${PIP_CONF:-}
 BUILD_FOLDERS=${BUILD_FOLDERS:-}
 # Layers are kept here between runs, if it is given.
 STORAGE=${STORAGE:-}
+
+# Short, for the sake of seeing it pass.
+export WMSS_CHAT_IDLE_S=20
 
 buildah=(buildah --root "${STORAGE:-$WORK/storage}" --runroot "$WORK/runroot")
 export STORAGE_DRIVER=${STORAGE_DRIVER:-vfs}
@@ -48,17 +55,17 @@ trap finish EXIT
 say() { printf '== %s\n' "$*"; }
 die() { echo "$*" >&2; exit 1; }
 
-# Words of a list in the compose file, defaults filled in, each ended by NUL.
+# Words of a list in the compose file, variables filled in, each ended by NUL.
 compose_words() {
   "$PYTHON" - "$@" <<'PY'
-import re, sys, yaml
+import os, re, sys, yaml
 value = yaml.safe_load(open("docker-compose.yml"))["services"][sys.argv[1]]
 for key in sys.argv[2:]:
     value = value[key]
 if isinstance(value, dict):
     value = [f"{name}={text}" for name, text in value.items()]
 for word in value[1:] if value[0] == "CMD" else value:
-    print(re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", word), end="\0")
+    print(re.sub(r"\$\{(\w+):-([^}]*)\}", lambda match: os.environ.get(match[1]) or match[2], word), end="\0")
 PY
 }
 
@@ -113,7 +120,7 @@ else
 fi
 
 [ -z "$(ps -o pid= -u 10001)" ] || die "user 10001, who is the image's, has processes on this machine"
-for port in 5432 6379 8000 8265; do
+for port in 5432 6379 8000 8001 8265; do
   (: <"/dev/tcp/127.0.0.1/$port") 2>/dev/null && die "port $port is in use"
 done
 
@@ -209,13 +216,71 @@ mapfile -d '' words < <(compose_words ray-worker command)
 start ray-worker "$worker" "${words[@]}"
 within 60 "health check of ray-worker" health ray-worker "$worker"
 
-api() { curl --noproxy '*' -sSf "http://127.0.0.1:8000/v1$1" "${@:2}"; }
+# The last answer is among the logs that a failure shows.
+api() { # path, options of curl...
+  curl --noproxy '*' -sS --fail-with-body "http://127.0.0.1:8000/v1$1" "${@:2}" | tee "$WORK/answer.log"
+}
+post() { api "$1" -H 'content-type: application/json' -d "$2"; } # path, body
 field() { "$PYTHON" -c 'import json, sys; print(json.load(sys.stdin)[sys.argv[1]])' "$1"; }
+job_for() { # model
+  echo '{"model": "'"$1"'", "training_file": "'"$file"'", "method": {"type": "wmss", "wmss": {"hyperparameters":
+    {"batch_size": 16, "max_steps": 3, "learning_rate": 0.01}}}}'
+}
 file=$(api /files -F purpose=fine-tune -F "file=@$shared/train.jsonl" | field id)
-body='{"model": "tiny", "training_file": "'$file'", "method": {"type": "wmss", "wmss": {"hyperparameters":
-  {"batch_size": 16, "max_steps": 3}}}}'
-job=$(api /fine_tuning/jobs -H 'content-type: application/json' -d "$body" | field id)
+[ "$(post /fine_tuning/jobs/validate "$(job_for tiny)" | field valid)" = True ] || die "dry run: not valid"
+[ "$(post /fine_tuning/jobs/validate "$(job_for nobody)" | field valid)" = False ] || die "dry run: valid without model"
+[ "$(api /fine_tuning/jobs | field data)" = "[]" ] || die "dry run: made a job"
+say "a dry run of the job is valid, one of a model that is not there is not"
+
+job=$(post /fine_tuning/jobs "$(job_for tiny)" | field id)
 ended() { [[ $(api "/fine_tuning/jobs/$job" | field status) =~ succeeded|failed|cancelled ]]; }
 within 400 "a WMSS job has ended" ended
 [ "$(api "/fine_tuning/jobs/$job" | field status)" = succeeded ] || { api "/fine_tuning/jobs/$job"; die "it failed"; }
 say "it succeeded; its model: $(ls "$shared/home/models/$job" | xargs)"
+
+# What an answer says, with the log-probability of each of its tokens: other weights have others.
+ask() { # model
+  post /chat/completions '{"model": "'"$1"'", "messages": [{"role": "user", "content": "3 + 4 = ?"}], "temperature": 0,
+    "max_tokens": 8, "logprobs": true}' | "$PYTHON" -c 'import json, sys
+answer = json.load(sys.stdin)
+assert answer["model"] == sys.argv[1], answer
+tokens = answer["choices"][0]["logprobs"]["content"]
+assert tokens, answer
+print(*(json.dumps(token["token"]) + format(token["logprob"], "6.2f") for token in tokens), sep=", ")' "$1"
+}
+num_processes() { ps -u 10001 -o args= | grep -cE "$1" || true; } # whose title matches
+one_engine() {
+  local found
+  found=$(num_processes "^ray::ServeReplica:chat-")
+  [ "$found" = 1 ] || die "chat: expected one engine, found $found"
+}
+# States of the Ray jobs in which a module was run for chat engines.
+ray_jobs() { # module
+  curl --noproxy '*' -sSf -H @- http://127.0.0.1:8265/api/jobs/ \
+    <<<"Authorization: Bearer $(cat "$shared/secrets/ray_token")" | "$PYTHON" -c 'import json, sys
+print(*(job["status"] for job in json.load(sys.stdin) if f" -m {sys.argv[1]} chat-" in job["entrypoint"]))' "$1"
+}
+result=$(api "/fine_tuning/jobs/$job" | field fine_tuned_model)
+began=$SECONDS
+said=$(ask "$result")
+say "its model answers a chat request after $((SECONDS - began)) s: $said"
+one_engine
+began=$SECONDS
+base_said=$(ask tiny)
+answered=$SECONDS
+say "in its place, its base after $((answered - began)) s: $base_said"
+[ "$said" != "$base_said" ] || die "chat: base and result are the same"
+one_engine
+curl --noproxy '*' -sSf -o "$WORK/answer.log" http://127.0.0.2:8001/-/healthz
+say "Serve's proxy listens on all addresses (127.0.0.2)"
+
+has_left() { [ "$(num_processes "^(ray::ServeReplica:chat-|VLLM::)")" = 0 ]; }
+within $((WMSS_CHAT_IDLE_S + 60)) "the idle engine has left" has_left
+[ $((SECONDS - answered)) -ge $((WMSS_CHAT_IDLE_S - 1)) ] || die "chat: it left before WMSS_CHAT_IDLE_S"
+say "$((SECONDS - answered)) s after its last answer (WMSS_CHAT_IDLE_S=$WMSS_CHAT_IDLE_S)"
+deleted() { [ "$(ray_jobs services.engines)" = "SUCCEEDED SUCCEEDED" ]; }
+[ "$(ray_jobs services.chat.engine)" = "SUCCEEDED SUCCEEDED" ] || die "chat: $(ray_jobs services.chat.engine)"
+within 60 "two engines were deployed by Ray jobs and deleted by Ray jobs" deleted
+mapped=$(cat "/proc/$(pgrep -u 10001 -f 'python3 .*/uvicorn services.api')/maps")
+[[ $mapped != *_raylet* ]] || die "the API has loaded Ray"
+say "the API has not loaded Ray"
