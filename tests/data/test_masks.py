@@ -170,6 +170,7 @@ def test_turns_of_weight_zero_may_be_rendered_differently_later():
         tokenize(tokenizer, [CONVERSATION[0], {"role": "assistant", "content": "three"}, *messages[2:]])
 
 
+@pytest.mark.slow
 def test_smollm2_adds_a_system_turn_and_supervises_only_the_answers(smollm2):
     """The real tokenizer and its real template, whose default system turn nobody wrote into the row."""
     tokenizer = load_tokenizer(smollm2)

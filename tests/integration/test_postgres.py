@@ -31,25 +31,10 @@ def supervised(stack, files, num_steps):
     return submit(stack, files, method=method, checkpointing={"every_steps": 10, "keep_last": 2})
 
 
-def test_a_job_from_its_creation_to_its_end(service, files):
-    stack, url = service
-    job_id = supervised(stack, files, 25)
-    job = wait_for_end(stack, job_id)
-    assert (job.status, job.x_attempt) == ("succeeded", 1), job.error
-    assert [m["step"] for m in metrics(stack, job_id)] == list(range(1, 26))
-    assert [c.step_number for c in stack.client.fine_tuning.jobs.checkpoints.list(job_id)] == [25, 20]
-    engine = create_engine(url)
-    with engine.connect() as connection:
-        states = connection.execute(text("SELECT id, state FROM jobs")).all()
-    engine.dispose()
-    assert states == [(job_id, "succeeded")]
-    assert not (stack.home / "wmss.db").exists()
-
-
-def test_a_database_that_is_restarted_under_a_job(service, files, postgres):
+def test_a_job_under_which_the_database_is_restarted(service, files, postgres):
     """Requests are refused and may be sent again; the job goes on with the same driver, and nothing is lost."""
-    stack, _ = service
-    num_steps = 400
+    stack, url = service
+    num_steps = 250
     job_id = supervised(stack, files, num_steps)
     wait_for_step(stack, job_id, 5)
     base = stack.endpoint.base_url
@@ -68,6 +53,13 @@ def test_a_database_that_is_restarted_under_a_job(service, files, postgres):
     job = wait_for_end(stack, job_id)
     assert (job.status, job.x_attempt) == ("succeeded", 1), job.error
     assert [m["step"] for m in metrics(stack, job_id)] == list(range(1, num_steps + 1))
+    assert [c.step_number for c in stack.client.fine_tuning.jobs.checkpoints.list(job_id)] == [250, 240]
+    engine = create_engine(url)
+    with engine.connect() as connection:
+        states = connection.execute(text("SELECT id, state FROM jobs")).all()
+    engine.dispose()
+    assert states == [(job_id, "succeeded")]
+    assert not (stack.home / "wmss.db").exists()
 
 
 def waits_for_database(home):

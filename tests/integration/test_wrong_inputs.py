@@ -1,6 +1,6 @@
 """Forty wrong inputs against the running service: each is refused where it is met, by its field, with what to do.
 
-At the end a good job succeeds and a chat is answered: nothing above has left the service worse than it was.
+At the end a good job succeeds: nothing above has left the service worse than it was.
 """
 
 import os
@@ -216,12 +216,10 @@ def test_there_are_forty():
     assert len(HTTP) + len(COMMANDS) == 40
 
 
-def test_afterwards_a_good_job_succeeds_and_a_chat_is_answered(stack, files, newest_before):
+def test_afterwards_a_good_job_succeeds(stack, files, newest_before):
     """No wrong input made a job, either."""
     assert newest_job(stack) == newest_before
     knobs = {"batch_size": 16, "max_steps": 2}
     made = submit(stack, files, method={"type": "supervised", "supervised": {"hyperparameters": knobs}})
     ended = wait_for_end(stack, made)
     assert ended.status == "succeeded", ended.error
-    answer = stack.client.chat.completions.create(model=ended.fine_tuned_model, messages=QUESTION, max_tokens=3)
-    assert answer.usage.completion_tokens > 0

@@ -243,6 +243,7 @@ def test_missing_package_says_how_to_install_it(tmp_path, monkeypatch):
         add_model("smollm2", tmp_path, report=quiet)
 
 
+@pytest.mark.slow
 def test_smollm2_is_the_model_in_its_package(smollm2):
     """Every weight equals the file's; the tied head is stored once; it answers a simple question."""
     check_family(smollm2)
