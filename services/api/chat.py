@@ -18,7 +18,7 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field
 
-from services.api.problems import Problem
+from services.api.problems import Problem, ray_unavailable
 from services.api.state import Service, ServiceState
 from services.chat.store import LEASE_S, ChatState
 from services.jobs.room import room_for_chat
@@ -122,8 +122,7 @@ def _want(service: ServiceState, model: str, folder: Path) -> None:
         room = room_for_chat(service.store, service.drivers)
         service.drivers.ping()
     except httpx.HTTPError as error:
-        message = f"Ray does not answer at {service.settings.ray_dashboard_url} ({type(error).__name__})"
-        raise Problem(503, "ray_unavailable", message, retry_after=5) from error
+        raise ray_unavailable(service.settings.ray_dashboard_url, error, "no engine was started") from error
     if not room:
         message = "the running jobs leave no CPU or GPU for a chat engine; try again when they have ended"
         raise Problem(503, "no_room", message, retry_after=BUSY_RETRY_AFTER_S)

@@ -9,7 +9,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Header, Query, Request
 
-from services.api.problems import Problem, cursor, not_found
+from services.api.problems import Problem, cursor, not_found, ray_unavailable
 from services.api.schemas import CheckpointObject, EventObject, JobObject, Page, PhaseObject
 from services.api.state import Service, ServiceState
 from services.jobs.store import KeyTakenError, UnknownFileError, new_id
@@ -104,9 +104,7 @@ def _asking_ray(service: ServiceState, consequence: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        url = service.settings.ray_dashboard_url
-        message = f"Ray does not answer at {url} ({type(error).__name__}); {consequence}"
-        raise Problem(503, "ray_unavailable", message, retry_after=5) from error
+        raise ray_unavailable(service.settings.ray_dashboard_url, error, consequence) from error
 
 
 def _find_files(service: ServiceState, spec: JobSpec) -> tuple[dict[str, Path], list[WmssError]]:

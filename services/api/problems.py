@@ -55,6 +55,12 @@ def not_found(what: str, name: str, param: str) -> Problem:
     return Problem(404, "not_found", f"{param}: there is no {what} {shown(name)}", param=param)
 
 
+def ray_unavailable(url: str, error: Exception, consequence: str) -> Problem:
+    """503 for a dashboard at `url` that does not answer; `consequence` says what was not done."""
+    message = f"Ray does not answer at {url} ({type(error).__name__}); {consequence}"
+    return Problem(503, "ray_unavailable", message, retry_after=5)
+
+
 def problem_response(request: Request, problem: Problem) -> JSONResponse:
     """The body and headers of a problem."""
     body: dict[str, Any] = {
