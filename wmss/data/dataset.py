@@ -107,10 +107,11 @@ def parse_object(text: str) -> dict[str, Any]:
 
 def distinct_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """A JSON object whose keys all differ: of two values for one key, Python would silently take the last."""
-    fields = dict(pairs)
-    if len(fields) < len(pairs):
-        twice = next(key for number, (key, _) in enumerate(pairs) if key in dict(pairs[:number]))
-        raise RowError(f"{shown(twice)}: given twice in one object; remove one")
+    fields: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in fields:
+            raise RowError(f"{shown(key)}: given twice in one object; remove one")
+        fields[key] = value
     return fields
 
 
