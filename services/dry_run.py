@@ -1,6 +1,5 @@
 """A job looked at without being made: for `POST /v1/fine_tuning/jobs/validate` and `wmss check`. Loads torch."""
 
-import contextlib
 import os
 import shutil
 from collections.abc import Mapping, Sequence
@@ -12,8 +11,7 @@ import torch
 
 from services.cluster import refusals
 from services.jobs.room import uses_gpu
-from services.jobs.store import Store
-from services.models import resolve_models
+from services.models import local_store, resolve_models
 from services.settings import Settings, engine_environment, ray_cpus
 from wmss.config import JobSpec
 from wmss.errors import WmssError
@@ -42,10 +40,7 @@ def dry_run(
 def check_here(spec: JobSpec, settings: Settings) -> Report:
     """The same without a service: files are local paths, and the cluster is what `wmss serve` would make of this
     machine. Finished models are known if the home has a database."""
-    with contextlib.ExitStack() as stack:
-        store = None
-        if settings.database_url is not None or settings.database_file.is_file():
-            store = stack.enter_context(contextlib.closing(Store(settings.database)))
+    with local_store(settings) as store:
         models, problems = resolve_models(spec, store, settings)
     named = {"training_file": spec.training_file, "validation_file": spec.validation_file}
     return dry_run(

@@ -1,6 +1,7 @@
 """From the name of a model to its folder: finished jobs, their checkpoints, and folders under allowed roots."""
 
 import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -95,11 +96,19 @@ def known_models(store: Store | None, settings: Settings) -> list[KnownModel]:
     return [*folders.values(), *finished]
 
 
-def local_models(settings: Settings) -> list[KnownModel]:
-    """`known_models` of a home whose service need not run; nothing is made where no service has run yet."""
+@contextlib.contextmanager
+def local_store(settings: Settings) -> Iterator[Store | None]:
+    """The job database of a home whose service need not run; None, and none is made, where none has run yet."""
     if settings.database_url is None and not settings.database_file.is_file():
-        return known_models(None, settings)
+        yield None
+        return
     with contextlib.closing(Store(settings.database)) as store:
+        yield store
+
+
+def local_models(settings: Settings) -> list[KnownModel]:
+    """`known_models` of a home whose service need not run."""
+    with local_store(settings) as store:
         return known_models(store, settings)
 
 
