@@ -30,7 +30,7 @@ from wmss.config import JobSpec
 from wmss.errors import WmssError
 from wmss.rounds.stages import Artifacts, Job, run_job
 from wmss.scoring.vllm_entropy import provenance
-from wmss.training.loop import TrainingRun
+from wmss.training.run import TrainingRun
 
 logger = logging.getLogger(__name__)
 

@@ -16,8 +16,9 @@ from services.failures import last_line, memory_error
 from services.jobs.store import PATIENCE_S, Fence, NewEvent, Store
 from services.settings import Settings, engine_environment
 from wmss.errors import TrainingError, WmssError
-from wmss.models.checkpoints import load_metrics
-from wmss.training.loop import TrainingRun, train
+from wmss.training.checkpoints import load_metrics
+from wmss.training.loop import train
+from wmss.training.run import TrainingRun
 
 MAX_WORKER_FAILURES = 3
 MAX_CONTROLLER_FAILURES = 5

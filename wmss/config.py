@@ -49,6 +49,17 @@ FileName = Annotated[str, StringConstraints(min_length=1, max_length=4096, patte
 ModelName = Annotated[str, StringConstraints(min_length=1, max_length=1024)]
 
 
+class LoraConfig(Knobs):
+    """Low-rank adapters: W + (alpha / rank) B A on every linear layer of the model's blocks, with W held fixed."""
+
+    rank: int = Field(default=16, ge=1, le=4096)
+    """Rows of A and columns of B."""
+    alpha: int = Field(default=32, ge=1, le=1_000_000)
+    """Scale of the adapter, divided by `rank`."""
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    """Dropout on the adapter's input while training."""
+
+
 class Hyperparameters(Knobs):
     """How a model is trained. OpenAI's names where it has them, with its "auto"."""
 
@@ -73,7 +84,23 @@ class Hyperparameters(Knobs):
     max_length: Annotated[int, Field(ge=2, le=MAX_COUNT)] | Auto = "auto"
     """Tokens per sample; longer completions are cut and reported. "auto" = 4096 or the model's context if shorter."""
     micro_batch_tokens: int = Field(default=8192, ge=1, le=2**24)
-    """Padded tokens per forward pass and worker. It bounds memory and does not change the result."""
+    """Tokens per forward pass and worker. It bounds memory and does not change the result."""
+    packing: bool = True
+    """Lay samples end to end in one row without padding, each seeing itself only; false = a padded row a sample."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Of the models' forward and backward passes; weights, optimizer and the mixed loss stay float32."""
+    activation_checkpointing: Literal["none", "selective", "full"] = "none"
+    """Keep all activations for the backward pass; only results of matrix products; or only each block's input."""
+    optimizer: Literal["adamw", "adamw_8bit"] = "adamw"
+    """AdamW, or AdamW with 8-bit moments (a quarter of their memory; needs the package torchao)."""
+    neftune_alpha: float | None = Field(default=None, gt=0, le=1e6)
+    """NEFTune: uniform noise of at most alpha / sqrt(length x width) on the input embeddings; null = none."""
+    lora: LoraConfig | None = None
+    """Train low-rank adapters instead of all weights; null = all weights."""
+    compile: bool = False
+    """Compile the models' blocks with torch.compile; pays on GPUs and long runs, needs a C++ compiler on CPUs."""
+    telemetry_every: int | None = Field(default=10, ge=1, le=10**9)
+    """Steps between readings of margin, entropies and divergence from up to 256 targets a worker; null = none."""
 
     @model_validator(mode="before")
     @classmethod
@@ -120,6 +147,8 @@ class SupervisedConfig(Knobs):
 
 
 _COEFFICIENTS = ("alpha", "beta", "gamma")
+WEIGHTINGS_BY_ENTROPY = ("v2", "v1", "per_term")
+"""Weightings that read the entropy of every sample."""
 _PAPER = {"weak_update": "joint", "deduplicate": True, "weighting": "v2", "alpha": 0.1, "beta": 0.8, "gamma": 0.1}
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -144,18 +173,40 @@ class WmssConfig(Knobs):
     """The weak checkpoint; null = `model`."""
     strong_model: ModelName | None = None
     """The strong checkpoint; null = made from `model` by supervised fine-tuning."""
+    more_weak_models: list[ModelName] = Field(default=[], max_length=15)
+    """Further weak checkpoints that are mixed in as well."""
+    weak_shares: list[Annotated[float, Field(gt=0, le=1)]] | None = None
+    """How 1-λ is divided among `weak_model` and `more_weak_models`, in this order; sums to 1; null = equally."""
+    start_at: Literal["end", "saturation"] = "end"
+    """When supervised fine-tuning gives way: after `sft_epochs`, or as soon as the logit margin has flattened; then the
+    weak checkpoint, unless named, is the latest stored one whose entropy is still far enough from the strong one's."""
+    rounds: int = Field(default=1, ge=1, le=100)
+    """K: how often the weak-driven phase runs. In round t, M_{t-1} is the weak model and M_t the strong one, with
+    `model` as M_0 and the fine-tuned one as M_1; the result is M_{K+1}."""
+    mixing: Literal["logits", "strong_scaled", "off"] = "logits"
+    """What the weak-driven phase trains on: mixed logits; as a control, λ z_strong without a weak model; or plain
+    z_strong (the curriculum alone)."""
     mixing_weight: float = Field(default=0.5, ge=0, le=1)
     """λ, the weight of the strong logits; 1 = plain fine-tuning of the strong model."""
+    mixing_weight_end: float | None = Field(default=None, ge=0, le=1)
+    """λ of each weak-driven phase's last step; null = λ is constant."""
+    mixing_schedule: Literal["constant", "linear", "cosine"] = "constant"
+    """How λ goes from `mixing_weight` to `mixing_weight_end`."""
     weak_update: Literal["joint", "frozen"] = "joint"
     """Train the weak branch too (the paper's method), or hold it fixed."""
-    weighting: Literal["v2", "v1", "per_term", "uniform"] = "v2"
-    """How entropies become sampling weights; see `wmss.core.curriculum`."""
+    weak_cache: bool = False
+    """Keep the frozen weak model's hidden states from scoring on disk, so that training need not run it: 4 bytes x
+    width for every supervised token."""
+    weighting: Literal["v2", "v1", "per_term", "uniform", "all"] = "v2"
+    """How entropies become sampling weights, see `wmss.core.curriculum`; `all` = every sample once, without a draw."""
     alpha: float | None = Field(default=None, ge=0, le=1e6)
     """Coefficient of the first term (v2: entropy drop; v1 and per_term: weak entropy); null = the preset's."""
     beta: float | None = Field(default=None, ge=0, le=1e6)
     """Coefficient of the second term (v2: strong entropy; v1 and per_term: entropy drop); null = the preset's."""
     gamma: float | None = Field(default=None, ge=0, le=1e6)
-    """Coefficient of the third term (entropy rise); null = the preset's. All three stay null with `uniform`."""
+    """Coefficient of the third term (entropy rise); null = the preset's. All three are null with `uniform`, `all`."""
+    max_share: float | None = Field(default=None, gt=0, le=1)
+    """Largest sampling probability of one sample; what is cut goes to the others in proportion; null = no bound."""
     deduplicate: bool = True
     """Train on each drawn sample once, however often it was drawn."""
     hyperparameters: WmssHyperparameters = WmssHyperparameters()
@@ -181,7 +232,7 @@ class WmssConfig(Knobs):
         # What cannot be used is left null, so that the resolved configuration reads back as itself.
         if values.get("strong_model") is not None:
             values["hyperparameters"]["sft_epochs"] = hyperparameters.get("sft_epochs")
-        if values["weighting"] == "uniform":
+        if values["weighting"] not in WEIGHTINGS_BY_ENTROPY:
             values |= {key: given.get(key) for key in _COEFFICIENTS}
         return values
 
@@ -192,15 +243,83 @@ class WmssConfig(Knobs):
                 "hyperparameters.sft_epochs: unused when strong_model is given (no supervised phase runs); remove one"
             )
         given = [value for value in (self.alpha, self.beta, self.gamma) if value is not None]
-        if self.weighting == "uniform" and given:
-            raise ValueError("alpha, beta, gamma: unused with weighting 'uniform'; remove them")
-        if self.weighting != "uniform" and not any(given):
+        if self.weighting not in WEIGHTINGS_BY_ENTROPY and given:
+            raise ValueError(f"alpha, beta, gamma: unused with weighting {self.weighting!r}; remove them")
+        if self.weighting in WEIGHTINGS_BY_ENTROPY and not any(given):
             raise ValueError("alpha, beta, gamma: expected at least one above 0, got three zeros")
         return self
 
+    @model_validator(mode="after")
+    def _sensible_mix(self) -> Self:
+        alone = f"unused with mixing {self.mixing!r}, which has no weak model; remove it"
+        if self.mixing != "logits" and self.more_weak_models:
+            raise ValueError(f"more_weak_models: {alone}")
+        if self.mixing != "logits" and self.weak_cache:
+            raise ValueError(f"weak_cache: {alone}")
+        if self.mixing == "off" and self.mixing_weight_end is not None:
+            raise ValueError("mixing_weight_end: unused with mixing 'off', which has no λ; remove it")
+        if (self.mixing_schedule == "constant") != (self.mixing_weight_end is None):
+            raise ValueError(
+                "mixing_schedule and mixing_weight_end: expected both, a schedule other than 'constant' and the λ it "
+                "ends at, or neither; add the other"
+            )
+        if self.weak_cache and self.weak_update != "frozen":
+            raise ValueError("weak_cache: expected weak_update 'frozen', a model in training changes its states")
+        if self.weak_cache and self.hyperparameters.neftune_alpha is not None:
+            raise ValueError("weak_cache: not with neftune_alpha, whose noise would be missing from the stored states")
+        return self
+
+    @model_validator(mode="after")
+    def _sensible_weak_models(self) -> Self:
+        if self.weak_shares is not None:
+            if len(self.weak_shares) != self.num_weak:
+                raise ValueError(
+                    f"weak_shares: expected {self.num_weak} numbers, one for weak_model and for each of "
+                    f"more_weak_models, got {len(self.weak_shares)}"
+                )
+            if abs(sum(self.weak_shares) - 1.0) > 1e-6:
+                raise ValueError(f"weak_shares: expected numbers that sum to 1, got a sum of {sum(self.weak_shares)}")
+        if self.start_at == "saturation" and self.strong_model is not None:
+            raise ValueError("start_at: 'saturation' watches supervised fine-tuning, which strong_model replaces")
+        if self.start_at == "saturation" and self.hyperparameters.telemetry_every is None:
+            raise ValueError("start_at: 'saturation' reads the margin; give hyperparameters.telemetry_every a number")
+        if self.weighting == "all" and self.max_share is not None:
+            raise ValueError("max_share: unused with weighting 'all', which draws nothing; remove it")
+        return self
+
+    @model_validator(mode="after")
+    def _sensible_adapters(self) -> Self:
+        knobs = self.hyperparameters
+        if knobs.lora is not None and self.trains_weak and knobs.activation_checkpointing != "none":
+            raise ValueError(
+                "hyperparameters.activation_checkpointing: not with two adapters in training on one model, whose "
+                "blocks would be computed again under the wrong one; use 'none', or weak_update 'frozen'"
+            )
+        return self
+
+    @property
+    def num_weak(self) -> int:
+        """Weak checkpoints in the mix."""
+        return 1 + len(self.more_weak_models)
+
+    @property
+    def trains_weak(self) -> bool:
+        """Whether there is a weak branch that is trained."""
+        return self.mixing == "logits" and self.weak_update == "joint"
+
+    @property
+    def shares(self) -> tuple[float, ...]:
+        """`weak_shares` with null resolved."""
+        return tuple(self.weak_shares or [1.0 / self.num_weak] * self.num_weak)
+
+    @property
+    def reads_entropy(self) -> bool:
+        """Whether the draw needs the entropy of every sample."""
+        return self.weighting in WEIGHTINGS_BY_ENTROPY
+
     @property
     def coefficients(self) -> dict[str, float]:
-        """α, β and γ by name; empty with `uniform`, which has none."""
+        """α, β and γ by name; empty with `uniform` and `all`, which have none."""
         values = {"alpha": self.alpha, "beta": self.beta, "gamma": self.gamma}
         return {name: value for name, value in values.items() if value is not None}
 
@@ -227,7 +346,9 @@ class Resources(Knobs):
     """What a job may occupy."""
 
     num_workers: int = Field(default=1, ge=1, le=1024)
-    """Training workers; each holds a copy of the model(s) and takes its share of every batch."""
+    """Training workers; each takes its share of every batch."""
+    parallelism: Literal["ddp", "fsdp"] = "ddp"
+    """Several workers: each with a copy of the model(s), or weights, gradients and optimizer divided among them."""
     use_gpu: bool | None = None
     """One GPU per training worker and engine; null = if the cluster has any."""
 

@@ -7,6 +7,8 @@ import numpy.typing as npt
 
 STRONG_FOLDER = "strong"
 """Folder of the strong branch inside a training checkpoint."""
+ADAPTER_FOLDER = "adapter"
+"""Folder of the strong branch's adapter inside a training checkpoint, where one is trained."""
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from tests import reference
-from wmss.core.mixing import mixed_linear_cross_entropy
+from wmss.core import mixing
+from wmss.core.mixing import Branch, _Side, branch_cross_entropy, mixed_linear_cross_entropy, mixing_weight_at
 
 NAMES = ("strong_hidden", "strong_head", "weak_hidden", "weak_head", "strong_bias", "weak_bias")
 
@@ -57,6 +58,7 @@ def run(function, tensors, labels, *, dtype, frozen=(), **options):
 
 
 def relative_error(value: Tensor, truth: Tensor) -> float:
+    value, truth = value.detach(), truth.detach()
     scale = truth.double().norm()
     return float((value.double() - truth.double()).norm() / scale if scale > 0 else value.double().norm())
 
@@ -190,12 +192,74 @@ def test_nothing_is_computed_for_what_needs_no_gradient():
     with torch.no_grad():
         loss = mixed_linear_cross_entropy(*(tensors[name] for name in NAMES[:4]), labels, mixing_weight=0.5)
     assert not loss.requires_grad
-    saved = []
-    with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t.shape) or t, lambda t: t):
-        hidden = tensors["strong_hidden"].clone().requires_grad_()
-        rest = [tensors[name] for name in NAMES[1:4]]
-        mixed_linear_cross_entropy(hidden, *rest, labels, mixing_weight=0.5)
-    assert saved == [hidden.shape]
+    hidden = tensors["strong_hidden"].clone().requires_grad_()
+    rest = [tensors[name] for name in NAMES[1:4]]
+    loss = mixed_linear_cross_entropy(hidden, *rest, labels, mixing_weight=0.5)
+    assert [None if g is None else g.shape for g in loss.grad_fn.gradients] == [hidden.shape, *(None,) * 5]
+
+
+def test_second_backward_is_refused():
+    tensors, labels = make_inputs(bias=False)
+    hidden = tensors["strong_hidden"].clone().requires_grad_()
+    loss = mixed_linear_cross_entropy(hidden, *(tensors[name] for name in NAMES[1:4]), labels, mixing_weight=0.5)
+    loss.backward(retain_graph=True)
+    with pytest.raises(RuntimeError, match="differentiated once only"):
+        loss.backward()
+
+
+def softmax_of_sum(branches, labels):
+    logits = sum(b.weight * (b.hidden @ b.head.T + (0 if b.bias is None else b.bias)) for b in branches)
+    return torch.nn.functional.cross_entropy(logits, labels)
+
+
+def leaf(*shape, seed):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(*shape, generator=generator, dtype=torch.float64).requires_grad_()
+
+
+@pytest.mark.parametrize("num_weak", [0, 1, 3])
+def test_any_number_of_branches(num_weak):
+    labels = make_inputs()[1]
+    weights = [0.4, *(0.1 * number for number in range(1, num_weak + 1))]
+    branches = [
+        Branch(leaf(37, 5 + i, seed=i), leaf(53, 5 + i, seed=10 + i), leaf(53, seed=20 + i), weight)
+        for i, weight in enumerate(weights)
+    ]
+    inputs = [tensor for branch in branches for tensor in branch[:3]]
+    loss, truth = branch_cross_entropy(branches, labels, chunk_size=8), softmax_of_sum(branches, labels)
+    assert relative_error(loss, truth) <= 1e-14
+    expected = torch.autograd.grad(truth, inputs)
+    for gradient, true_gradient in zip(torch.autograd.grad(loss, inputs), expected, strict=True):
+        assert relative_error(gradient, true_gradient) <= 1e-13
+
+
+def test_frozen_head_of_several_branches_is_projected_once(monkeypatch):
+    labels = make_inputs()[1]
+    head, bias = leaf(53, 6, seed=1).detach(), leaf(53, seed=2).detach()
+    branches = [Branch(leaf(37, 6, seed=3 + i), head, bias, weight) for i, weight in enumerate((0.4, 0.35, 0.25))]
+    hidden = [branch.hidden for branch in branches]
+    sides = []
+    monkeypatch.setattr(mixing, "_Side", lambda *a, **k: sides.append(side := _Side(*a, **k)) or side)
+    loss, truth = branch_cross_entropy(branches, labels), softmax_of_sum(branches, labels)
+    assert len(sides) == 1
+    assert relative_error(loss, truth) <= 1e-14
+    expected = torch.autograd.grad(truth, hidden)
+    for gradient, true_gradient in zip(torch.autograd.grad(loss, hidden), expected, strict=True):
+        assert relative_error(gradient, true_gradient) <= 1e-13
+
+
+def test_schedule_of_the_mixing_weight():
+    def values(schedule, num_steps=5):
+        return [
+            mixing_weight_at(step, num_steps=num_steps, start=0.5, end=0.9, schedule=schedule)
+            for step in range(num_steps)
+        ]
+
+    assert values("constant") == [0.5] * 5
+    assert values("linear") == pytest.approx([0.5, 0.6, 0.7, 0.8, 0.9], abs=1e-15)
+    assert values("cosine") == pytest.approx([0.5, 0.558579, 0.7, 0.841421, 0.9], abs=1e-6)
+    assert values("linear")[-1] == values("cosine")[-1] == 0.9
+    assert values("linear", num_steps=1) == [0.5]
 
 
 @pytest.mark.parametrize(

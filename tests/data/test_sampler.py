@@ -34,19 +34,22 @@ def test_max_steps_and_duplicates():
         BatchSampler([], batch_size=2, num_epochs=1, max_steps=None, seed=0)
 
 
-@given(st.lists(st.integers(1, 40), min_size=1, max_size=30), st.integers(1, 100), st.integers(1, 4))
-def test_micro_batches_share_out_the_batch_within_their_budget(lengths, max_tokens, world_size):
+@given(st.lists(st.integers(1, 40), min_size=1, max_size=30), st.integers(1, 100), st.integers(1, 4), st.booleans())
+def test_micro_batches_share_out_the_batch_within_their_budget(lengths, max_tokens, world_size, packing):
     samples = [
         TokenizedSample(line=i, input_ids=np.zeros(n, dtype=np.int32), target_mask=np.ones(n, dtype=bool))
         for i, n in enumerate(lengths)
     ]
-    batch = np.arange(len(samples))
+    batch = list(range(len(samples)))
     groups = [
         group
         for rank in range(world_size)
-        for group in micro_batches(batch, samples, max_tokens=max_tokens, rank=rank, world_size=world_size)
+        for group in micro_batches(
+            batch, samples, max_tokens=max_tokens, packing=packing, rank=rank, world_size=world_size
+        )
     ]
-    assert sorted(index for group in groups for index in group) == batch.tolist()
+    assert sorted(index for group in groups for index in group) == batch
     for group in groups:
-        padded = len(group) * max(lengths[index] for index in group)
-        assert padded <= max_tokens or len(group) == 1
+        sizes = [lengths[index] for index in group]
+        cost = sum(sizes) if packing else len(sizes) * max(sizes)
+        assert cost <= max_tokens or len(group) == 1

@@ -30,7 +30,8 @@ from wmss.config import Hyperparameters, parse_job
 from wmss.models.loading import TOKENIZER_FILES, load_model
 from wmss.scoring.torch_scorer import TorchEntropyScorer
 from wmss.tasks.arithmetic import make_problems, write_jsonl
-from wmss.training.loop import TrainingRun, train
+from wmss.training.loop import train
+from wmss.training.run import TrainingRun
 
 pytestmark = pytest.mark.stack
 

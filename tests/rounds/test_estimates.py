@@ -21,7 +21,8 @@ from wmss.rounds.estimates import (
     worker_tensor_bytes,
 )
 from wmss.tasks.arithmetic import make_problems, write_jsonl
-from wmss.training.loop import TrainingRun, train
+from wmss.training.loop import train
+from wmss.training.run import ModelSource, TrainingRun
 
 CASES = {"sft": (None, True), "joint": ("llama", True), "frozen": ("llama", False)}
 
@@ -41,8 +42,9 @@ def prepare(tmp_path, larger, case):
     save_tokenized(samples, tmp_path / "samples.parquet")
     run = TrainingRun(
         phase="sft" if weak is None else "joint",
-        strong=larger["qwen3"],
-        weak=None if weak is None else larger[weak],
+        strong=ModelSource(folder=larger["qwen3"]),
+        weak=() if weak is None else (ModelSource(folder=larger[weak]),),
+        weak_shares=() if weak is None else (1.0,),
         samples=tmp_path / "samples.parquet",
         indices=tuple(range(32)),
         mixing_weight=1.0 if weak is None else 0.5,
@@ -53,9 +55,8 @@ def prepare(tmp_path, larger, case):
         seed=1,
         checkpoint_every=1,
     )
-    branches = [Branch(read_shape(run.strong))]
-    if run.weak is not None:
-        branches.append(Branch(read_shape(run.weak), trained=trained))
+    branches = [Branch(read_shape(run.strong.folder))]
+    branches += [Branch(read_shape(source.folder), trained=trained) for source in run.weak]
     return run, branches
 
 

@@ -10,18 +10,17 @@ from ray.train import WorkerGroupError
 from services import trainer
 from wmss.config import Hyperparameters
 from wmss.errors import ModelError, TrainingError
-from wmss.training.loop import TrainingRun
+from wmss.training.run import ModelSource, TrainingRun
 
 
 @pytest.fixture
 def run(tmp_path):
     return TrainingRun(
         phase="sft",
-        strong=tmp_path,
+        strong=ModelSource(folder=tmp_path),
         samples=tmp_path,
         indices=(0,),
         mixing_weight=1.0,
-        weak_frozen=True,
         batch_size=1,
         num_epochs=1,
         hyperparameters=Hyperparameters(),

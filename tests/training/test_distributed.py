@@ -9,7 +9,8 @@ from safetensors.torch import load_file
 from services.supervisor import free_port
 from tests.training.test_loop import LocalHost, last_weights, losses, make_run, samples_file  # noqa: F401
 from wmss.config import Hyperparameters
-from wmss.training.loop import TrainingRun, train
+from wmss.training.loop import train
+from wmss.training.run import TrainingRun
 
 
 def worker(rank: int, run_json: str, folder, port: int) -> None:

@@ -13,12 +13,13 @@ from wmss.config import Hyperparameters
 from wmss.data.dataset import Sample
 from wmss.data.tokenization import load_tokenized, save_tokenized, tokenize_samples
 from wmss.errors import ModelError, TrainingError
-from wmss.models.checkpoints import load_training_state
 from wmss.models.loading import load_model, load_tokenizer
 from wmss.tasks.arithmetic import make_problems
-from wmss.training.loop import TrainingRun, train
+from wmss.training.loop import train
+from wmss.training.run import ModelSource, TrainingRun
 
 NUM_SAMPLES = 40
+SFT = {"phase": "sft", "weak": (), "weak_shares": (), "mixing_weight": 1.0}
 
 
 class LocalHost:
@@ -60,8 +61,9 @@ def samples_file(tmp_path_factory, checkpoints):
 def make_run(checkpoints, samples_file, **changes):
     values = {
         "phase": "joint",
-        "strong": checkpoints["qwen3"],
-        "weak": checkpoints["qwen3_wide"],
+        "strong": ModelSource(folder=checkpoints["qwen3"]),
+        "weak": (ModelSource(folder=checkpoints["qwen3_wide"]),),
+        "weak_shares": (1.0,),
         "samples": samples_file,
         "indices": tuple(range(NUM_SAMPLES)),
         "mixing_weight": 0.5,
@@ -81,7 +83,8 @@ def losses(host):
 
 def last_weights(host):
     folder = sorted(host.folder.glob("step-*"))[-1]
-    return load_file(folder / "strong" / "model.safetensors"), load_training_state(folder)
+    weak = folder / "weak_0" / "model.safetensors"
+    return load_file(folder / "strong" / "model.safetensors"), load_file(weak) if weak.exists() else None
 
 
 def test_resumed_run_is_bit_identical(checkpoints, samples_file, tmp_path):
@@ -98,10 +101,10 @@ def test_resumed_run_is_bit_identical(checkpoints, samples_file, tmp_path):
     assert losses(again) == losses(whole)[4:]
     assert [m["grad_norm"] for m in again.metrics] == [m["grad_norm"] for m in whole.metrics[4:]]
     assert [m["learning_rate"] for m in again.metrics] == [m["learning_rate"] for m in whole.metrics[4:]]
-    strong, state = last_weights(whole)
-    strong_again, state_again = last_weights(again)
+    strong, weak = last_weights(whole)
+    strong_again, weak_again = last_weights(again)
     assert all(torch.equal(strong[name], strong_again[name]) for name in strong)
-    assert all(torch.equal(state["weak"][name], state_again["weak"][name]) for name in state["weak"])
+    assert all(torch.equal(weak[name], weak_again[name]) for name in weak)
     assert whole.saved["first_loss"] == again.saved["first_loss"] == losses(whole)[0]
     assert whole.saved["total_tokens"] == again.saved["total_tokens"] == sum(m["num_tokens"] for m in whole.metrics)
     assert again.saved["total_s"] > sum(m["num_tokens"] / m["tokens_per_s"] for m in again.metrics)
@@ -146,7 +149,7 @@ def test_micro_batch_split_does_not_change_the_result(checkpoints, samples_file,
 
 def test_mixing_weight_one_is_plain_fine_tuning(checkpoints, samples_file, tmp_path):
     plain, mixed = LocalHost(tmp_path / "plain"), LocalHost(tmp_path / "mixed")
-    train(make_run(checkpoints, samples_file, phase="sft", weak=None, weak_frozen=True, mixing_weight=1.0), plain)
+    train(make_run(checkpoints, samples_file, **SFT), plain)
     train(make_run(checkpoints, samples_file, mixing_weight=1.0), mixed)
     assert losses(mixed) == losses(plain)
     weights, mixed_weights = last_weights(plain)[0], last_weights(mixed)[0]
@@ -158,10 +161,10 @@ def test_joint_training_moves_both_and_frozen_only_the_strong(checkpoints, sampl
     train(make_run(checkpoints, samples_file, num_epochs=1), joint)
     train(make_run(checkpoints, samples_file, num_epochs=1, weak_frozen=True), frozen)
     before = load_model(checkpoints["qwen3_wide"]).state_dict()
-    trained = last_weights(joint)[1]["weak"]
-    assert any(not torch.equal(before[name], trained[name]) for name in before)
+    trained = last_weights(joint)[1]
+    assert any(not torch.equal(before[name], trained[name]) for name in trained)
     assert all(m["grad_norm_weak"] > 0 for m in joint.metrics)
-    assert last_weights(frozen)[1]["weak"] is None
+    assert last_weights(frozen)[1] is None
     assert all(m["grad_norm_weak"] == 0 for m in frozen.metrics)
     assert losses(joint)[0] == losses(frozen)[0]
     assert losses(joint)[-1] != losses(frozen)[-1]
@@ -169,7 +172,7 @@ def test_joint_training_moves_both_and_frozen_only_the_strong(checkpoints, sampl
 
 def test_training_lowers_the_loss_and_keeps_the_shape(checkpoints, samples_file, tmp_path):
     host = LocalHost(tmp_path)
-    train(make_run(checkpoints, samples_file, phase="sft", weak=None, mixing_weight=1.0, num_epochs=8), host)
+    train(make_run(checkpoints, samples_file, **SFT, num_epochs=8), host)
     assert losses(host)[-1] < 0.5 * losses(host)[0]
     before, after = load_model(checkpoints["qwen3"]), load_model(sorted(tmp_path.glob("step-*"))[-1] / "strong")
     assert after.num_parameters() == before.num_parameters()
@@ -197,7 +200,10 @@ def test_model_that_scales_its_logits_is_refused(checkpoints, samples_file, tmp_
     )
     GraniteForCausalLM(config).save_pretrained(tmp_path / "granite")
     with pytest.raises(ModelError, match="GraniteForCausalLM changes its logits after the output head"):
-        train(make_run(checkpoints, samples_file, weak=tmp_path / "granite"), LocalHost(tmp_path / "run"))
+        train(
+            make_run(checkpoints, samples_file, weak=(ModelSource(folder=tmp_path / "granite"),)),
+            LocalHost(tmp_path / "run"),
+        )
 
 
 def test_weights_that_do_not_fit_are_refused(checkpoints, samples_file, tmp_path):
@@ -208,7 +214,7 @@ def test_weights_that_do_not_fit_are_refused(checkpoints, samples_file, tmp_path
     del weights["model.layers.1.mlp.up_proj.weight"]
     save_file(weights, broken / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(ModelError, match=r"do not fit its config.json: .*model.layers.1.mlp.up_proj.weight"):
-        train(make_run(checkpoints, samples_file, weak=broken), LocalHost(tmp_path / "run"))
+        train(make_run(checkpoints, samples_file, weak=(ModelSource(folder=broken),)), LocalHost(tmp_path / "run"))
 
 
 def test_non_finite_loss_stops_before_the_update(checkpoints, samples_file, tmp_path):
@@ -218,5 +224,5 @@ def test_non_finite_loss_stops_before_the_update(checkpoints, samples_file, tmp_
         model.model.norm.weight.fill_(torch.nan)
     model.save_pretrained(broken)
     with pytest.raises(TrainingError, match=r"loss nan .* at step 1 on worker 0, before the update; .*lines"):
-        train(make_run(checkpoints, samples_file, strong=broken), LocalHost(tmp_path / "run"))
+        train(make_run(checkpoints, samples_file, strong=ModelSource(folder=broken)), LocalHost(tmp_path / "run"))
     assert not (tmp_path / "run").exists()

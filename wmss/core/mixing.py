@@ -3,13 +3,31 @@
 Shape suffixes: N rows (token positions), R supervised rows, C rows of one chunk, V vocabulary, D hidden width.
 """
 
-from typing import Any
+import math
+from collections.abc import Sequence
+from itertools import chain
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from wmss.core.rows import DEFAULT_IGNORE_INDEX, compute_dtype, resolve_chunk_size, supervised_rows
+
+MixingSchedule = Literal["constant", "linear", "cosine"]
+
+
+class Branch(NamedTuple):
+    """One model's side of a mix: logits z = hidden · headᵀ + bias, and the weight they enter with."""
+
+    hidden: Tensor
+    """[N, D], hidden states that enter the output head; D may differ between branches."""
+    head: Tensor
+    """[V, D]."""
+    bias: Tensor | None = None
+    """[V] or None."""
+    weight: float = 1.0
+    """Finite and >= 0: λ for the strong branch; those of the weak ones sum to 1-λ."""
 
 
 def mixed_linear_cross_entropy(
@@ -30,9 +48,7 @@ def mixed_linear_cross_entropy(
 
         z_mix = λ (h_s W_sᵀ + b_s) + (1-λ) (h_w W_wᵀ + b_w),    L = Σ_rows −log softmax(z_mix)[label]
 
-    The specification is that formula on full logits; this function walks over the supervised rows in chunks,
-    accumulates both products in one [C, V] buffer and computes the exact gradients in the same pass, so memory
-    does not grow with N·V. A product whose weight is 0, or a gradient nobody asks for, is not computed.
+    `branch_cross_entropy` for the pair of the paper; it has what is common to both.
 
     Args:
         strong_hidden: [N, D_s], hidden states that enter the strong model's output head.
@@ -45,63 +61,147 @@ def mixed_linear_cross_entropy(
         chunk_size: rows projected at a time; None chooses 256 on CPU and 2048 elsewhere.
         reduction: "mean" over supervised rows, or "sum".
 
-    Returns:
-        Scalar loss in nats, in float32 or, for float64 inputs, float64.
-
-    Raises:
-        ValueError: shapes, λ, labels or `reduction` out of range; or "mean" over no supervised row.
-
     Source: Weak-Driven Learning (arXiv 2602.08222 v2), Eq. 5 and 6; gradients Eq. 22.
     """
     if not 0.0 <= mixing_weight <= 1.0:
         raise ValueError(f"mixing_weight: expected a number in [0, 1], got {mixing_weight}")
+    return branch_cross_entropy(
+        [
+            Branch(strong_hidden, strong_head, strong_bias, mixing_weight),
+            Branch(weak_hidden, weak_head, weak_bias, 1.0 - mixing_weight),
+        ],
+        labels,
+        ignore_index=ignore_index,
+        chunk_size=chunk_size,
+        reduction=reduction,
+    )
+
+
+def branch_cross_entropy(
+    branches: Sequence[Branch],
+    labels: Tensor,
+    *,
+    ignore_index: int = DEFAULT_IGNORE_INDEX,
+    chunk_size: int | None = None,
+    reduction: str = "mean",
+) -> Tensor:
+    """Cross-entropy of z_mix = Σ_i weight_i · (h_i W_iᵀ + b_i) against the labels, as a scalar in nats.
+
+    The strong branch comes first. One branch of weight 1 is plain fine-tuning; one of weight λ is the control without
+    a weak model, softmax(λ z_s); several weak branches share 1-λ.
+
+    The specification is that formula on full logits; this function walks over the supervised rows in chunks,
+    accumulates the products in one [C, V] buffer and computes the exact gradients in the same pass, so memory
+    does not grow with N·V. A product whose weight is 0, or a gradient nobody asks for, is not computed; branches that
+    share one frozen head need one product for all of them.
+
+    Args:
+        branches: at least one; see `Branch`.
+        labels: [N] integers in [0, V), or `ignore_index` for a row that carries no loss.
+        chunk_size: rows projected at a time; None chooses 256 on CPU and 2048 elsewhere.
+        reduction: "mean" over supervised rows, or "sum".
+
+    Returns:
+        Scalar loss in float32 or, for float64 inputs, float64. It can be differentiated once.
+
+    Raises:
+        ValueError: shapes, weights, labels or `reduction` out of range; or "mean" over no supervised row.
+
+    Source: Weak-Driven Learning (arXiv 2602.08222 v2), Eq. 5 and 6; gradients Eq. 22.
+    """
     if reduction not in ("mean", "sum"):
         raise ValueError(f'reduction: expected "mean" or "sum", got {reduction!r}')
-    _check_branch("strong", strong_hidden, strong_head, strong_bias, labels)
-    _check_branch("weak", weak_hidden, weak_head, weak_bias, labels)
-    if strong_head.shape[0] != weak_head.shape[0]:
-        raise ValueError(
-            f"strong and weak vocabulary sizes differ: {strong_head.shape[0]} vs {weak_head.shape[0]} (weak_head); "
-            "mix checkpoints that share one tokenizer and one vocabulary"
-        )
-    rows_R = supervised_rows(labels, vocab_size=strong_head.shape[0], ignore_index=ignore_index)
+    if not branches:
+        raise ValueError("branches: expected at least one")
+    names = branch_names(len(branches))
+    for name, branch in zip(names, branches, strict=True):
+        _check_branch(name, branch, labels)
+        if branch.head.shape[0] != branches[0].head.shape[0]:
+            raise ValueError(
+                f"strong and {name} vocabulary sizes differ: {branches[0].head.shape[0]} vs {branch.head.shape[0]} "
+                f"({name}_head); mix checkpoints that share one tokenizer and one vocabulary"
+            )
+    rows_R = supervised_rows(labels, vocab_size=branches[0].head.shape[0], ignore_index=ignore_index)
     if reduction == "mean" and rows_R.numel() == 0:
         raise ValueError(
             'labels: expected at least one supervised row, got only ignore_index; use reduction="sum" for empty shards'
         )
     scale = 1.0 / rows_R.numel() if reduction == "mean" else 1.0
-    loss: Tensor = _MixedLinearCrossEntropy.apply(  # type: ignore[no-untyped-call]
-        strong_hidden,
-        strong_head,
-        strong_bias,
-        weak_hidden,
-        weak_head,
-        weak_bias,
+    merged = _merge_shared_heads(branches)
+    loss: Tensor = _BranchCrossEntropy.apply(  # type: ignore[no-untyped-call]
         labels,
         rows_R,
-        float(mixing_weight),
-        resolve_chunk_size(chunk_size, strong_hidden.device),
+        [branch.weight for branch in merged],
+        resolve_chunk_size(chunk_size, labels.device),
         scale,
         torch.is_grad_enabled(),
+        *chain.from_iterable((branch.hidden, branch.head, branch.bias) for branch in merged),
     )
     return loss
 
 
-class _Branch:
-    """One model's side of the chunk loop: its product into the shared logits, its gradients out of them."""
+def mixing_weight_at(
+    step: int, *, num_steps: int, start: float, end: float | None = None, schedule: MixingSchedule = "constant"
+) -> float:
+    """λ of optimizer step `step` (0-based): from `start` in the first step to `end` in the last.
+
+        constant  λ = start;    with p = step / (num_steps − 1):
+        linear    λ = start + p (end − start)
+        cosine    λ = end + (start − end) (1 + cos πp) / 2
+
+    The paper holds λ constant.
+    """
+    if schedule == "constant" or end is None:
+        return start
+    progress = step / max(1, num_steps - 1)
+    # Written as a weighted mean, so that both ends are met exactly.
+    share = progress if schedule == "linear" else 0.5 * (1.0 - math.cos(math.pi * progress))
+    return (1.0 - share) * start + share * end
+
+
+def branch_names(num_branches: int) -> list[str]:
+    """What the branches are called: strong, weak; with several weak ones weak, weak_2, weak_3, ..."""
+    return ["strong", "weak", *(f"weak_{number}" for number in range(2, num_branches))][:num_branches]
+
+
+def _merge_shared_heads(branches: Sequence[Branch]) -> list[Branch]:
+    """Branches whose head is one and the same frozen tensor as one: Σ w_i (h_i Wᵀ + b) = (Σ w_i h_i) Wᵀ + b Σ w_i."""
+    groups: dict[int, list[Branch]] = {}
+    for branch in branches:
+        key = id(branch.head) if not branch.head.requires_grad else id(branch)
+        groups.setdefault(key, []).append(branch)
+    merged = []
+    for group in groups.values():
+        first = group[0]
+        if len(group) == 1:
+            merged.append(first)
+            continue
+        # Each state is rounded to its own precision once only: in bf16 a product λh would lose a digit.
+        dtype = compute_dtype(*(branch.hidden for branch in group))
+        hidden_ND = sum(branch.hidden.to(dtype) * branch.weight for branch in group)
+        total = math.fsum(branch.weight for branch in group)
+        bias_V = None if first.bias is None else first.bias * total
+        merged.append(Branch(hidden_ND, first.head, bias_V, 1.0))  # type: ignore[arg-type]
+    return merged
+
+
+class _Side:
+    """One branch in the chunk loop: its product into the shared logits, its gradients out of them."""
 
     def __init__(
         self,
         hidden: Tensor,
         head: Tensor,
         bias: Tensor | None,
+        *,
         rows_R: Tensor,
         weight: float,
-        needs_grad: tuple[bool, bool, bool],
+        needs_grad: Sequence[bool],
         dtype: torch.dtype,
     ) -> None:
         self.weight = weight
-        self.hidden_RD = hidden.index_select(0, rows_R).to(dtype)
+        every_row = rows_R.numel() == hidden.shape[0]
+        self.hidden_RD = (hidden if every_row else hidden.index_select(0, rows_R)).to(dtype)
         self.head_VD = head.to(dtype)
         self.bias_V = None if bias is None else bias.to(dtype)
         needs_hidden, needs_head, needs_bias = needs_grad
@@ -128,40 +228,41 @@ class _Branch:
             self.grad_bias_V.add_(grad_CV.sum(dim=0), alpha=self.weight)
 
 
-class _MixedLinearCrossEntropy(torch.autograd.Function):
+class _BranchCrossEntropy(torch.autograd.Function):
+    """Inputs after the fixed ones: hidden, head and bias of every branch, one after the other."""
+
+    NUM_FIXED = 6
+
     @staticmethod
     def forward(
         ctx: Any,
-        strong_hidden: Tensor,
-        strong_head: Tensor,
-        strong_bias: Tensor | None,
-        weak_hidden: Tensor,
-        weak_head: Tensor,
-        weak_bias: Tensor | None,
         labels: Tensor,
         rows_R: Tensor,
-        mixing_weight: float,
+        weights: list[float],
         chunk_size: int,
         scale: float,
         grad_enabled: bool,
+        *inputs: Tensor | None,
     ) -> Tensor:
-        needs = [grad_enabled and needed for needed in ctx.needs_input_grad[:6]]
-        # Both products go into one buffer, so one precision serves both branches.
-        dtype = compute_dtype(strong_hidden, strong_head, weak_hidden, weak_head)
-        strong_needs, weak_needs = (needs[0], needs[1], needs[2]), (needs[3], needs[4], needs[5])
-        strong = _Branch(strong_hidden, strong_head, strong_bias, rows_R, mixing_weight, strong_needs, dtype)
-        weak = _Branch(weak_hidden, weak_head, weak_bias, rows_R, 1.0 - mixing_weight, weak_needs, dtype)
+        needs = [grad_enabled and needed for needed in ctx.needs_input_grad[_BranchCrossEntropy.NUM_FIXED :]]
+        tensors = [tensor for tensor in inputs if tensor is not None]
+        # All products go into one buffer, so one precision serves every branch.
+        dtype = compute_dtype(*tensors)
+        sides = [
+            _Side(*inputs[i : i + 3], rows_R=rows_R, weight=weight, needs_grad=needs[i : i + 3], dtype=dtype)  # type: ignore[arg-type]
+            for i, weight in zip(range(0, len(inputs), 3), weights, strict=True)
+        ]
         labels_R = labels.index_select(0, rows_R).long()
-        num_rows = rows_R.numel()
-        buffer_CV = strong.head_VD.new_empty((min(chunk_size, num_rows), strong.head_VD.shape[0]), dtype=dtype)
+        num_rows, vocab_size = rows_R.numel(), sides[0].head_VD.shape[0]
+        buffer_CV = sides[0].head_VD.new_empty((min(chunk_size, num_rows), vocab_size))
         # The sum over rows is taken in float64: it is one number, and float32 would lose a digit over long batches.
-        total = torch.zeros((), dtype=torch.float64, device=strong_hidden.device)
+        total = torch.zeros((), dtype=torch.float64, device=labels.device)
 
         for start in range(0, num_rows, chunk_size):
             chunk = slice(start, min(start + chunk_size, num_rows))
             z_CV = buffer_CV[: chunk.stop - chunk.start].zero_()
-            strong.add_logits(z_CV, chunk)
-            weak.add_logits(z_CV, chunk)
+            for side in sides:
+                side.add_logits(z_CV, chunk)
             label_C1 = labels_R[chunk].unsqueeze(1)
             z_CV.sub_(z_CV.amax(dim=1, keepdim=True))
             target_C1 = z_CV.gather(1, label_C1)
@@ -172,38 +273,39 @@ class _MixedLinearCrossEntropy(torch.autograd.Function):
                 z_CV.div_(normaliser_C1)
                 z_CV.scatter_add_(1, label_C1, torch.full_like(target_C1, -1.0))
                 z_CV.mul_(scale)
-                strong.accumulate_gradients(z_CV, chunk)
-                weak.accumulate_gradients(z_CV, chunk)
+                for side in sides:
+                    side.accumulate_gradients(z_CV, chunk)
 
-        inputs = (strong_hidden, strong_head, strong_bias, weak_hidden, weak_head, weak_bias)
-        gradients = (
-            _spread(strong.grad_hidden_RD, rows_R, strong_hidden),
-            strong.grad_head_VD,
-            strong.grad_bias_V,
-            _spread(weak.grad_hidden_RD, rows_R, weak_hidden),
-            weak.grad_head_VD,
-            weak.grad_bias_V,
-        )
-        ctx.save_for_backward(
-            *(None if g is None or x is None else g.to(x.dtype) for g, x in zip(gradients, inputs, strict=True))
-        )
+        found = chain.from_iterable((side.grad_hidden_RD, side.grad_head_VD, side.grad_bias_V) for side in sides)
+        gradients: list[Tensor | None] = []
+        for number, (gradient, tensor) in enumerate(zip(found, inputs, strict=True)):
+            if gradient is None or tensor is None:
+                gradients.append(None)
+                continue
+            if number % 3 == 0 and gradient.shape != tensor.shape:
+                # Rows that carry no loss have gradient 0.
+                gradient = gradient.new_zeros(tensor.shape).index_copy_(0, rows_R, gradient)
+            gradients.append(gradient.to(tensor.dtype))
+        ctx.gradients = gradients
         return (total * scale).to(dtype)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_loss: Tensor) -> tuple[Tensor | None, ...]:
-        gradients = (None if grad is None else grad * grad_loss.to(grad.dtype) for grad in ctx.saved_tensors)
-        return (*gradients, *(None,) * 6)
+        gradients, ctx.gradients = ctx.gradients, None
+        if gradients is None:
+            raise RuntimeError("this loss can be differentiated once only; compute it again")
+        # In place: a second [V, D] tensor for each head would be the largest of the whole step.
+        for gradient in gradients:
+            if gradient is not None:
+                gradient.mul_(grad_loss.to(gradient.dtype))
+        return (*(None,) * _BranchCrossEntropy.NUM_FIXED, *gradients)
 
 
-def _spread(grad_RD: Tensor | None, rows_R: Tensor, like_ND: Tensor) -> Tensor | None:
-    """Gradients of the supervised rows, put back among the rows that carry no loss (whose gradient is 0)."""
-    if grad_RD is None:
-        return None
-    return grad_RD.new_zeros(like_ND.shape).index_copy_(0, rows_R, grad_RD)
-
-
-def _check_branch(name: str, hidden: Tensor, head: Tensor, bias: Tensor | None, labels: Tensor) -> None:
+def _check_branch(name: str, branch: Branch, labels: Tensor) -> None:
+    hidden, head, bias = branch.hidden, branch.head, branch.bias
+    if not (math.isfinite(branch.weight) and branch.weight >= 0.0):
+        raise ValueError(f"weight of the {name} branch: expected a finite number >= 0, got {branch.weight}")
     if hidden.dim() != 2 or head.dim() != 2 or hidden.shape[1] != head.shape[1]:
         raise ValueError(
             f"{name}_hidden and {name}_head: expected [N, D] and [V, D], "

@@ -38,18 +38,29 @@ class BatchSampler:
 
 
 def micro_batches(
-    batch: IndexArray, samples: Sequence[TokenizedSample], *, max_tokens: int, rank: int = 0, world_size: int = 1
+    batch: Sequence[int],
+    samples: Sequence[TokenizedSample],
+    *,
+    max_tokens: int,
+    packing: bool,
+    rank: int = 0,
+    world_size: int = 1,
 ) -> list[list[int]]:
-    """This rank's share of a global batch, cut into groups of at most `max_tokens` padded tokens (at least one sample).
+    """This rank's share of a global batch, cut into groups of at most `max_tokens` tokens (at least one sample).
 
-    Longest first, dealt round-robin to the ranks, so that padding is small and ranks carry equal loads.
+    Without packing padding counts. Longest first, dealt round-robin to the ranks, so that padding is small, packed
+    neighbours are of one length, and ranks carry equal loads.
     """
-    by_length = sorted(batch.tolist(), key=lambda index: (-len(samples[index].input_ids), index))
+    by_length = sorted(batch, key=lambda index: (-len(samples[index].input_ids), index))
     groups: list[list[int]] = []
+    filled = 0
     for index in by_length[rank::world_size]:
-        longest = len(samples[groups[-1][0]].input_ids) if groups else 0
-        if groups and longest * (len(groups[-1]) + 1) <= max_tokens:
+        length = len(samples[index].input_ids)
+        cost = length if packing or not groups else len(samples[groups[-1][0]].input_ids)
+        if groups and filled + cost <= max_tokens:
             groups[-1].append(index)
+            filled += cost
         else:
             groups.append([index])
+            filled = length
     return groups

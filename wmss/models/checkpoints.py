@@ -1,80 +1,36 @@
-"""A training checkpoint on disk: the strong branch as an ordinary model folder, and the state to resume from.
-
-strong/             config, safetensors, tokenizer: loads anywhere
-training_state.pt   weak branch, optimizer, schedule, step (tensors and numbers only)
-rng_rank{r}.pt      random-number state of each worker
-"""
+"""Model folders on disk: written whole and complete, and exported in their base's form."""
 
 import json
 import shutil
 from pathlib import Path
-from typing import Any
 
 import torch
+from huggingface_hub import save_torch_state_dict
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel
 
 from wmss.models.loading import TOKENIZER_FILES
-from wmss.records import STRONG_FOLDER
 
-_STATE = "training_state.pt"
-_METRICS = "metrics.json"
 _INDEX = "model.safetensors.index.json"
 _GENERATION = "generation_config.json"
 _DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
 
-def save_model(model: PreTrainedModel, folder: Path, *, tokenizer_from: Path) -> None:
-    """Save a model as safetensors with the tokenizer files of another checkpoint of its family."""
+def save_model(model: PreTrainedModel, weights: dict[str, Tensor], folder: Path, *, tokenizer_from: Path) -> None:
+    """Write `weights`, whole and on the CPU, as a folder of the model's kind, with another checkpoint's tokenizer.
+
+    `model` gives the configuration only: what it holds may be sharded, or have adapters on it.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    model.save_pretrained(folder, safe_serialization=True)
+    # Tied weights are saved once, under the name they are loaded from.
+    tied = model.all_tied_weights_keys if model.config.tie_word_embeddings else {}
+    save_torch_state_dict({name: tensor for name, tensor in weights.items() if name not in tied}, str(folder))
+    model.config.save_pretrained(folder)
     for name in (*TOKENIZER_FILES, _GENERATION):
         if (tokenizer_from / name).is_file():
             shutil.copyfile(tokenizer_from / name, folder / name)
-
-
-def save_training_state(folder: Path, state: dict[str, Any]) -> None:
-    """Everything but the strong weights: written by rank 0."""
-    torch.save(state, folder / _STATE)
-
-
-def save_metrics(folder: Path, metrics: dict[str, float]) -> None:
-    """Metrics of the checkpoint's step, for whoever finds it later."""
-    (folder / _METRICS).write_text(json.dumps(metrics), encoding="utf-8")
-
-
-def load_metrics(folder: Path) -> dict[str, float]:
-    """What `save_metrics` wrote."""
-    metrics: dict[str, float] = json.loads((folder / _METRICS).read_text(encoding="utf-8"))
-    return metrics
-
-
-def save_rng(folder: Path, rank: int) -> None:
-    """This worker's random-number state."""
-    state = {"cpu": torch.get_rng_state()}
-    if torch.cuda.is_available():
-        state["cuda"] = torch.cuda.get_rng_state()
-    torch.save(state, folder / f"rng_rank{rank}.pt")
-
-
-def load_training_state(folder: Path) -> dict[str, Any]:
-    """What `save_training_state` wrote; only tensors and plain values are unpickled."""
-    state: dict[str, Any] = torch.load(folder / _STATE, map_location="cpu", weights_only=True)
-    return state
-
-
-def load_strong_weights(model: PreTrainedModel, folder: Path) -> None:
-    """Put the strong branch of a checkpoint into an existing model of the same shape."""
-    weights: dict[str, torch.Tensor] = {}
-    for file in sorted((folder / STRONG_FOLDER).glob("*.safetensors")):
-        weights.update(load_file(file))
-    missing, unexpected = model.load_state_dict(weights, strict=False)
-    # Tied weights are saved once, under one of their names.
-    state = model.state_dict()
-    loaded = {state[name].data_ptr() for name in weights if name in state}
-    lost = [name for name in missing if state[name].data_ptr() not in loaded]
-    assert not unexpected and not lost, f"checkpoint and model differ: {lost} missing, {unexpected} unexpected"
 
 
 def export_model(checkpoint: Path, target: Path, *, base: Path, end_token_ids: list[int]) -> None:
@@ -118,14 +74,3 @@ def _stored_dtypes(folder: Path) -> dict[str, torch.dtype]:
         with safe_open(file, framework="pt") as handle:
             dtypes |= {name: handle.get_slice(name).get_dtype() for name in handle.keys()}  # noqa: SIM118
     return {name: _DTYPES[dtype] for name, dtype in dtypes.items() if dtype in _DTYPES}
-
-
-def load_rng(folder: Path, rank: int) -> None:
-    """Restore this worker's random-number state; a worker that did not exist then keeps its fresh one."""
-    file = folder / f"rng_rank{rank}.pt"
-    if not file.is_file():
-        return
-    state = torch.load(file, map_location="cpu", weights_only=True)
-    torch.set_rng_state(state["cpu"])
-    if "cuda" in state and torch.cuda.is_available():
-        torch.cuda.set_rng_state(state["cuda"])

@@ -21,6 +21,7 @@ from transformers import (
 )
 
 from wmss.errors import ModelError
+from wmss.models.packed_attention import PACKED, Runs, runs_of
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
 
@@ -89,11 +90,17 @@ def _mentions_auto_map(value: Any) -> bool:
     return isinstance(value, list) and any(_mentions_auto_map(item) for item in value)
 
 
-def load_model(path: Path, *, dtype: torch.dtype = torch.float32, param: str = "model") -> PreTrainedModel:
-    """The causal LM at `path`, on the CPU; `param` is the field that named it."""
+def load_model(
+    path: Path, *, dtype: torch.dtype = torch.float32, param: str = "model", packing: bool = False
+) -> PreTrainedModel:
+    """The causal LM at `path`, on the CPU; `param` is the field that named it, `packing` makes it take packed rows."""
     model: PreTrainedModel
     model, report = AutoModelForCausalLM.from_pretrained(
-        path, dtype=dtype, use_safetensors=True, output_loading_info=True
+        path,
+        dtype=dtype,
+        use_safetensors=True,
+        output_loading_info=True,
+        attn_implementation=PACKED if packing else "sdpa",
     )
     # transformers makes up what is missing, differently at every load.
     wrong = {kind: sorted(report[kind]) for kind in ("missing_keys", "mismatched_keys") if report[kind]}
@@ -128,11 +135,29 @@ def hidden_states(model: PreTrainedModel, input_ids: Tensor, attention_mask: Ten
     return output
 
 
+def batch_states(model: PreTrainedModel, input_ids: Tensor, position_ids: Tensor, runs: Runs | None) -> Tensor:
+    """As `hidden_states`, for samples packed into one row (`runs` set), or each in a right-padded row.
+
+    Padding comes after the tokens, where causal attention never looks, so nothing needs to mask it.
+    """
+    packed = {} if runs is None else {"packed_runs": runs}
+    output: Tensor = model.base_model(
+        input_ids=input_ids, position_ids=position_ids, use_cache=False, **packed
+    ).last_hidden_state
+    return output
+
+
 def output_head(model: PreTrainedModel) -> tuple[Tensor, Tensor | None]:
     """The output head's weight [V, D] and its bias [V] or None."""
     head = model.get_output_embeddings()
     assert isinstance(head, nn.Linear), f"expected a linear output head, got {type(head).__name__}"
     return head.weight, head.bias
+
+
+def load_head(path: Path) -> tuple[Tensor, Tensor | None]:
+    """The output head of the checkpoint at `path`: weight [V, D] and bias [V] or None."""
+    weight, bias = output_head(load_model(path))
+    return weight.detach().clone(), None if bias is None else bias.detach().clone()
 
 
 @torch.no_grad()
@@ -156,6 +181,26 @@ def check_output_head(model: PreTrainedModel, *, param: str) -> None:
         raise ModelError(
             f"{param}: {type(model).__name__} changes its logits after the output head (scaling or soft-capping), "
             "which is not supported yet; choose another model",
+            param=param,
+        )
+
+
+@torch.no_grad()
+def check_packing(model: PreTrainedModel, *, param: str) -> None:
+    """Raise `ModelError` unless samples packed into one row give the states they have alone.
+
+    A model that keeps a state along the row (recurrent, convolutional), or whose attention does not go through
+    transformers' interface, would mix neighbours without a word.
+    """
+    lengths = [3, 5]
+    input_ids = torch.arange(sum(lengths), device=model.device)[None] % int(model.config.vocab_size)
+    position_ids = torch.cat([torch.arange(length, device=model.device) for length in lengths])[None]
+    packed = batch_states(model, input_ids, position_ids, runs_of(lengths))[0]
+    parts = torch.split(input_ids, lengths, dim=1)
+    alone = torch.cat([hidden_states(model, part, torch.ones_like(part))[0] for part in parts])
+    if float((packed - alone).norm() / alone.norm()) > 1e-3:
+        raise ModelError(
+            f"{param}: {type(model).__name__} does not keep packed samples apart; set hyperparameters.packing to false",
             param=param,
         )
 

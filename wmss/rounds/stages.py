@@ -25,7 +25,7 @@ from wmss.core.curriculum import TERMS, draw, sampling_weights, weighting_terms
 from wmss.data.dataset import Sample, read_samples
 from wmss.data.tokenization import load_tokenized, save_tokenized, tokens_digest
 from wmss.errors import ConfigError, WmssError, raise_all
-from wmss.models.checkpoints import export_model, load_metrics
+from wmss.models.checkpoints import export_model
 from wmss.models.loading import checkpoint_digest, load_tokenizer
 from wmss.records import STRONG_FOLDER
 from wmss.rounds import messages
@@ -37,7 +37,8 @@ from wmss.scoring.evaluation import verified_accuracy
 from wmss.scoring.interfaces import Generator, Progress, Scorer
 from wmss.scoring.rewards import is_verifiable
 from wmss.scoring.tables import EntropyTable, score_samples
-from wmss.training.loop import TrainingRun
+from wmss.training.checkpoints import load_metrics
+from wmss.training.run import ModelSource, TrainingRun
 
 Artifacts = dict[str, Any]
 SCORE_BATCH_TOKENS = 32768
@@ -320,8 +321,9 @@ class _Stage:
     ) -> Artifacts:
         run = TrainingRun(
             phase=phase,
-            strong=strong,
-            weak=weak,
+            strong=ModelSource(folder=strong),
+            weak=() if weak is None else (ModelSource(folder=weak),),
+            weak_shares=() if weak is None else (1.0,),
             samples=self._samples_file,
             indices=tuple(indices),
             mixing_weight=mixing_weight,

@@ -15,8 +15,9 @@ from wmss.data.dataset import Sample
 from wmss.data.sampler import BatchSampler
 from wmss.data.tokenization import tokenize_samples
 from wmss.tasks.arithmetic import make_problems
+from wmss.training.batches import collate
+from wmss.training.branches import Branches
 from wmss.training.optim import make_optimizer, make_schedule
-from wmss.training.step import Branches, collate
 
 CHAT_TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
@@ -78,14 +79,15 @@ def make_base_model(
     rows = make_problems(num_steps * batch_size, seed=seed, min_steps=1, max_steps=3)
     samples = [Sample(line=i, messages=tuple(row["messages"])) for i, row in enumerate(rows, start=1)]
     tokenized, _ = tokenize_samples(samples, tokenizer, max_length=256, source="base problems")
-    branches = Branches(model, None, mixing_weight=1.0, weak_frozen=True)
+    branches = Branches(model)
     knobs = Hyperparameters(learning_rate=2e-3, warmup_ratio=0.1, lr_schedule="cosine")
     sampler = BatchSampler(range(len(tokenized)), batch_size=batch_size, num_epochs=1, max_steps=num_steps, seed=seed)
     optimizer = make_optimizer(branches, knobs)
     schedule = make_schedule(optimizer, knobs, num_steps=sampler.num_steps)
     for step in range(sampler.num_steps):
         batch = [tokenized[i] for i in sampler.batch(step)]
-        loss = branches(collate(batch, device=torch.device("cpu"))) / sum(s.num_targets for s in batch)
+        loss_sum, _ = branches(collate(batch, device=torch.device("cpu"), packing=False))
+        loss = loss_sum / sum(s.num_targets for s in batch)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(branches.parameters(), 1.0)
         optimizer.step()

@@ -12,74 +12,30 @@ import math
 import tempfile
 import time
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Protocol
 
 import torch
-from pydantic import ConfigDict
 from torch import Tensor
-from torch.nn.parallel import DistributedDataParallel
 
-from wmss.config import Hyperparameters, Knobs
-from wmss.data.sampler import BatchSampler, micro_batches
+from wmss.core.mixing import branch_names, mixing_weight_at
+from wmss.core.saturation import is_saturated
+from wmss.core.telemetry import statistics_of
+from wmss.data.sampler import micro_batches
+from wmss.data.states import StateCache
 from wmss.data.tokenization import load_tokenized
 from wmss.errors import TrainingError
-from wmss.models.checkpoints import (
-    load_metrics,
-    load_rng,
-    load_strong_weights,
-    load_training_state,
-    save_metrics,
-    save_model,
-    save_rng,
-    save_training_state,
-)
-from wmss.models.loading import check_output_head, load_model
-from wmss.records import STRONG_FOLDER
+from wmss.training import checkpoints
+from wmss.training.batches import MicroBatch, collate
+from wmss.training.build import build_branches
+from wmss.training.checkpoints import Reading
 from wmss.training.optim import make_optimizer, make_schedule
-from wmss.training.step import Branches, collate, gradient_norm
+from wmss.training.parallel import gradient_norm, no_sync, parallelise
+from wmss.training.run import TrainingRun
 
 logger = logging.getLogger(__name__)
 
-
-class TrainingRun(Knobs):
-    """One training phase, complete: its JSON is the `train_loop_config` of every worker."""
-
-    model_config = ConfigDict(strict=False)  # paths and tuples travel as JSON strings and lists
-
-    phase: Literal["sft", "joint"]
-    """`sft` trains the strong model alone; `joint` on the mixed logits of strong and weak."""
-    strong: Path
-    """Checkpoint the strong branch starts from."""
-    weak: Path | None = None
-    """Checkpoint of the weak branch; required by `joint`, refused by `sft`."""
-    samples: Path
-    """Tokenized samples (parquet)."""
-    indices: tuple[int, ...]
-    """Which of them to train on, duplicates included."""
-    mixing_weight: float
-    """λ, the weight of the strong logits."""
-    weak_frozen: bool
-    """Hold the weak branch fixed."""
-    batch_size: int
-    """Samples per optimizer step over all workers."""
-    num_epochs: int
-    """Passes over `indices`."""
-    hyperparameters: Hyperparameters
-    """Learning rate, schedule, clipping, micro-batch budget, step cap."""
-    seed: int
-    """Order of the samples."""
-    checkpoint_every: int
-    """Steps between checkpoints."""
-
-    def sampler(self) -> BatchSampler:
-        """The order of batches, and with it the number of steps."""
-        return BatchSampler(
-            self.indices,
-            batch_size=self.batch_size,
-            num_epochs=self.num_epochs,
-            max_steps=self.hyperparameters.max_steps,
-            seed=self.seed,
-        )
+TELEMETRY_ROWS = 256
+"""Targets a worker looks at for one reading of `mix_statistics`."""
 
 
 class Host(Protocol):
@@ -101,161 +57,190 @@ class Host(Protocol):
 
 def train(run: TrainingRun, host: Host) -> None:
     """Run one phase to its end, from the newest checkpoint of the run if there is one."""
-    samples = load_tokenized(run.samples)
-    sampler = run.sampler()
-    strong = load_model(run.strong, param="model")
-    check_output_head(strong, param="model")
-    weak = None
-    if run.weak is not None:
-        weak = load_model(run.weak, param="method.wmss.weak_model")
-        check_output_head(weak, param="method.wmss.weak_model")
-    branches = Branches(strong, weak, mixing_weight=run.mixing_weight, weak_frozen=run.weak_frozen).to(host.device)
-    optimizer = make_optimizer(branches, run.hyperparameters)
-    schedule = make_schedule(optimizer, run.hyperparameters, num_steps=sampler.num_steps)
     with host.latest_checkpoint() as checkpoint:
-        first_step = 0 if checkpoint is None else _resume(checkpoint, host, branches, optimizer, schedule)
-        totals = {} if checkpoint is None else _totals(load_metrics(checkpoint))
-    if first_step:
-        logger.info("%s resumes at step %d of %d", run.phase, first_step, sampler.num_steps)
-    parallel = DistributedDataParallel(branches) if host.world_size > 1 else branches
-    branches.train()
+        trainer = _Trainer(run, host, checkpoint)
+    trainer.run_to_end()
 
-    for step in range(first_step, sampler.num_steps):
+
+class _Trainer:
+    """One worker's state of a phase."""
+
+    def __init__(self, run: TrainingRun, host: Host, checkpoint: Path | None) -> None:
+        knobs = run.hyperparameters
+        self._run, self._host, self._knobs = run, host, knobs
+        # Adapters and dropout draw from it; every worker must begin with the same weights.
+        torch.manual_seed(run.seed)
+        self._samples = load_tokenized(run.samples)
+        self._sampler = run.sampler()
+        self._states = [StateCache(source.states) for source in run.weak if source.states is not None]
+        resumed = None if checkpoint is None else checkpoints.load(checkpoint, host.rank)
+        self._branches = build_branches(run, resumed).to(host.device)
+        self._module = parallelise(self._branches, how=run.parallelism, world_size=host.world_size, device=host.device)
+        self._optimizer = make_optimizer(self._branches, knobs)
+        self._schedule = make_schedule(self._optimizer, knobs, num_steps=self._sampler.num_steps)
+        self._first_step = 0
+        self._totals: dict[str, float] = {}
+        self._readings: list[Reading] = []
+        self._is_saturated = False
+        torch.manual_seed(run.seed + 1_000_003 * (host.rank + 1))  # noise and dropout differ between workers
+        if resumed is not None:
+            checkpoints.restore_optimizer(resumed, self._branches, self._optimizer)
+            self._schedule.load_state_dict(resumed.schedule)
+            self._first_step, self._totals = resumed.step, resumed.totals
+            self._readings = resumed.readings
+            self._is_saturated = self._saturated()
+            resumed.restore_rng()
+            logger.info("%s resumes at step %d of %d", run.phase, self._first_step, self._sampler.num_steps)
+
+    def run_to_end(self) -> None:
+        self._branches.train()
+        step = self._first_step
+        stopped = self._run.stop_at_saturation and self._is_saturated
+        while step < self._sampler.num_steps and not stopped:
+            metrics = self._one_step(step)
+            step += 1
+            if self._host.rank == 0:
+                self._host.log(metrics)
+            stopped = self._run.stop_at_saturation and self._is_saturated
+            if stopped or step == self._sampler.num_steps or step % self._run.checkpoint_every == 0:
+                self._save(step, metrics | self._totals)
+
+    def _one_step(self, step: int) -> dict[str, float]:
         started = time.perf_counter()
-        batch = sampler.batch(step)
+        run, knobs = self._run, self._knobs
+        batch = self._sampler.batch(step)
+        num_targets = sum(self._samples[index].num_targets for index in batch)
+        self._branches.mixing_weight = mixing_weight_at(
+            step,
+            num_steps=self._sampler.num_steps,
+            start=run.mixing_weight,
+            end=run.mixing_weight_end,
+            schedule=run.mixing_schedule,
+        )
+        reads = knobs.telemetry_every is not None and step % knobs.telemetry_every == 0
+        loss_sum, statistics = self._accumulate(batch.tolist(), num_targets, telemetry=reads)
+        mean_loss = loss_sum / num_targets
+        norms = self._gradient_norms()
+        self._stop_if_not_finite(mean_loss, norms["grad_norm"], step, batch.tolist())
+        if knobs.gradient_clip is not None:
+            self._clip(norms["grad_norm"], knobs.gradient_clip)
+        learning_rate = self._schedule.get_last_lr()[0]
+        self._optimizer.step()
+        self._schedule.step()
+        self._optimizer.zero_grad(set_to_none=True)
+
+        num_tokens = sum(len(self._samples[index].input_ids) for index in batch)
+        metrics = {
+            "step": float(step + 1),
+            "num_steps": float(self._sampler.num_steps),
+            "train_loss": mean_loss,
+            "learning_rate": learning_rate,
+            "mixing_weight": self._branches.mixing_weight,
+            **norms,
+            **statistics,
+            "num_targets": float(num_targets),
+            "num_tokens": float(num_tokens),
+            "tokens_per_s": num_tokens / (time.perf_counter() - started),
+        }
+        self._totals = {
+            "first_loss": self._totals.get("first_loss", mean_loss),
+            "total_tokens": self._totals.get("total_tokens", 0.0) + num_tokens,
+            "total_s": self._totals.get("total_s", 0.0) + time.perf_counter() - started,
+        }
+        if statistics:
+            self._readings.append(Reading(step + 1, statistics["margin"], statistics["entropy_strong"]))
+            saturated = self._saturated()
+            if saturated and not self._is_saturated:
+                metrics["saturated_at"] = metrics["step"]
+            self._is_saturated |= saturated
+        return metrics
+
+    def _accumulate(self, batch: list[int], num_targets: int, *, telemetry: bool) -> tuple[float, dict[str, float]]:
+        """Gradients of the step's mean loss; returns the loss summed over all workers' targets, and a reading."""
+        host, knobs = self._host, self._knobs
         groups = micro_batches(
             batch,
-            samples,
-            max_tokens=run.hyperparameters.micro_batch_tokens,
+            self._samples,
+            max_tokens=knobs.micro_batch_tokens,
+            packing=knobs.packing,
             rank=host.rank,
             world_size=host.world_size,
         )
         # A worker without a sample of a small batch takes part with one that is masked: gradients are summed over
         # workers, and a missing one would leave the others waiting.
         supervised = bool(groups)
-        groups = groups or [[int(batch[0])]]
-        num_targets = sum(samples[index].num_targets for index in batch)
-
+        groups = groups or [[batch[0]]]
         loss_sum = torch.zeros((), dtype=torch.float64, device=host.device)
+        names = statistics_of(1 + len(self._run.weak))
+        sums = torch.zeros(len(names) + 1, dtype=torch.float64, device=host.device)
         for number, group in enumerate(groups):
-            micro = collate([samples[i] for i in group], device=host.device, supervised=supervised)
+            micro = self._collate(group, supervised=supervised)
+            rows = TELEMETRY_ROWS if telemetry and number == 0 else 0
             last = number == len(groups) - 1
-            with contextlib.nullcontext() if last else _no_sync(parallel):
-                loss = parallel(micro)
-                # DistributedDataParallel averages gradients over workers; the loss is a sum over them.
+            with contextlib.nullcontext() if last else no_sync(self._module):
+                loss, statistics = self._module(micro, rows)
+                # Workers average their gradients; the loss is a sum over them.
                 (loss * (host.world_size / num_targets)).backward()
             loss_sum += loss.detach()
+            if statistics is not None:
+                sums += statistics
         if host.world_size > 1:
             torch.distributed.all_reduce(loss_sum)
+            torch.distributed.all_reduce(sums)
+        if not telemetry:
+            return float(loss_sum), {}
+        return float(loss_sum), dict(zip(names, (sums[:-1] / sums[-1]).tolist(), strict=True))
 
-        mean_loss = float(loss_sum) / num_targets
-        norms = _gradient_norms(branches)
-        _stop_if_not_finite(mean_loss, norms["grad_norm"], step, host.rank, batch.tolist(), samples)
-        if run.hyperparameters.gradient_clip is not None:
-            _clip(branches, norms["grad_norm"], run.hyperparameters.gradient_clip)
-        learning_rate = schedule.get_last_lr()[0]
-        optimizer.step()
-        schedule.step()
-        optimizer.zero_grad(set_to_none=True)
+    def _collate(self, group: list[int], *, supervised: bool) -> MicroBatch:
+        return collate(
+            [self._samples[index] for index in group],
+            device=self._host.device,
+            packing=self._knobs.packing,
+            supervised=supervised,
+            weak_states=[cache.rows(group if supervised else []) for cache in self._states],
+        )
 
-        done = step + 1
-        num_tokens = sum(len(samples[index].input_ids) for index in batch)
-        metrics = {
-            "step": float(done),
-            "num_steps": float(sampler.num_steps),
-            "train_loss": mean_loss,
-            "learning_rate": learning_rate,
-            **norms,
-            "num_targets": float(num_targets),
-            "num_tokens": float(num_tokens),
-            "tokens_per_s": num_tokens / (time.perf_counter() - started),
+    def _saturated(self) -> bool:
+        return is_saturated([reading.margin for reading in self._readings])
+
+    def _gradient_norms(self) -> dict[str, float]:
+        branches = self._branches
+        names = branch_names(1 + len(branches.weak))
+        norms = [gradient_norm(parameters) for parameters in branches.parameters_by_branch()]
+        if len(norms) == 1:
+            return {"grad_norm": norms[0]}
+        return {"grad_norm": math.hypot(*norms)} | {
+            f"grad_norm_{name}": norm for name, norm in zip(names, norms, strict=True)
         }
-        totals = {
-            "first_loss": totals.get("first_loss", mean_loss),
-            "total_tokens": totals.get("total_tokens", 0.0) + num_tokens,
-            "total_s": totals.get("total_s", 0.0) + time.perf_counter() - started,
-        }
-        if host.rank == 0:
-            host.log(metrics)
-        if done == sampler.num_steps or done % run.checkpoint_every == 0:
-            _save(run, host, branches, optimizer, schedule, done, metrics | totals)
 
+    def _clip(self, norm: float, limit: float) -> None:
+        """Scale all gradients so that their joint norm is at most `limit`."""
+        if norm > limit:
+            gradients: list[Tensor] = [p.grad for p in self._branches.parameters() if p.grad is not None]
+            torch._foreach_mul_(gradients, limit / norm)
 
-def _save(
-    run: TrainingRun,
-    host: Host,
-    branches: Branches,
-    optimizer: torch.optim.Optimizer,
-    schedule: torch.optim.lr_scheduler.LRScheduler,
-    step: int,
-    metrics: dict[str, float],
-) -> None:
-    with tempfile.TemporaryDirectory(prefix="wmss-checkpoint-") as folder_name:
-        folder = Path(folder_name)
-        save_rng(folder, host.rank)
-        if host.rank == 0:
-            save_model(branches.strong, folder / STRONG_FOLDER, tokenizer_from=run.strong)
-            trained_weak = branches.weak is not None and not branches.weak_frozen
-            save_metrics(folder, metrics)
-            save_training_state(
+    def _stop_if_not_finite(self, loss: float, norm: float, step: int, indices: list[int]) -> None:
+        if math.isfinite(loss) and math.isfinite(norm):
+            return
+        lines = sorted({self._samples[index].line for index in indices})
+        raise TrainingError(
+            f"loss {loss} and gradient norm {norm} at step {step + 1} on worker {self._host.rank}, before the update; "
+            f"lower learning_rate, or look at these lines of the training file: {lines[:20]}",
+            param="method",
+        )
+
+    def _save(self, step: int, metrics: dict[str, float]) -> None:
+        with tempfile.TemporaryDirectory(prefix="wmss-checkpoint-") as folder_name:
+            folder = Path(folder_name)
+            checkpoints.save(
                 folder,
-                {
-                    "step": step,
-                    "weak": branches.weak.state_dict() if trained_weak and branches.weak is not None else None,
-                    "optimizer": optimizer.state_dict(),
-                    "schedule": schedule.state_dict(),
-                },
+                rank=self._host.rank,
+                run=self._run,
+                branches=self._branches,
+                optimizer=self._optimizer,
+                schedule=self._schedule,
+                step=step,
+                readings=self._readings,
+                metrics=metrics,
             )
-        host.checkpoint(folder, metrics)
-
-
-def _resume(
-    checkpoint: Path,
-    host: Host,
-    branches: Branches,
-    optimizer: torch.optim.Optimizer,
-    schedule: torch.optim.lr_scheduler.LRScheduler,
-) -> int:
-    state = load_training_state(checkpoint)
-    load_strong_weights(branches.strong, checkpoint)
-    if state["weak"] is not None and branches.weak is not None:
-        branches.weak.load_state_dict(state["weak"])
-    optimizer.load_state_dict(state["optimizer"])
-    schedule.load_state_dict(state["schedule"])
-    load_rng(checkpoint, host.rank)
-    return int(state["step"])
-
-
-def _totals(metrics: dict[str, float]) -> dict[str, float]:
-    """What a checkpoint's metrics say of the whole run up to it: loss of the first step, tokens, seconds of steps."""
-    return {name: metrics[name] for name in ("first_loss", "total_tokens", "total_s") if name in metrics}
-
-
-def _no_sync(module: torch.nn.Module) -> contextlib.AbstractContextManager[Any]:
-    return module.no_sync() if isinstance(module, DistributedDataParallel) else contextlib.nullcontext()
-
-
-def _gradient_norms(branches: Branches) -> dict[str, float]:
-    strong = float(gradient_norm(list(branches.strong.parameters())))
-    if branches.weak is None:
-        return {"grad_norm": strong}
-    weak = float(gradient_norm(list(branches.weak.parameters())))
-    return {"grad_norm": math.hypot(strong, weak), "grad_norm_strong": strong, "grad_norm_weak": weak}
-
-
-def _clip(branches: Branches, norm: float, limit: float) -> None:
-    """Scale all gradients so that their joint norm is at most `limit`."""
-    if norm > limit:
-        gradients: list[Tensor] = [p.grad for p in branches.parameters() if p.grad is not None]
-        torch._foreach_mul_(gradients, limit / norm)
-
-
-def _stop_if_not_finite(loss: float, norm: float, step: int, rank: int, indices: list[int], samples: list[Any]) -> None:
-    if math.isfinite(loss) and math.isfinite(norm):
-        return
-    lines = sorted({samples[index].line for index in indices})
-    raise TrainingError(
-        f"loss {loss} and gradient norm {norm} at step {step + 1} on worker {rank}, before the update; lower "
-        f"learning_rate, or look at these lines of the training file: {lines[:20]}",
-        param="method",
-    )
+            self._host.checkpoint(folder, metrics)

@@ -10,14 +10,20 @@ from torch.optim.lr_scheduler import LambdaLR
 from wmss.config import Hyperparameters
 
 
-def make_optimizer(module: nn.Module, knobs: Hyperparameters) -> AdamW:
+def make_optimizer(module: nn.Module, knobs: Hyperparameters) -> torch.optim.Optimizer:
     """AdamW over every trainable parameter; vectors (norms, biases) are not decayed."""
     trainable = [p for p in module.parameters() if p.requires_grad]
     groups = [
         {"params": [p for p in trainable if p.dim() >= 2], "weight_decay": knobs.weight_decay},
         {"params": [p for p in trainable if p.dim() < 2], "weight_decay": 0.0},
     ]
-    return AdamW([group for group in groups if group["params"]], lr=knobs.peak_learning_rate)
+    groups = [group for group in groups if group["params"]]
+    if knobs.optimizer == "adamw_8bit":
+        from torchao.optim import AdamW8bit
+
+        eight_bit: torch.optim.Optimizer = AdamW8bit(groups, lr=knobs.peak_learning_rate)
+        return eight_bit
+    return AdamW(groups, lr=knobs.peak_learning_rate)
 
 
 def make_schedule(optimizer: torch.optim.Optimizer, knobs: Hyperparameters, *, num_steps: int) -> LambdaLR:

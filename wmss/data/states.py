@@ -1,0 +1,64 @@
+"""Hidden states of a frozen model at every supervised position, on disk: written while scoring, read while training.
+
+states.npy    float32 [rows, D], rows of sample 0 first, in the order of its predicting positions
+offsets.npy   int64 [samples + 1], the first row of each sample
+"""
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from numpy.lib.format import open_memmap
+from torch import Tensor
+
+from wmss.records import TokenizedSample
+
+_STATES, _OFFSETS = "states.npy", "offsets.npy"
+
+
+class StateWriter:
+    """Fills a cache sample by sample, in any order; it appears under its name when `close` finds it complete."""
+
+    def __init__(self, folder: Path, samples: Sequence[TokenizedSample]) -> None:
+        self._folder = folder
+        self._partial = folder.with_name(folder.name + ".partial")
+        self._offsets = np.concatenate([[0], np.cumsum([sample.num_targets for sample in samples])]).astype(np.int64)
+        self._rows: npt.NDArray[np.float32] | None = None
+        self._missing = set(range(len(samples)))
+        shutil.rmtree(self._partial, ignore_errors=True)
+        self._partial.mkdir(parents=True)
+
+    def write(self, index: int, states: npt.NDArray[np.float32]) -> None:
+        """States [num_targets, D] of one sample."""
+        if self._rows is None:
+            shape = (int(self._offsets[-1]), states.shape[1])
+            file = self._partial / _STATES
+            self._rows = open_memmap(file, mode="w+", dtype=np.float32, shape=shape)  # type: ignore[no-untyped-call]
+        start, end = self._offsets[index : index + 2]
+        self._rows[start:end] = states
+        self._missing.discard(index)
+
+    def close(self) -> None:
+        """Publish the cache under its folder."""
+        assert self._rows is not None and not self._missing, f"{len(self._missing)} samples have no states"
+        self._rows.flush()  # type: ignore[attr-defined]
+        np.save(self._partial / _OFFSETS, self._offsets)
+        shutil.rmtree(self._folder, ignore_errors=True)
+        self._partial.rename(self._folder)
+
+
+class StateCache:
+    """Reads what `StateWriter` wrote; the file stays on disk and is mapped."""
+
+    def __init__(self, folder: Path) -> None:
+        self._states = np.load(folder / _STATES, mmap_mode="r")
+        self._offsets = np.load(folder / _OFFSETS)
+
+    def rows(self, indices: Sequence[int]) -> Tensor:
+        """States [R, D] of these samples, one after the other."""
+        parts = [self._states[self._offsets[index] : self._offsets[index + 1]] for index in indices]
+        none = np.zeros((0, self._states.shape[1]), dtype=np.float32)
+        return torch.from_numpy(np.concatenate([none, *parts]))

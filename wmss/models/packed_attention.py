@@ -1,0 +1,90 @@
+"""Attention over several samples packed into one row without padding: each sees itself only, and nothing is masked.
+
+Registered with transformers under the name `PACKED`, so any model whose attention goes through its interface takes it.
+"""
+
+from collections.abc import Sequence
+from functools import partial
+from itertools import groupby
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import scaled_dot_product_attention
+from transformers import AttentionInterface, AttentionMaskInterface
+
+PACKED = "wmss_packed"
+
+Runs = tuple[tuple[int, int], ...]
+"""Packed samples as (number, length) of neighbours of one length: a run is one batched call."""
+
+
+def runs_of(lengths: Sequence[int]) -> Runs:
+    """Lengths of packed samples, in order, as runs. Samples sorted by length make few and long ones."""
+    return tuple((len(list(group)), length) for length, group in groupby(lengths))
+
+
+def packed_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    *,
+    packed_runs: Runs | None = None,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    sliding_window: int | None = None,
+    **_: Any,
+) -> tuple[Tensor, None]:
+    """Causal attention within each sample of query [1, H, N, d] and key, value [1, K, N, d]; returns [1, N, H, d].
+
+    Scores of Σ length² instead of N². A `sliding_window` shorter than a sample limits how far back it sees. Without
+    `packed_runs` every row of [B, ...] is one sample.
+    """
+    attend = partial(_attend, dropout=dropout, scaling=scaling, sliding_window=sliding_window)
+    if packed_runs is None:
+        return attend(query, key, value).transpose(1, 2), None
+    sizes = [count * length for count, length in packed_runs]
+    outputs = []
+    # split and cat: a slice's backward pass would write a full-size tensor of zeros for every run.
+    parts = zip(*(torch.split(tensor, sizes, dim=2) for tensor in (query, key, value)), strict=True)
+    for (count, length), (q, k, v) in zip(packed_runs, parts, strict=True):
+        output = attend(*(_unpack(tensor, count, length) for tensor in (q, k, v)))
+        outputs.append(output.transpose(1, 2).reshape(1, count * length, output.shape[1], output.shape[3]))
+    return torch.cat(outputs, dim=1), None
+
+
+def _attend(
+    query: Tensor, key: Tensor, value: Tensor, *, dropout: float, scaling: float | None, sliding_window: int | None
+) -> Tensor:
+    """[B, H, T, d] of B samples of one length."""
+    length, mask = query.shape[2], None
+    if sliding_window is not None and length > sliding_window:
+        position = torch.arange(length, device=query.device)
+        back = position[:, None] - position[None, :]
+        mask = (back >= 0) & (back < sliding_window)
+    return scaled_dot_product_attention(
+        query,
+        key,
+        value,
+        attn_mask=mask,
+        dropout_p=dropout,
+        is_causal=mask is None,
+        scale=scaling,
+        enable_gqa=query.shape[1] != key.shape[1],
+    )
+
+
+def _unpack(packed: Tensor, count: int, length: int) -> Tensor:
+    """[1, H, count·length, d] -> [count, H, length, d]."""
+    _, heads, _, width = packed.shape
+    return packed.view(heads, count, length, width).transpose(0, 1)
+
+
+def _no_mask(**_: Any) -> None:
+    """The runs say who sees whom."""
+
+
+AttentionInterface.register(PACKED, packed_attention)
+AttentionMaskInterface.register(PACKED, _no_mask)

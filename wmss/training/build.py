@@ -1,0 +1,81 @@
+"""From a `TrainingRun` to its models, ready to train."""
+
+from pathlib import Path
+
+from transformers import PreTrainedModel
+
+from wmss.errors import TrainingError
+from wmss.models.adapters import STRONG_ADAPTER, add_adapter, switch_on
+from wmss.models.loading import check_output_head, check_packing, load_head, load_model
+from wmss.records import ADAPTER_FOLDER, STRONG_FOLDER
+from wmss.training.branches import Branches, CachedWeak, Weak, WeakAdapter, WeakModel
+from wmss.training.checkpoints import Resumed
+from wmss.training.parallel import blocks_of, checkpoint_activations, models_of
+from wmss.training.run import TrainingRun
+
+
+def build_branches(run: TrainingRun, resumed: Resumed | None) -> Branches:
+    """The models of a phase, from their own checkpoints or, where they were trained already, from the phase's."""
+    knobs = run.hyperparameters
+    strong = _strong(run, resumed)
+    weak = [_weak(run, number, strong, resumed) for number in range(len(run.weak))]
+    if knobs.lora is not None:
+        switch_on(strong, {STRONG_ADAPTER, *(w.adapter for w in weak if isinstance(w, WeakAdapter) and w.trained)})
+    branches = Branches(
+        strong,
+        weak,
+        mixing_weight=run.mixing_weight,
+        weak_shares=run.weak_shares,
+        bfloat16=knobs.precision == "bfloat16",
+        neftune_alpha=knobs.neftune_alpha,
+    )
+    for model in models_of(branches):
+        checkpoint_activations(model, knobs.activation_checkpointing)
+        if knobs.compile:
+            for block in blocks_of(model):
+                block.compile()
+    return branches
+
+
+def _strong(run: TrainingRun, resumed: Resumed | None) -> PreTrainedModel:
+    lora, source = run.hyperparameters.lora, run.strong
+    if lora is None:
+        if source.adapter is not None:
+            raise TrainingError(f"{source.adapter}: an adapter to start from, but lora is not set", param="method")
+        folder = source.folder if resumed is None else resumed.folder / STRONG_FOLDER
+        return _load(run, folder, param="model")
+    model = _load(run, source.folder, param="model")
+    weights = source.adapter if resumed is None else resumed.folder / ADAPTER_FOLDER
+    add_adapter(model, STRONG_ADAPTER, lora, weights=weights)
+    return model
+
+
+def _weak(run: TrainingRun, number: int, strong: PreTrainedModel, resumed: Resumed | None) -> Weak:
+    source, param = run.weak[number], "method.wmss.weak_model"
+    lora = run.hyperparameters.lora
+    if source.states is not None:
+        cached = sum(earlier.states is not None for earlier in run.weak[:number])
+        return CachedWeak(*load_head(source.folder), number=cached)
+    if lora is not None and source.folder == run.strong.folder:
+        if source.adapter is None and run.weak_frozen:
+            return WeakAdapter(None, trained=False)
+        name = f"weak_{number}"
+        weights = source.adapter if resumed is None or run.weak_frozen else resumed.weak_folder(number)
+        add_adapter(strong, name, lora, weights=weights)
+        return WeakAdapter(name, trained=not run.weak_frozen)
+    trained = not run.weak_frozen
+    if trained and resumed is not None and lora is None:
+        return WeakModel(_load(run, resumed.weak_folder(number), param=param), trained=True)
+    model = _load(run, source.folder, param=param)
+    if trained and lora is not None:
+        add_adapter(model, STRONG_ADAPTER, lora, weights=None if resumed is None else resumed.weak_folder(number))
+        switch_on(model, {STRONG_ADAPTER})
+    return WeakModel(model, trained=trained)
+
+
+def _load(run: TrainingRun, folder: Path, *, param: str) -> PreTrainedModel:
+    model = load_model(folder, param=param, packing=run.hyperparameters.packing)
+    check_output_head(model, param=param)
+    if run.hyperparameters.packing:
+        check_packing(model, param=param)
+    return model

@@ -1,0 +1,199 @@
+"""A training checkpoint on disk: the strong branch as an ordinary model folder, and the state to resume from.
+
+strong/               config, safetensors, tokenizer: loads anywhere
+adapter/              the same as an adapter in PEFT's format, where adapters are trained
+weak_{i}/             weak branch i, where it is trained
+training_state.pt     optimizer, schedule, step, readings of the margin (tensors and plain values only)
+metrics.json          metrics of the checkpoint's step
+rng_rank{r}.pt        random-number state of each worker
+digests_rank{r}.json  SHA-256 of every file that worker wrote
+
+Nothing in it depends on the number of workers but the random-number states.
+"""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_model_state_dict,
+    get_optimizer_state_dict,
+    set_optimizer_state_dict,
+)
+from torch.distributed.fsdp import FSDPModule
+
+from wmss.errors import TrainingError
+from wmss.models.adapters import STRONG_ADAPTER, merged_weights, save_adapter
+from wmss.models.checkpoints import save_model
+from wmss.records import ADAPTER_FOLDER, STRONG_FOLDER
+from wmss.training.branches import Branches, WeakAdapter, WeakModel
+from wmss.training.run import TrainingRun
+
+_STATE = "training_state.pt"
+_METRICS = "metrics.json"
+_WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
+
+
+class Reading(NamedTuple):
+    """What the saturation detector saw at a step."""
+
+    step: int
+    margin: float
+    """Mean logit margin of the strong model."""
+    entropy: float
+    """Mean entropy of the strong model, in nats."""
+
+
+@dataclass(frozen=True)
+class Resumed:
+    """A training checkpoint to go on from."""
+
+    folder: Path
+    step: int
+    optimizer: dict[str, Any]
+    schedule: dict[str, Any]
+    readings: list[Reading]
+    totals: dict[str, float]
+    """Loss of the first step, tokens, and seconds of steps, of the whole run so far."""
+    rng: dict[str, Tensor] | None
+    """Of this worker; None if there was no such worker then."""
+
+    def weak_folder(self, number: int) -> Path:
+        """Where a trained weak branch lies."""
+        return self.folder / _weak_name(number)
+
+    def restore_rng(self) -> None:
+        """Put this worker's random-number state back; a worker that did not exist then keeps its fresh one."""
+        if self.rng is None:
+            return
+        torch.set_rng_state(self.rng["cpu"])
+        if "cuda" in self.rng and torch.cuda.is_available():
+            torch.cuda.set_rng_state(self.rng["cuda"])
+
+
+def save(
+    folder: Path,
+    *,
+    rank: int,
+    run: TrainingRun,
+    branches: Branches,
+    optimizer: torch.optim.Optimizer,
+    schedule: torch.optim.lr_scheduler.LRScheduler,
+    step: int,
+    readings: list[Reading],
+    metrics: dict[str, float],
+) -> None:
+    """Write this worker's part of a checkpoint; every worker must call it, rank 0 writes all that is common."""
+    sharded = isinstance(branches, FSDPModule)
+    state: dict[str, Any] = get_model_state_dict(branches, options=_WHOLE) if sharded else branches.state_dict()
+    optimizer_state = get_optimizer_state_dict(branches, optimizer, options=_WHOLE)
+    rng = {"cpu": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        rng["cuda"] = torch.cuda.get_rng_state()
+    torch.save(rng, folder / _rng_name(rank))
+    if rank == 0:
+        _save_models(folder, run, branches, state)
+        (folder / _METRICS).write_text(json.dumps(metrics), encoding="utf-8")
+        values = {
+            "step": step,
+            "optimizer": optimizer_state,
+            "schedule": schedule.state_dict(),
+            "readings": [tuple(reading) for reading in readings],
+        }
+        torch.save(values, folder / _STATE)
+    digests = {str(file.relative_to(folder)): _digest(file) for file in sorted(folder.rglob("*")) if file.is_file()}
+    (folder / f"digests_rank{rank}.json").write_text(json.dumps(digests, indent=1), encoding="utf-8")
+
+
+def _save_models(folder: Path, run: TrainingRun, branches: Branches, state: dict[str, Tensor]) -> None:
+    lora = run.hyperparameters.lora
+    strong = _part(state, "strong.")
+    if lora is not None:
+        save_adapter(strong, folder / ADAPTER_FOLDER, STRONG_ADAPTER, lora, base=run.strong.folder)
+    whole = strong if lora is None else merged_weights(strong, STRONG_ADAPTER, lora)
+    save_model(branches.strong, whole, folder / STRONG_FOLDER, tokenizer_from=run.strong.folder)
+    for number, (weak, source) in enumerate(zip(branches.weak, run.weak, strict=True)):
+        target = folder / _weak_name(number)
+        if isinstance(weak, WeakModel) and weak.trained:
+            weights = _part(state, f"weak.{number}.model.")
+            if lora is not None:
+                save_adapter(weights, target, STRONG_ADAPTER, lora, base=source.folder)
+            else:
+                save_model(weak.model, weights, target, tokenizer_from=source.folder)
+        elif isinstance(weak, WeakAdapter) and weak.trained and lora is not None and weak.adapter is not None:
+            save_adapter(strong, target, weak.adapter, lora, base=source.folder)
+
+
+def load(folder: Path, rank: int) -> Resumed:
+    """Read a checkpoint and check that it is whole; only tensors and plain values are unpickled.
+
+    Raises:
+        TrainingError: a file is missing or is not what was written.
+    """
+    verify(folder)
+    state = torch.load(folder / _STATE, map_location="cpu", weights_only=True)
+    metrics = load_metrics(folder)
+    rng = folder / _rng_name(rank)
+    return Resumed(
+        folder=folder,
+        step=state["step"],
+        optimizer=state["optimizer"],
+        schedule=state["schedule"],
+        readings=[Reading(*reading) for reading in state["readings"]],
+        totals={name: metrics[name] for name in ("first_loss", "total_tokens", "total_s") if name in metrics},
+        rng=torch.load(rng, map_location="cpu", weights_only=True) if rng.is_file() else None,
+    )
+
+
+def restore_optimizer(resumed: Resumed, branches: Branches, optimizer: torch.optim.Optimizer) -> None:
+    """Put the stored moments back, divided as this run divides them."""
+    set_optimizer_state_dict(branches, optimizer, resumed.optimizer, options=StateDictOptions(full_state_dict=True))
+
+
+def load_metrics(folder: Path) -> dict[str, float]:
+    """Metrics of a checkpoint's step."""
+    metrics: dict[str, float] = json.loads((folder / _METRICS).read_text(encoding="utf-8"))
+    return metrics
+
+
+def load_readings(folder: Path) -> list[Reading]:
+    """Readings of the margin of the run up to a checkpoint."""
+    state = torch.load(folder / _STATE, map_location="cpu", weights_only=True, mmap=True)
+    return [Reading(*reading) for reading in state["readings"]]
+
+
+def verify(folder: Path) -> None:
+    """Raise `TrainingError` unless every file of a checkpoint is there and has the digest it was written with."""
+    records = sorted(folder.glob("digests_rank*.json"))
+    if not records:
+        raise TrainingError(f"{folder} is no complete checkpoint: it has no digests; remove it to resume from another")
+    for record in records:
+        for name, digest in json.loads(record.read_text(encoding="utf-8")).items():
+            file = folder / name
+            if not file.is_file() or _digest(file) != digest:
+                raise TrainingError(
+                    f"{file} is {'damaged' if file.is_file() else 'missing'}; remove the checkpoint {folder} to resume "
+                    "from an earlier one"
+                )
+
+
+def _part(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
+
+
+def _weak_name(number: int) -> str:
+    return f"weak_{number}"
+
+
+def _rng_name(rank: int) -> str:
+    return f"rng_rank{rank}.pt"
+
+
+def _digest(file: Path) -> str:
+    with file.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
