@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from wmss.core.mixing import branch_names, mixing_weight_at
-from wmss.core.saturation import is_saturated
+from wmss.core.saturation import WINDOW, is_saturated
 from wmss.core.telemetry import statistics_of
 from wmss.data.sampler import micro_batches
 from wmss.data.states import StateCache
@@ -88,7 +88,8 @@ class _Trainer:
             self._schedule.load_state_dict(resumed.schedule)
             self._first_step, self._totals = resumed.step, resumed.totals
             self._readings = resumed.readings
-            self._is_saturated = self._saturated()
+            # At any reading so far: the margin may have grown again since, and its flattening is reported once.
+            self._is_saturated = any(self._is_flat(count + 1) for count in range(len(self._readings)))
             resumed.restore_rng()
             logger.info("%s resumes at step %d of %d", run.phase, self._first_step, self._sampler.num_steps)
 
@@ -149,7 +150,7 @@ class _Trainer:
         }
         if statistics:
             self._readings.append(Reading(step + 1, statistics["margin"], statistics["entropy_strong"]))
-            saturated = self._saturated()
+            saturated = self._is_flat(len(self._readings))
             if saturated and not self._is_saturated:
                 metrics["saturated_at"] = metrics["step"]
             self._is_saturated |= saturated
@@ -200,8 +201,9 @@ class _Trainer:
             weak_states=[cache.rows(group if supervised else []) for cache in self._states],
         )
 
-    def _saturated(self) -> bool:
-        return is_saturated([reading.margin for reading in self._readings])
+    def _is_flat(self, count: int) -> bool:
+        """Whether the margin had flattened after the first `count` readings."""
+        return is_saturated([reading.margin for reading in self._readings[max(0, count - 2 * WINDOW) : count]])
 
     def _gradient_norms(self) -> dict[str, float]:
         branches = self._branches
