@@ -62,7 +62,7 @@ def test_the_phase_refuses_what_the_dry_run_refuses(tmp_path, checkpoints, files
 
 
 def test_what_speaks_against_the_engines_is_a_problem_too(tmp_path, checkpoints, files):
-    job = make_job(tmp_path, checkpoints, files, knobs(batch_size=49))
+    job = make_job(tmp_path, checkpoints, files, knobs(batch_size=49), weak=checkpoints["qwen3_other"])
     found = examine(job.sources, lambda models: [WmssError(f"no room for {sorted(models)}", param="resources")])
     assert [problem.param for problem in found.problems] == ["resources", "method.wmss.hyperparameters.batch_size"]
     assert "'method.wmss.weak_model', 'model'" in found.problems[0].message

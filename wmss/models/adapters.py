@@ -23,19 +23,17 @@ def add_adapter(model: PreTrainedModel, name: str, knobs: LoraConfig, *, weights
 
     A new adapter changes nothing: its B is zero. All other weights of the model are held fixed from here on.
     """
+    config = PeftLoraConfig(
+        r=knobs.rank,
+        lora_alpha=knobs.alpha,
+        lora_dropout=knobs.dropout,
+        target_modules="all-linear",
+        task_type="CAUSAL_LM",
+    )
     with warnings.catch_warnings():
-        # Two adapters on one model are meant here.
-        warnings.filterwarnings("ignore", message="Already found a `peft_config` attribute in the model")
-        model.add_adapter(
-            PeftLoraConfig(
-                r=knobs.rank,
-                lora_alpha=knobs.alpha,
-                lora_dropout=knobs.dropout,
-                target_modules="all-linear",
-                task_type="CAUSAL_LM",
-            ),
-            adapter_name=name,
-        )
+        # Two adapters on one model are what is meant here.
+        warnings.filterwarnings("ignore", message="Already found a `peft_config` attribute")
+        model.add_adapter(config, adapter_name=name)
     if weights is not None:
         stored = load_file(weights / _WEIGHTS)
         own = adapter_parameters(model, name)

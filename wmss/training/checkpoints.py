@@ -34,6 +34,8 @@ from wmss.records import ADAPTER_FOLDER, STRONG_FOLDER
 from wmss.training.branches import Branches, WeakAdapter, WeakModel
 from wmss.training.run import TrainingRun
 
+TOTALS = ("first_loss", "total_tokens", "total_s", "saturated_at")
+"""Metrics of the whole run: loss of its first step, tokens, seconds of steps, step at which the margin was flat."""
 _STATE = "training_state.pt"
 _METRICS = "metrics.json"
 _WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
@@ -59,7 +61,7 @@ class Resumed:
     schedule: dict[str, Any]
     readings: list[Reading]
     totals: dict[str, float]
-    """Loss of the first step, tokens, and seconds of steps, of the whole run so far."""
+    """What `TOTALS` names, of the whole run so far."""
     rng: dict[str, Tensor] | None
     """Of this worker; None if there was no such worker then."""
 
@@ -145,7 +147,7 @@ def load(folder: Path, rank: int) -> Resumed:
         optimizer=state["optimizer"],
         schedule=state["schedule"],
         readings=[Reading(*reading) for reading in state["readings"]],
-        totals={name: metrics[name] for name in ("first_loss", "total_tokens", "total_s") if name in metrics},
+        totals={name: metrics[name] for name in TOTALS if name in metrics},
         rng=torch.load(rng, map_location="cpu", weights_only=True) if rng.is_file() else None,
     )
 

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from wmss.core.mixing import branch_names, mixing_weight_at
-from wmss.core.saturation import WINDOW, is_saturated
+from wmss.core.saturation import is_saturated
 from wmss.core.telemetry import statistics_of
 from wmss.data.sampler import micro_batches
 from wmss.data.states import StateCache
@@ -81,28 +81,25 @@ class _Trainer:
         self._first_step = 0
         self._totals: dict[str, float] = {}
         self._readings: list[Reading] = []
-        self._is_saturated = False
         torch.manual_seed(run.seed + 1_000_003 * (host.rank + 1))  # noise and dropout differ between workers
         if resumed is not None:
             checkpoints.restore_optimizer(resumed, self._branches, self._optimizer)
             self._schedule.load_state_dict(resumed.schedule)
             self._first_step, self._totals = resumed.step, resumed.totals
             self._readings = resumed.readings
-            # At any reading so far: the margin may have grown again since, and its flattening is reported once.
-            self._is_saturated = any(self._is_flat(count + 1) for count in range(len(self._readings)))
             resumed.restore_rng()
             logger.info("%s resumes at step %d of %d", run.phase, self._first_step, self._sampler.num_steps)
 
     def run_to_end(self) -> None:
         self._branches.train()
         step = self._first_step
-        stopped = self._run.stop_at_saturation and self._is_saturated
+        stopped = self._stopped()
         while step < self._sampler.num_steps and not stopped:
             metrics = self._one_step(step)
             step += 1
             if self._host.rank == 0:
                 self._host.log(metrics)
-            stopped = self._run.stop_at_saturation and self._is_saturated
+            stopped = self._stopped()
             if stopped or step == self._sampler.num_steps or step % self._run.checkpoint_every == 0:
                 self._save(step, metrics | self._totals)
 
@@ -143,18 +140,20 @@ class _Trainer:
             "num_tokens": float(num_tokens),
             "tokens_per_s": num_tokens / (time.perf_counter() - started),
         }
-        self._totals = {
+        self._totals |= {
             "first_loss": self._totals.get("first_loss", mean_loss),
             "total_tokens": self._totals.get("total_tokens", 0.0) + num_tokens,
             "total_s": self._totals.get("total_s", 0.0) + time.perf_counter() - started,
         }
         if statistics:
             self._readings.append(Reading(step + 1, statistics["margin"], statistics["entropy_strong"]))
-            saturated = self._is_flat(len(self._readings))
-            if saturated and not self._is_saturated:
-                metrics["saturated_at"] = metrics["step"]
-            self._is_saturated |= saturated
+            if "saturated_at" not in self._totals and is_saturated([reading.margin for reading in self._readings]):
+                self._totals["saturated_at"] = metrics["saturated_at"] = metrics["step"]
         return metrics
+
+    def _stopped(self) -> bool:
+        """Whether the phase ends before its last step."""
+        return self._run.stop_at_saturation and "saturated_at" in self._totals
 
     def _accumulate(self, batch: list[int], num_targets: int, *, telemetry: bool) -> tuple[float, dict[str, float]]:
         """Gradients of the step's mean loss; returns the loss summed over all workers' targets, and a reading."""
@@ -200,10 +199,6 @@ class _Trainer:
             supervised=supervised,
             weak_states=[cache.rows(group if supervised else []) for cache in self._states],
         )
-
-    def _is_flat(self, count: int) -> bool:
-        """Whether the margin had flattened after the first `count` readings."""
-        return is_saturated([reading.margin for reading in self._readings[max(0, count - 2 * WINDOW) : count]])
 
     def _gradient_norms(self) -> dict[str, float]:
         branches = self._branches
