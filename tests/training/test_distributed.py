@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file
 
 from services.supervisor import free_port
-from tests.training.test_loop import LocalHost, last_weights, losses, make_run, samples_file  # noqa: F401
+from tests.training.runs import LocalHost, last_weights, losses, make_run
 from wmss.config import Hyperparameters
 from wmss.training.loop import train
 from wmss.training.run import TrainingRun
@@ -24,7 +24,7 @@ def worker(rank: int, run_json: str, folder, port: int) -> None:
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_two_workers_equal_one(checkpoints, samples_file, tmp_path):  # noqa: F811
+def test_two_workers_equal_one(checkpoints, samples_file, tmp_path):
     # 40 samples in batches of 13: the last batch of an epoch has one sample, so one worker has none.
     knobs = Hyperparameters(learning_rate=1e-4, micro_batch_tokens=150)
     run = make_run(checkpoints, samples_file, batch_size=13, hyperparameters=knobs, checkpoint_every=100)

@@ -1,0 +1,68 @@
+"""Small training runs in this process."""
+
+import contextlib
+import shutil
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+
+from wmss.config import Hyperparameters
+from wmss.training.run import ModelSource, TrainingRun
+
+NUM_SAMPLES = 40
+SFT = {"phase": "sft", "weak": (), "weak_shares": (), "mixing_weight": 1.0}
+
+
+class LocalHost:
+    """A `Host` in this process; `die_at` raises after that step, as a crash would."""
+
+    rank, world_size, device = 0, 1, torch.device("cpu")
+
+    def __init__(self, folder: Path, *, die_at: int | None = None) -> None:
+        self.folder = folder
+        self.metrics: list[dict[str, float]] = []
+        self._die_at = die_at
+
+    @contextlib.contextmanager
+    def latest_checkpoint(self):
+        found = sorted(self.folder.glob("step-*")) if self.folder.exists() else []
+        yield found[-1] if found else None
+
+    def log(self, metrics):
+        self.metrics.append(metrics)
+        if metrics["step"] == self._die_at:
+            raise KeyboardInterrupt
+
+    def checkpoint(self, folder, metrics):
+        self.saved = metrics
+        shutil.copytree(folder, self.folder / f"step-{int(metrics['step']):04d}")
+
+
+def make_run(checkpoints, samples_file, **changes):
+    values = {
+        "phase": "joint",
+        "strong": ModelSource(folder=checkpoints["qwen3"]),
+        "weak": (ModelSource(folder=checkpoints["qwen3_wide"]),),
+        "weak_shares": (1.0,),
+        "samples": samples_file,
+        "indices": tuple(range(NUM_SAMPLES)),
+        "mixing_weight": 0.5,
+        "weak_frozen": False,
+        "batch_size": 8,
+        "num_epochs": 2,
+        "hyperparameters": Hyperparameters(learning_rate=1e-3, micro_batch_tokens=200),
+        "seed": 3,
+        "checkpoint_every": 4,
+    }
+    return TrainingRun(**(values | changes))
+
+
+def losses(host):
+    return [m["train_loss"] for m in host.metrics]
+
+
+def last_weights(host):
+    folder = sorted(host.folder.glob("step-*"))[-1]
+    weak = folder / "weak_0" / "model.safetensors"
+    return load_file(folder / "strong" / "model.safetensors"), load_file(weak) if weak.exists() else None
