@@ -1,0 +1,60 @@
+"""Chains of +, − and × modulo 11, worked out step by step: 363 facts to know, and a rule for stringing them together.
+
+prompt:      9*2-10+3=
+completion:  9*2=7 7-10=8 8+3=0 #### 0
+"""
+
+from collections.abc import Set
+
+import numpy as np
+
+from wmss.data.dataset import Sample
+from wmss.scoring.rewards import FINAL_MARK
+
+MODULUS = 11
+OPERATIONS = "+-*"
+
+
+def apply(left: int, operation: str, right: int) -> int:
+    """The right result of one step, in [0, MODULUS)."""
+    return {"+": left + right, "-": left - right, "*": left * right}[operation] % MODULUS
+
+
+def make_problem(rng: np.random.Generator, *, num_steps: int, wrong_share: float = 0.0) -> tuple[str, str]:
+    """Prompt and completion of one chain; each step is wrong with probability `wrong_share`, and is carried on from."""
+    value = int(rng.integers(MODULUS))
+    prompt, steps = str(value), []
+    for _ in range(num_steps):
+        operation = OPERATIONS[int(rng.integers(len(OPERATIONS)))]
+        operand = int(rng.integers(MODULUS))
+        result = apply(value, operation, operand)
+        if rng.random() < wrong_share:
+            result = (result + int(rng.integers(1, MODULUS))) % MODULUS
+        prompt += f"{operation}{operand}"
+        steps.append(f"{value}{operation}{operand}={result}")
+        value = result
+    return f"{prompt}=", f"{' '.join(steps)} {FINAL_MARK} {value}"
+
+
+def make_samples(
+    num_samples: int,
+    *,
+    seed: tuple[int, ...],
+    lengths: tuple[int, ...],
+    wrong_share: float = 0.0,
+    exclude: Set[str] = frozenset(),
+    distinct: bool = True,
+) -> list[Sample]:
+    """Problems of uniformly drawn lengths, none of whose prompts is in `exclude`; with `distinct` none comes twice."""
+    rng = np.random.default_rng(seed)
+    samples: list[Sample] = []
+    seen = set(exclude)
+    while len(samples) < num_samples:
+        num_steps = int(rng.choice(lengths))
+        prompt, completion = make_problem(rng, num_steps=num_steps, wrong_share=wrong_share)
+        if prompt in seen:
+            continue
+        if distinct:
+            seen.add(prompt)
+        samples.append(Sample(line=len(samples) + 1, prompt=prompt, completion=completion))
+    return samples
