@@ -32,8 +32,8 @@ class Base:
     training: Training = Training(num_steps=900, learning_rate=4e-3)
     lengths: tuple[int, ...] = (1, 2, 3, 4, 5)
     """Steps of a sample, each equally often."""
-    wrong_share: float = 0.15
-    """Share of the steps whose result is wrong."""
+    wrong_share: float = 0.45
+    """Share of the steps whose result is one too high: a mistake that the base learns along with the right results."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Setting:
     num_rows: int
     """Supervised samples."""
     wrong_share: float
-    """Share of their steps whose result is wrong."""
+    """Share of their steps whose result is one too high."""
     strong: Training
     """M0 to M1, plain supervised fine-tuning."""
     arms: Training
@@ -52,7 +52,7 @@ class Setting:
     lengths: tuple[int, ...] = (2, 3)
     """Steps of a supervised sample."""
     base: Base = Base()
-    num_problems: int = 1000
+    num_problems: int = 500
     """Of each test."""
     harder_lengths: tuple[int, ...] = (4,)
     """Steps of a problem of the harder test; the other one has the supervised samples' lengths."""
@@ -96,10 +96,25 @@ TESTS = ("trained", "harder")
 
 SETTINGS = (
     Setting(
+        "small",
+        num_rows=120,
+        wrong_share=0.0,
+        strong=Training(num_steps=150, learning_rate=1e-3),
+        arms=Training(num_steps=200, learning_rate=3e-4),
+    ),
+    Setting(
         "noisy",
-        num_rows=800,
-        wrong_share=0.10,
-        strong=Training(num_steps=360, learning_rate=1e-3),
-        arms=Training(num_steps=360, learning_rate=1e-3),
+        num_rows=500,
+        wrong_share=0.15,
+        strong=Training(num_steps=300, learning_rate=1e-3),
+        arms=Training(num_steps=200, learning_rate=3e-4),
+    ),
+    Setting(
+        "one_pass",
+        num_rows=6000,
+        wrong_share=0.15,
+        strong=Training(num_steps=188, learning_rate=1e-3),
+        arms=Training(num_steps=188, learning_rate=1e-3),
     ),
 )
+"""The first two go over little data many times, until M1 is saturated; the third has the paper's budget, a pass each."""

@@ -138,7 +138,8 @@ An answer counts if its final value is right (`wmss.scoring.rewards.verify`); an
 Of every seed, and in this order, all with the product's own loop (`wmss.training.loop.train`, float32, one thread):
 
 1. `base` (M0): a Qwen3 of {shape.num_layers} layers, width {shape.hidden_size}, from random weights; {base.num_steps} \
-steps of {base.batch_size} fresh samples of {_range(shape.lengths)} steps, {shape.wrong_share:.0%} of the steps wrong.
+steps of {base.batch_size} fresh samples of {_range(shape.lengths)} steps, {shape.wrong_share:.0%} of them \
+one too high.
 2. `strong` (M1): M0 after plain supervised fine-tuning on the setting's samples.
 3. Each arm from that same M1, with the same samples, order of batches, number of steps, learning rate and schedule. \
 Only `joint_v2` sees a part of the samples (those drawn, each once), and so goes round them more often.
@@ -171,8 +172,8 @@ def _setting(result: Results) -> str:
 ## Setting `{setting.name}`
 
 {setting.num_rows} supervised samples of {_range(setting.lengths)} steps, {setting.wrong_share:.0%} of their steps \
-wrong. M1: {strong.num_steps} steps of {strong.batch_size} samples at a peak learning rate of {strong.learning_rate:g} \
-({strong.lr_schedule}); each arm: {arms.num_steps} more at {arms.learning_rate:g} ({arms.lr_schedule}). The \
+one too high. M1: {strong.num_steps} steps of {strong.batch_size} samples at a peak learning rate of \
+{strong.learning_rate:g} ({strong.lr_schedule}); each arm: {arms.num_steps} more at {arms.learning_rate:g} ({arms.lr_schedule}). The \
 saturation detector called the margin flat during M1's training in {flat} of {len(saturated)} seeds.
 """
     return "\n\n".join([head.strip(), _means_table(result), _difference_table(result), _row_table(result)])

@@ -21,7 +21,8 @@ def apply(left: int, operation: str, right: int) -> int:
 
 
 def make_problem(rng: np.random.Generator, *, num_steps: int, wrong_share: float = 0.0) -> tuple[str, str]:
-    """Prompt and completion of one chain; each step is wrong with probability `wrong_share`, and is carried on from."""
+    """Prompt and completion of one chain. Each step is one too high with probability `wrong_share`, and is carried on
+    from."""
     value = int(rng.integers(MODULUS))
     prompt, steps = str(value), []
     for _ in range(num_steps):
@@ -29,7 +30,7 @@ def make_problem(rng: np.random.Generator, *, num_steps: int, wrong_share: float
         operand = int(rng.integers(MODULUS))
         result = apply(value, operation, operand)
         if rng.random() < wrong_share:
-            result = (result + int(rng.integers(1, MODULUS))) % MODULUS
+            result = (result + 1) % MODULUS
         prompt += f"{operation}{operand}"
         steps.append(f"{value}{operation}{operand}={result}")
         value = result
