@@ -19,6 +19,7 @@ ALLOWED = {
     "wmss.models": {"wmss.core", "wmss.models"},
     "wmss.training": {"wmss.core", "wmss.data", "wmss.models", "wmss.training"},
     "wmss.scoring": {"wmss.core", "wmss.data", "wmss.models", "wmss.scoring"},
+    "wmss.integrations": {"wmss.core", "wmss.models"},
     "wmss.tasks": {"wmss.core", "wmss.data", "wmss.models", "wmss.training", "wmss.scoring", "wmss.tasks"},
     "wmss.rounds": {"wmss.core", "wmss.data", "wmss.models", "wmss.training", "wmss.scoring", "wmss.rounds"},
 }
