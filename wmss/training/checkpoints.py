@@ -115,7 +115,7 @@ def _whole_state(branches: Branches) -> dict[str, Tensor]:
     """All tensors of all branches, whole; where weights are divided among workers, on the CPU and for rank 0 only."""
     if not isinstance(branches, FSDPModule):
         return branches.state_dict()
-    gathered = get_model_state_dict(branches, options=_WHOLE)
+    gathered: dict[str, Any] = get_model_state_dict(branches, options=_WHOLE)
     # Rows that do not divide evenly leave padding behind a gathered tensor, which safetensors refuses to write.
     return {
         name: tensor.clone() if tensor.untyped_storage().nbytes() > tensor.nbytes else tensor
