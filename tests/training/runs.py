@@ -8,6 +8,10 @@ import torch
 from safetensors.torch import load_file
 
 from wmss.config import Hyperparameters
+from wmss.data.dataset import Sample
+from wmss.data.tokenization import save_tokenized, tokenize_samples
+from wmss.models.loading import load_tokenizer
+from wmss.tasks.arithmetic import make_problems
 from wmss.training.run import ModelSource, TrainingRun
 
 NUM_SAMPLES = 40
@@ -37,6 +41,14 @@ class LocalHost:
     def checkpoint(self, folder, metrics):
         self.saved = metrics
         shutil.copytree(folder, self.folder / f"step-{int(metrics['step']):04d}")
+
+
+def write_samples(path: Path, checkpoint: Path) -> None:
+    """Forty short problems, tokenized."""
+    rows = make_problems(NUM_SAMPLES, seed=5)
+    samples = [Sample(line=i, messages=tuple(row["messages"])) for i, row in enumerate(rows, start=1)]
+    tokenized, _ = tokenize_samples(samples, load_tokenizer(checkpoint), max_length=256, source="x")
+    save_tokenized(tokenized, path)
 
 
 def make_run(checkpoints, samples_file, **changes):

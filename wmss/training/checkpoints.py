@@ -91,8 +91,7 @@ def save(
     metrics: dict[str, float],
 ) -> None:
     """Write this worker's part of a checkpoint; every worker must call it, rank 0 writes all that is common."""
-    sharded = isinstance(branches, FSDPModule)
-    state: dict[str, Any] = get_model_state_dict(branches, options=_WHOLE) if sharded else branches.state_dict()
+    state = _whole_state(branches)
     optimizer_state = get_optimizer_state_dict(branches, optimizer, options=_WHOLE)
     rng = {"cpu": torch.get_rng_state()}
     if torch.cuda.is_available():
@@ -110,6 +109,18 @@ def save(
         torch.save(values, folder / _STATE)
     digests = {str(file.relative_to(folder)): _digest(file) for file in sorted(folder.rglob("*")) if file.is_file()}
     (folder / f"digests_rank{rank}.json").write_text(json.dumps(digests, indent=1), encoding="utf-8")
+
+
+def _whole_state(branches: Branches) -> dict[str, Tensor]:
+    """All tensors of all branches, whole; where weights are divided among workers, on the CPU and for rank 0 only."""
+    if not isinstance(branches, FSDPModule):
+        return branches.state_dict()
+    gathered: dict[str, Any] = get_model_state_dict(branches, options=_WHOLE)
+    # Rows that do not divide evenly leave padding behind a gathered tensor, which safetensors refuses to write.
+    return {
+        name: tensor.clone() if tensor.untyped_storage().nbytes() > tensor.nbytes else tensor
+        for name, tensor in gathered.items()
+    }
 
 
 def _save_models(folder: Path, run: TrainingRun, branches: Branches, state: dict[str, Tensor]) -> None:

@@ -157,24 +157,13 @@ class _Trainer:
 
     def _accumulate(self, batch: list[int], num_targets: int, *, telemetry: bool) -> tuple[float, dict[str, float]]:
         """Gradients of the step's mean loss; returns the loss summed over all workers' targets, and a reading."""
-        host, knobs = self._host, self._knobs
-        groups = micro_batches(
-            batch,
-            self._samples,
-            max_tokens=knobs.micro_batch_tokens,
-            packing=knobs.packing,
-            rank=host.rank,
-            world_size=host.world_size,
-        )
-        # A worker without a sample of a small batch takes part with one that is masked: gradients are summed over
-        # workers, and a missing one would leave the others waiting.
-        supervised = bool(groups)
-        groups = groups or [[batch[0]]]
+        host = self._host
+        groups = self._groups(batch)
         loss_sum = torch.zeros((), dtype=torch.float64, device=host.device)
         names = statistics_of(1 + len(self._run.weak))
         sums = torch.zeros(len(names) + 1, dtype=torch.float64, device=host.device)
         for number, group in enumerate(groups):
-            micro = self._collate(group, supervised=supervised)
+            micro = self._collate(group, of=batch)
             rows = TELEMETRY_ROWS if telemetry and number == 0 else 0
             last = number == len(groups) - 1
             with contextlib.nullcontext() if last else no_sync(self._module):
@@ -191,13 +180,37 @@ class _Trainer:
             return float(loss_sum), {}
         return float(loss_sum), dict(zip(names, (sums[:-1] / sums[-1]).tolist(), strict=True))
 
-    def _collate(self, group: list[int], *, supervised: bool) -> MicroBatch:
+    def _groups(self, batch: list[int]) -> list[list[int]]:
+        """This worker's micro-batches; an empty one is a pass that only keeps the others company.
+
+        Gradients are summed over workers, so one that has no sample of a small batch takes part all the same. Where
+        weights are divided among workers, every pass gathers them from all, so all make the same number of passes.
+        """
+        host, divided = self._host, self._run.parallelism == "fsdp"
+        shares = {
+            rank: micro_batches(
+                batch,
+                self._samples,
+                max_tokens=self._knobs.micro_batch_tokens,
+                packing=self._knobs.packing,
+                rank=rank,
+                world_size=host.world_size,
+            )
+            for rank in (range(host.world_size) if divided else [host.rank])
+        }
+        passes = max(1, *(len(groups) for groups in shares.values()))
+        own = shares[host.rank]
+        return own + [[]] * (passes - len(own))
+
+    def _collate(self, group: list[int], *, of: list[int]) -> MicroBatch:
+        """Tensors of a group; of an empty one, those of the batch's shortest sample without its targets."""
+        shortest = min(of, key=lambda index: len(self._samples[index].input_ids))
         return collate(
-            [self._samples[index] for index in group],
+            [self._samples[index] for index in group or [shortest]],
             device=self._host.device,
             packing=self._knobs.packing,
-            supervised=supervised,
-            weak_states=[cache.rows(group if supervised else []) for cache in self._states],
+            supervised=bool(group),
+            weak_states=[cache.rows(group) for cache in self._states],
         )
 
     def _gradient_norms(self) -> dict[str, float]:
