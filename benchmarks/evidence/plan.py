@@ -117,4 +117,4 @@ SETTINGS = (
         arms=Training(num_steps=188, learning_rate=1e-3),
     ),
 )
-"""The first two go over little data many times, until M1 is saturated; the third has the paper's budget, a pass each."""
+"""The first two go over little data many times, until M1 is saturated; the third takes one pass a phase, as the paper."""

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from benchmarks.evidence import __main__ as command
+from benchmarks.evidence import run as command
 from benchmarks.evidence.plan import ARMS, CHECKPOINTS, SEEDS, SETTINGS, Base, Setting, Training
 from benchmarks.evidence.report import MEASURES, Results, report, write_report
 from benchmarks.evidence.rows import append_row, key_of, load_rows, missing
