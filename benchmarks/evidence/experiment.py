@@ -17,7 +17,7 @@ from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from benchmarks.evidence.plan import ARMS, CHECKPOINTS, MIXING_WEIGHT, TESTS, Arm, Base, Setting, Training, digest_of
 from benchmarks.evidence.rows import Row
-from benchmarks.evidence.task import make_samples
+from benchmarks.evidence.task import make_samples, make_tokenizer
 from wmss.config import Hyperparameters
 from wmss.core.curriculum import draw, sampling_weights
 from wmss.core.saturation import is_saturated
@@ -28,7 +28,6 @@ from wmss.records import STRONG_FOLDER, TokenizedSample
 from wmss.scoring.evaluation import verified_accuracy
 from wmss.scoring.tables import EntropyTable, score_samples
 from wmss.scoring.torch_scorer import TorchEntropyScorer
-from wmss.tasks.base_model import make_tokenizer
 from wmss.training.checkpoints import load_metrics, load_readings
 from wmss.training.loop import train
 from wmss.training.run import ModelSource, TrainingRun
@@ -170,8 +169,7 @@ class Experiment:
     def _base_run(self) -> TrainingRun:
         base = self.setting.base
         random_model = self._base_folder / "random"
-        if not random_model.is_dir():
-            save_random_model(random_model, base, seed=self.seed)
+        save_random_model(random_model, base, seed=self.seed)
         samples = make_samples(
             base.training.num_steps * base.training.batch_size,
             seed=(self.seed, _BASE_DATA),

@@ -32,7 +32,7 @@ class Base:
     training: Training = Training(num_steps=900, learning_rate=4e-3)
     lengths: tuple[int, ...] = (1, 2, 3, 4, 5)
     """Steps of a sample, each equally often."""
-    wrong_share: float = 0.45
+    wrong_share: float = 0.3
     """Share of the steps whose result is one too high: a mistake that the base learns along with the right results."""
 
 
@@ -117,4 +117,4 @@ SETTINGS = (
         arms=Training(num_steps=188, learning_rate=1e-3),
     ),
 )
-"""The first two go over little data many times, until M1 is saturated; the third takes one pass a phase, as the paper."""
+"""The first two go over little data many times, until M1 is saturated; the third takes the paper's one pass a phase."""

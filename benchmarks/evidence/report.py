@@ -174,7 +174,8 @@ def _setting(result: Results) -> str:
 {setting.num_rows} supervised samples of {_range(setting.lengths)} steps, {setting.wrong_share:.0%} of their steps \
 one too high. M1: {strong.num_steps} steps of {strong.batch_size} samples at a peak learning rate of \
 {strong.learning_rate:g} ({strong.lr_schedule}); each arm: {arms.num_steps} more at {arms.learning_rate:g} \
-({arms.lr_schedule}). The saturation detector called the margin flat during M1's training in {flat} of {len(saturated)} seeds.
+({arms.lr_schedule}). While M1 was trained, the saturation detector called its margin flat in {flat} of \
+{len(saturated)} seeds.
 """
     return "\n\n".join([head.strip(), _means_table(result), _difference_table(result), _row_table(result)])
 

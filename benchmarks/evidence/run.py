@@ -9,6 +9,7 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 
 import torch
+from transformers.utils.logging import disable_progress_bar
 
 from benchmarks.evidence.experiment import Experiment
 from benchmarks.evidence.plan import ARMS, CHECKPOINTS, SEEDS, SETTINGS
@@ -36,6 +37,7 @@ def run_missing(file: Path, cache: Path, *, workers: int) -> None:
 def compute(keys: list[Key], cache: Path, *, only: tuple[str, ...]) -> list[Row]:
     """Rows of those of `keys` whose arm is in `only`; M0 and M1 are made for all of them."""
     torch.set_num_threads(1)
+    disable_progress_bar()
     settings = {setting.digest: setting for setting in SETTINGS}
     rows = []
     for digest, seed in sorted({key[:2] for key in keys}):

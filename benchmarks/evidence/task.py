@@ -1,4 +1,4 @@
-"""Chains of +, − and × modulo 11, worked out step by step: 363 facts to know, and a rule for stringing them together.
+"""Chains of +, − and × modulo 10, worked out step by step: 300 facts to know, and a rule for stringing them together.
 
 prompt:      9*2-10+3=
 completion:  9*2=7 7-10=8 8+3=0 #### 0
@@ -7,12 +7,26 @@ completion:  9*2=7 7-10=8 8+3=0 #### 0
 from collections.abc import Set
 
 import numpy as np
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
 
 from wmss.data.dataset import Sample
 from wmss.scoring.rewards import FINAL_MARK
 
-MODULUS = 11
+MODULUS = 10
 OPERATIONS = "+-*"
+_END, _PAD = "<|im_end|>", "<|endoftext|>"
+
+
+def make_tokenizer() -> PreTrainedTokenizerFast:
+    """A token a character, and one for the mark of the final value: a large vocabulary would be most of the model."""
+    words = [_END, _PAD, FINAL_MARK, *"0123456789", *OPERATIONS, "=", " "]
+    tokenizer = Tokenizer(models.WordLevel({word: number for number, word in enumerate(words)}, unk_token=_PAD))
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(f"{FINAL_MARK}|."), "isolated")
+    tokenizer.decoder = decoders.Fuse()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, eos_token=_END, pad_token=_PAD, clean_up_tokenization_spaces=False
+    )
 
 
 def apply(left: int, operation: str, right: int) -> int:

@@ -154,10 +154,10 @@ def test_problems_are_right_unless_told_otherwise():
         steps = sample.completion.split(" #### ")[0].split(" ")
         for step in steps:
             expression, _, result = step.partition("=")
-            assert eval(expression) % 11 == int(result)
+            assert eval(expression) % 10 == int(result)
         assert final_answer(sample.completion).value == int(steps[-1].partition("=")[2])
     wrong = make_samples(200, seed=(0,), lengths=(1,), wrong_share=1.0)
-    assert all((eval(s.prompt[:-1]) + 1) % 11 == int(final_answer(s.completion).value) for s in wrong)
+    assert all((eval(s.prompt[:-1]) + 1) % 10 == int(final_answer(s.completion).value) for s in wrong)
 
 
 def test_test_problems_are_new_and_the_same_seed_gives_the_same():
