@@ -17,7 +17,7 @@ from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from benchmarks.evidence.plan import ARMS, CHECKPOINTS, MIXING_WEIGHT, TESTS, Arm, Base, Setting, Training, digest_of
 from benchmarks.evidence.rows import Row
-from benchmarks.evidence.task import make_samples, make_tokenizer
+from benchmarks.evidence.task import make_samples, make_tokenizer, misconceptions
 from wmss.config import Hyperparameters
 from wmss.core.curriculum import draw, sampling_weights
 from wmss.core.saturation import is_saturated
@@ -35,7 +35,7 @@ from wmss.training.run import ModelSource, TrainingRun
 MAX_LENGTH = 128
 SCORED_ROWS = 500
 """Training samples whose NLL and entropy are measured after training."""
-_BASE_DATA, _TRAINING_DATA, _TEST_DATA = 1, 2, 3
+_BASE_DATA, _TRAINING_DATA, _TEST_DATA, _MISCONCEPTIONS = 1, 2, 3, 4
 """Streams of random numbers of a seed."""
 
 
@@ -175,6 +175,7 @@ class Experiment:
             seed=(self.seed, _BASE_DATA),
             lengths=base.lengths,
             wrong_share=base.wrong_share,
+            wrong_facts=misconceptions(base.misconceived_share, seed=(self.seed, _MISCONCEPTIONS)),
             distinct=False,
         )
         file = self._base_folder / "samples.parquet"

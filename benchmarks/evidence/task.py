@@ -15,6 +15,8 @@ from wmss.scoring.rewards import FINAL_MARK
 
 MODULUS = 10
 OPERATIONS = "+-*"
+Fact = tuple[int, str, int]
+"""Left operand, operation, right operand."""
 _END, _PAD = "<|im_end|>", "<|endoftext|>"
 
 
@@ -34,16 +36,28 @@ def apply(left: int, operation: str, right: int) -> int:
     return {"+": left + right, "-": left - right, "*": left * right}[operation] % MODULUS
 
 
-def make_problem(rng: np.random.Generator, *, num_steps: int, wrong_share: float = 0.0) -> tuple[str, str]:
-    """Prompt and completion of one chain. Each step is one too high with probability `wrong_share`, and is carried on
-    from."""
+def misconceptions(share: float, *, seed: tuple[int, ...]) -> frozenset[Fact]:
+    """A random `share` of all facts."""
+    facts = [(left, op, right) for left in range(MODULUS) for op in OPERATIONS for right in range(MODULUS)]
+    chosen = np.random.default_rng(seed).choice(len(facts), size=round(share * len(facts)), replace=False)
+    return frozenset(facts[index] for index in chosen)
+
+
+def make_problem(
+    rng: np.random.Generator, *, num_steps: int, wrong_share: float = 0.0, wrong_facts: Set[Fact] | None = None
+) -> tuple[str, str]:
+    """Prompt and completion of one chain.
+
+    A step on one of `wrong_facts` (None = any) is one too high with probability `wrong_share`, and is carried on from.
+    """
     value = int(rng.integers(MODULUS))
     prompt, steps = str(value), []
     for _ in range(num_steps):
         operation = OPERATIONS[int(rng.integers(len(OPERATIONS)))]
         operand = int(rng.integers(MODULUS))
         result = apply(value, operation, operand)
-        if rng.random() < wrong_share:
+        may_be_wrong = wrong_facts is None or (value, operation, operand) in wrong_facts
+        if may_be_wrong and rng.random() < wrong_share:
             result = (result + 1) % MODULUS
         prompt += f"{operation}{operand}"
         steps.append(f"{value}{operation}{operand}={result}")
@@ -57,6 +71,7 @@ def make_samples(
     seed: tuple[int, ...],
     lengths: tuple[int, ...],
     wrong_share: float = 0.0,
+    wrong_facts: Set[Fact] | None = None,
     exclude: Set[str] = frozenset(),
     distinct: bool = True,
 ) -> list[Sample]:
@@ -66,7 +81,7 @@ def make_samples(
     seen = set(exclude)
     while len(samples) < num_samples:
         num_steps = int(rng.choice(lengths))
-        prompt, completion = make_problem(rng, num_steps=num_steps, wrong_share=wrong_share)
+        prompt, completion = make_problem(rng, num_steps=num_steps, wrong_share=wrong_share, wrong_facts=wrong_facts)
         if prompt in seen:
             continue
         if distinct:
