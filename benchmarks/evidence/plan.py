@@ -98,17 +98,17 @@ TESTS = ("trained", "harder")
 
 SETTINGS = (
     Setting(
-        "small",
-        num_rows=120,
-        wrong_share=0.0,
-        strong=Training(num_steps=150, learning_rate=1e-3),
-        arms=Training(num_steps=150, learning_rate=3e-4),
-    ),
-    Setting(
         "noisy",
         num_rows=400,
         wrong_share=0.2,
         strong=Training(num_steps=200, learning_rate=1e-3),
+        arms=Training(num_steps=150, learning_rate=3e-4),
+    ),
+    Setting(
+        "small",
+        num_rows=32,
+        wrong_share=0.0,
+        strong=Training(num_steps=150, learning_rate=1e-3),
         arms=Training(num_steps=150, learning_rate=3e-4),
     ),
 )

@@ -15,6 +15,7 @@ from wmss.scoring.rewards import FINAL_MARK
 
 MODULUS = 10
 OPERATIONS = "+-*"
+NUM_FACTS = len(OPERATIONS) * MODULUS**2
 Fact = tuple[int, str, int]
 """Left operand, operation, right operand."""
 _END, _PAD = "<|im_end|>", "<|endoftext|>"
