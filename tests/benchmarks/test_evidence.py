@@ -1,5 +1,6 @@
 """The evidence: its statistics, its stored rows, its report, its task; and a tiny run from end to end."""
 
+import re
 from concurrent.futures import Future
 from dataclasses import replace
 
@@ -10,7 +11,8 @@ from benchmarks.evidence.plan import ARMS, CHECKPOINTS, SEEDS, SETTINGS, Base, S
 from benchmarks.evidence.report import MEASURES, Results, report, write_report
 from benchmarks.evidence.rows import append_row, key_of, load_rows, missing
 from benchmarks.evidence.statistics import T_975, paired_difference
-from benchmarks.evidence.task import make_samples
+from benchmarks.evidence.task import apply, make_samples, make_tokenizer, misconceptions
+from wmss.models.loading import load_tokenizer
 from wmss.scoring.rewards import final_answer
 
 NAMES = (*CHECKPOINTS, *ARMS)
@@ -158,6 +160,25 @@ def test_problems_are_right_unless_told_otherwise():
         assert final_answer(sample.completion).value == int(steps[-1].partition("=")[2])
     wrong = make_samples(200, seed=(0,), lengths=(1,), wrong_share=1.0)
     assert all((eval(s.prompt[:-1]) + 1) % 10 == int(final_answer(s.completion).value) for s in wrong)
+
+
+def test_misconceptions_are_the_same_facts_all_along():
+    facts = misconceptions(0.5, seed=(0, 4))
+    assert len(facts) == 150 and facts == misconceptions(0.5, seed=(0, 4)) != misconceptions(0.5, seed=(1, 4))
+    samples = make_samples(300, seed=(0,), lengths=(1,), wrong_share=1.0, wrong_facts=facts, distinct=False)
+    for sample in samples:
+        left, operation, right = re.fullmatch(r"(\d)(.)(\d)=", sample.prompt).groups()
+        is_wrong = final_answer(sample.completion).value != apply(int(left), operation, int(right))
+        assert is_wrong == ((int(left), operation, int(right)) in facts)
+
+
+def test_tokenizer_reads_back_what_it_wrote(tmp_path):
+    tokenizer = make_tokenizer()
+    sample = make_samples(1, seed=(0,), lengths=(3,))[0]
+    ids = tokenizer(sample.prompt + sample.completion)["input_ids"]
+    assert tokenizer.decode(ids) == sample.prompt + sample.completion
+    tokenizer.save_pretrained(tmp_path)
+    assert load_tokenizer(tmp_path)(sample.completion)["input_ids"] == tokenizer(sample.completion)["input_ids"]
 
 
 def test_test_problems_are_new_and_the_same_seed_gives_the_same():
