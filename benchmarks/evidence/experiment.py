@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
-from benchmarks.evidence.plan import ARMS, CHECKPOINTS, MIXING_WEIGHT, TESTS, Arm, Base, Setting, Training, digest_of
+from benchmarks.evidence.plan import ARMS, CHECKPOINTS, TESTS, Arm, Base, Setting, Training, digest_of
 from benchmarks.evidence.rows import Row
 from benchmarks.evidence.task import make_samples, make_tokenizer, misconceptions
 from wmss.config import Hyperparameters
@@ -187,7 +187,7 @@ class Experiment:
         run = self._run(arm.name, strong, self.setting.arms, indices=self._indices(arm))
         if arm.mixing == "off":
             return run
-        changes: dict[str, Any] = {"mixing_weight": MIXING_WEIGHT}
+        changes: dict[str, Any] = {"mixing_weight": arm.mixing_weight}
         if arm.mixing == "logits":
             changes |= {"weak": (ModelSource(folder=base),), "weak_shares": (1.0,), "weak_frozen": arm.weak_frozen}
         return run.model_copy(update=changes)

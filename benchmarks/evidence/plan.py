@@ -6,7 +6,6 @@ from dataclasses import asdict, dataclass
 from typing import Literal
 
 SEEDS = (0, 1, 2, 3, 4)
-MIXING_WEIGHT = 0.5
 REFERENCE_ARM = "sft"
 
 
@@ -80,6 +79,8 @@ class Arm:
     weak_frozen: bool = False
     draws: bool = False
     """Draw the samples by both models' entropies (`v2`, each once); else all of them."""
+    mixing_weight: float = 0.5
+    """λ, for all but `off`."""
 
 
 ARMS = {
@@ -90,6 +91,9 @@ ARMS = {
         Arm("frozen", "−log softmax(λ z_s + (1−λ) z_w)[y], with M0 held fixed as the weak model", "logits", True),
         Arm("joint", "the same loss, with the weak model, M0 at first, trained too", "logits"),
         Arm("joint_v2", "as `joint`, on samples drawn by p ∝ 0.1 [−ΔH]₊ + 0.8 H_s + 0.1 [ΔH]₊", "logits", draws=True),
+        Arm("strong_scaled_0.8", "as `strong_scaled`, with λ = 0.8", "strong_scaled", mixing_weight=0.8),
+        Arm("frozen_0.8", "as `frozen`, with λ = 0.8", "logits", True, mixing_weight=0.8),
+        Arm("joint_0.8", "as `joint`, with λ = 0.8", "logits", mixing_weight=0.8),
     )
 }
 CHECKPOINTS = ("base", "strong")
