@@ -490,6 +490,7 @@ def test_checkpoint_without_digests_is_refused(checkpoints, samples_file, tmp_pa
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # the compiler's own: it imports what is deprecated, and looks at gradients
 @pytest.mark.parametrize("packing", [True, False])
 def test_compiled_equals_eager(checkpoints, samples_file, tmp_path, packing):
     hosts = [
