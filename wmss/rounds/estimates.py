@@ -129,9 +129,9 @@ def worker_tensor_bytes(branches: list[Branch], *, micro_batch_tokens: int, num_
 
     4·P for the weights of every branch and 12·P for what of it is trained (gradients, two Adam moments; 16·P with
     several workers, whose gradients lie a second time in communication buckets); activations kept for the backward,
-    4·N·L·(6D + 4A + 4K + 4F), as counted on Llama and Qwen3 blocks, and 4·N·(2D + 3F) of the layer at work; for the
-    loss 4·4·N·D of hidden states and their gradients and 2·4·V·D of head gradients a trained branch, and once the
-    chunk of logits, 4·C·V.
+    4·N·L·(6D + 4A + 4K + 4F) or with adapters 4·N·L·3(D + A + K + F), as counted on Llama and Qwen3 blocks, and
+    4·N·(2D + 3F) of the layer at work; for the loss 4·4·N·D of hidden states and their gradients and 2·4·V·D of head
+    gradients a trained branch, and once the chunk of logits, 4·C·V.
     """
     vocabulary = branches[0].shape.vocabulary
     total = FLOAT_BYTES * resolve_chunk_size(None, torch.device("cuda" if on_gpu else "cpu")) * vocabulary
@@ -143,13 +143,16 @@ def worker_tensor_bytes(branches: list[Branch], *, micro_batch_tokens: int, num_
         total += FLOAT_BYTES * tokens * (2 * shape.hidden + 3 * shape.feed_forward)
         if branch.trained:
             head_gradients = 0 if branch.lora is not None else 2 * shape.head_parameters
-            kept = tokens * shape.layers * _kept_per_layer(shape) + 4 * tokens * shape.hidden
+            kept = tokens * shape.layers * _kept_per_layer(branch) + 4 * tokens * shape.hidden
             total += FLOAT_BYTES * (kept + head_gradients)
     return total
 
 
-def _kept_per_layer(shape: ModelShape) -> int:
-    """Numbers a token leaves behind in a layer for the backward pass."""
+def _kept_per_layer(branch: Branch) -> int:
+    """Numbers a token leaves behind in a layer for the backward pass; fewer where no weight wants a gradient."""
+    shape = branch.shape
+    if branch.lora is not None:
+        return 3 * (shape.hidden + shape.queries + shape.keys + shape.feed_forward)
     return 6 * shape.hidden + 4 * (shape.queries + shape.keys + shape.feed_forward)
 
 
