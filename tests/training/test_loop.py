@@ -92,7 +92,7 @@ def test_micro_batch_split_does_not_change_the_result(checkpoints, samples_file,
     for name, budget in (("many", 60), ("one", 100_000)):
         host = LocalHost(tmp_path / name)
         knobs = Hyperparameters(learning_rate=1e-4, micro_batch_tokens=budget)
-        train(make_run(checkpoints, samples_file, hyperparameters=knobs, num_epochs=1), host)
+        train(make_run(checkpoints, samples_file, hyperparameters=knobs, num_epochs=1, batch_size=4), host)
         hosts.append(host)
     assert losses(hosts[0]) == pytest.approx(losses(hosts[1]), rel=1e-5)
     norms = [[m["grad_norm"] for m in host.metrics] for host in hosts]
