@@ -122,7 +122,7 @@ class _Trainer:
         self._stop_if_not_finite(mean_loss, norms["grad_norm"], step, batch.tolist())
         if knobs.gradient_clip is not None:
             self._clip(norms["grad_norm"], knobs.gradient_clip)
-        learning_rate = self._schedule.get_last_lr()[0]
+        learning_rate = float(self._schedule.get_last_lr()[0])  # torchao keeps it in a tensor
         self._optimizer.step()
         self._schedule.step()
         self._optimizer.zero_grad(set_to_none=True)
