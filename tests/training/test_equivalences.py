@@ -9,6 +9,7 @@ import pytest
 import torch
 from peft import PeftModel
 from safetensors.torch import load_file
+from torch._dynamo.utils import counters
 
 from tests import reference
 from tests.training.runs import SFT, LocalHost, last_weights, losses, make_run
@@ -497,13 +498,17 @@ def test_checkpoint_without_digests_is_refused(checkpoints, samples_file, tmp_pa
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # the compiler's own: it imports what is deprecated, and looks at gradients
 @pytest.mark.parametrize("packing", [True, False])
+@torch._dynamo.config.patch(fail_on_recompile_limit_hit=True)
 def test_compiled_equals_eager(checkpoints, samples_file, tmp_path, packing):
+    """And stays compiled: a block that is compiled anew for each batch meets a limit, and runs eagerly from there."""
+    torch._dynamo.reset()
+    counters.clear()
     hosts = [
         trained(
             make_run(
                 checkpoints,
                 samples_file,
-                hyperparameters=knobs(compile=compiled, packing=packing, learning_rate=1e-4),
+                hyperparameters=knobs(compile=compiled, packing=packing, learning_rate=1e-4, max_steps=10),
             ),
             tmp_path / str(compiled),
         )
@@ -511,3 +516,4 @@ def test_compiled_equals_eager(checkpoints, samples_file, tmp_path, packing):
     ]
     assert losses(hosts[1]) == pytest.approx(losses(hosts[0]), rel=1e-5)
     assert norms(hosts[1]) == pytest.approx(norms(hosts[0]), rel=1e-4)
+    assert counters["stats"]["unique_graphs"] > 0
