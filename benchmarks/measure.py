@@ -47,9 +47,7 @@ class Target(NamedTuple):
         return above and (self.at_most is None or value <= self.at_most)
 
 
-def require_close(
-    what: str, found: Mapping[str, Tensor], expected: Mapping[str, Tensor], *, tolerance: float
-) -> float:
+def require_close(what: str, found: Mapping[str, Tensor], expected: Mapping[str, Tensor], *, tolerance: float) -> float:
     """The largest relative error ‖found − expected‖ / ‖expected‖ over all names.
 
     Raises:
@@ -185,7 +183,9 @@ def commit() -> str:
 
 
 def _git(root: Path, *arguments: str) -> str:
-    return subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True, check=True).stdout.strip()
+    return subprocess.run(
+        ["git", "-C", str(root), *arguments], capture_output=True, text=True, check=True
+    ).stdout.strip()
 
 
 def skipped(benchmark: str, arm: str, reason: str) -> Line:
