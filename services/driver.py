@@ -28,7 +28,8 @@ from services.settings import Settings
 from services.trainer import run_training
 from wmss.config import JobSpec
 from wmss.errors import WmssError
-from wmss.rounds.stages import Artifacts, Job, run_job
+from wmss.rounds.job import Artifacts, Job
+from wmss.rounds.stages import run_job
 from wmss.scoring.vllm_entropy import provenance
 from wmss.training.run import TrainingRun
 
@@ -82,7 +83,8 @@ def resolve(row: JobRow, settings: Settings) -> Job:
         id=row.id,
         spec=spec,
         base=Path(paths["model"]),
-        weak=Path(paths["weak_model"]),
+        weak=Path(paths["weak_model"]) if paths["weak_model"] else None,
+        more_weak=tuple(map(Path, paths.get("more_weak_models", ()))),
         strong=Path(paths["strong_model"]) if paths["strong_model"] else None,
         training_file=settings.file_path(spec.training_file),
         validation_file=settings.file_path(spec.validation_file) if spec.validation_file else None,
@@ -151,10 +153,10 @@ class RayEngines:
         )
 
     @contextlib.contextmanager
-    def scorer(self, checkpoint: Path, *, max_length: int) -> Iterator[ServeScorer]:
+    def scorer(self, checkpoint: Path, *, max_length: int, keep_states: bool) -> Iterator[ServeScorer]:
         """A scorer application for the time of the context."""
         with self._application("scorer") as app:
-            yield deploy_scorer(app, checkpoint, max_length=max_length, use_gpu=self._use_gpu)
+            yield deploy_scorer(app, checkpoint, max_length=max_length, keep_states=keep_states, use_gpu=self._use_gpu)
 
     @contextlib.contextmanager
     def generator(self, checkpoint: Path, *, max_length: int) -> Iterator[ServeGenerator]:

@@ -27,6 +27,7 @@ def resolve_models(spec: JobSpec, store: Store | None, settings: Settings) -> tu
     if isinstance(spec.method, WmssMethod):
         wmss = spec.method.wmss
         others = {"method.wmss.weak_model": wmss.weak_model, "method.wmss.strong_model": wmss.strong_model}
+        others |= {f"method.wmss.more_weak_models.{i}": name for i, name in enumerate(wmss.more_weak_models)}
         names |= {param: name for param, name in others.items() if name is not None}
     folders: dict[str, Path] = {}
     problems: list[WmssError] = []

@@ -15,16 +15,22 @@ from services.replicas import ENGINE_DEPLOYMENT, EngineReplica, call_replica, de
 class ScorerReplica(EngineReplica):
     """Holds one checkpoint in a vLLM pooling engine."""
 
-    def __init__(self, checkpoint: str, max_length: int, max_batched_tokens: int) -> None:
+    def __init__(self, checkpoint: str, max_length: int, keep_states: bool, max_batched_tokens: int) -> None:
         super().__init__()
         from wmss.scoring.vllm_entropy import VllmEntropyScorer
 
         self._scorer = self.build(
-            lambda: VllmEntropyScorer(Path(checkpoint), max_length=max_length, max_batched_tokens=max_batched_tokens)
+            lambda: VllmEntropyScorer(
+                Path(checkpoint),
+                max_length=max_length,
+                keep_states=keep_states,
+                max_batched_tokens=max_batched_tokens,
+            )
         )
 
     async def score(self, token_ids: npt.NDArray[np.int32], lengths: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
-        """Flat ids of several sequences and their lengths -> flat [sum(lengths), 2], entropy and next-token NLL."""
+        """Flat ids of several sequences and their lengths -> flat [sum(lengths), 2], entropy and next-token NLL (with
+        `keep_states` [.., 2 + D])."""
         sequences = [part.tolist() for part in np.split(token_ids, np.cumsum(lengths)[:-1])]
         return np.concatenate(await self.run(self._scorer.score, sequences))
 
@@ -40,7 +46,7 @@ class ServeScorer:
         self._handle = handle
 
     def score(self, sequences: list[list[int]]) -> list[npt.NDArray[np.float32]]:
-        """Per sequence [T, 2]; a call that dies with its replica is made again."""
+        """Per sequence [T, 2] (or [T, 2 + D]); a call that dies with its replica is made again."""
         lengths = np.array([len(ids) for ids in sequences], dtype=np.int64)
         flat = np.fromiter((token for ids in sequences for token in ids), dtype=np.int32, count=int(lengths.sum()))
         statistics = call_replica(self._handle.score, flat, lengths)
@@ -52,7 +58,14 @@ class ServeScorer:
 
 
 def deploy_scorer(
-    app: str, checkpoint: Path, *, max_length: int, use_gpu: bool, max_batched_tokens: int = 8192
+    app: str,
+    checkpoint: Path,
+    *,
+    max_length: int,
+    use_gpu: bool,
+    keep_states: bool = False,
+    max_batched_tokens: int = 8192,
 ) -> ServeScorer:
     """Deploy one checkpoint as the application `app` and wait until it scores."""
-    return ServeScorer(deploy(ScorerReplica, app, str(checkpoint), max_length, max_batched_tokens, use_gpu=use_gpu))
+    arguments = (str(checkpoint), max_length, keep_states, max_batched_tokens)
+    return ServeScorer(deploy(ScorerReplica, app, *arguments, use_gpu=use_gpu))

@@ -16,6 +16,7 @@ from services.failures import last_line, memory_error
 from services.jobs.store import PATIENCE_S, Fence, NewEvent, Store
 from services.settings import Settings, engine_environment
 from wmss.errors import TrainingError, WmssError
+from wmss.rounds.phases import kind_and_round
 from wmss.training.checkpoints import load_metrics
 from wmss.training.loop import train
 from wmss.training.run import TrainingRun
@@ -122,6 +123,9 @@ class RayHost:
     def log(self, metrics: dict[str, float]) -> None:
         """Record a step; written at most twice a second, so that the database never slows a step down."""
         self._pending.append(metrics)
+        if "saturated_at" in metrics:
+            step = int(metrics["saturated_at"])
+            self._fence.record_events([NewEvent(f"{self._phase}: the logit margin has flattened at step {step}")])
         if time.monotonic() - self._flushed_at >= FLUSH_S:
             self._flush()
 
@@ -165,9 +169,10 @@ def _checkpoint_name(metrics: dict[str, float]) -> str:
 
 def _metrics_event(phase: str, metrics: dict[str, float]) -> NewEvent:
     step, num_steps = int(metrics["step"]), int(metrics["num_steps"])
+    kind, number = kind_and_round(phase)
     return NewEvent(
         f"{phase} step {step}/{num_steps}: train_loss {metrics['train_loss']:.4f}",
         type="metrics",
         data={"phase": phase, **metrics, "step": step, "num_steps": num_steps},
-        key=f"{phase}-1-{step}",
+        key=f"{kind}-{number}-{step}",
     )

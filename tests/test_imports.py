@@ -19,6 +19,7 @@ ALLOWED = {
     "wmss.models": {"wmss.core", "wmss.models"},
     "wmss.training": {"wmss.core", "wmss.data", "wmss.models", "wmss.training"},
     "wmss.scoring": {"wmss.core", "wmss.data", "wmss.models", "wmss.scoring"},
+    "wmss.integrations": {"wmss.core", "wmss.models"},
     "wmss.tasks": {"wmss.core", "wmss.data", "wmss.models", "wmss.training", "wmss.scoring", "wmss.tasks"},
     "wmss.rounds": {"wmss.core", "wmss.data", "wmss.models", "wmss.training", "wmss.scoring", "wmss.rounds"},
 }
@@ -74,7 +75,7 @@ def test_config_is_light():
 
 def test_core_and_training_need_neither_ray_nor_vllm():
     modules = "wmss.core.mixing, wmss.core.entropy, wmss.core.curriculum, wmss.training.loop, wmss.scoring.torch_scorer"
-    assert not loaded_by(f"import {modules}") & {"ray", "vllm", "fastapi", "sqlalchemy"}
+    assert not loaded_by(f"import {modules}") & {"ray", "vllm", "peft", "fastapi", "sqlalchemy"}
 
 
 @pytest.mark.parametrize("module", ["services.cli", "services.api.app"])

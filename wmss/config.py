@@ -263,6 +263,8 @@ class WmssConfig(Knobs):
                 "mixing_schedule and mixing_weight_end: expected both, a schedule other than 'constant' and the λ it "
                 "ends at, or neither; add the other"
             )
+        if self.weak_cache and self.more_weak_models:
+            raise ValueError("weak_cache: for a single weak model only; remove more_weak_models")
         if self.weak_cache and self.weak_update != "frozen":
             raise ValueError("weak_cache: expected weak_update 'frozen', a model in training changes its states")
         if self.weak_cache and self.hyperparameters.neftune_alpha is not None:

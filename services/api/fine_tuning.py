@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Query, Request
 
@@ -134,10 +134,16 @@ def _no_file(param: str, file_id: str) -> UploadMissingError:
     )
 
 
-def _paths(models: dict[str, Path]) -> dict[str, str | None]:
-    """The models of a job as its row keeps them; the weak one is the base unless it is named."""
-    weak, strong = models.get("method.wmss.weak_model", models["model"]), models.get("method.wmss.strong_model")
-    return {"model": str(models["model"]), "weak_model": str(weak), "strong_model": str(strong) if strong else None}
+def _paths(models: dict[str, Path]) -> dict[str, Any]:
+    """The models of a job as its row keeps them."""
+    paths = {param.removeprefix("method.wmss."): str(folder) for param, folder in models.items()}
+    more = sorted((name for name in paths if name.startswith("more_weak_models.")), key=lambda n: int(n.split(".")[1]))
+    return {
+        "model": paths["model"],
+        "weak_model": paths.get("weak_model"),
+        "strong_model": paths.get("strong_model"),
+        "more_weak_models": [paths[name] for name in more],
+    }
 
 
 def _earlier_job(service: ServiceState, digest: str, key: str | None, *, is_retry: bool) -> JobRow | None:

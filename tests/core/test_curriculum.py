@@ -28,11 +28,19 @@ def test_by_hand(weighting):
     np.testing.assert_allclose(weights, expected / expected.sum(), rtol=1e-14)
 
 
-@given(st.lists(st.tuples(st.floats(0.0, 5.0), st.floats(0.01, 5.0)), min_size=1, max_size=30))
-def test_v2_equals_reference(pairs):
+@pytest.mark.parametrize("weighting", ["v2", "v1", "per_term"])
+@given(
+    st.lists(st.tuples(st.floats(0.01, 5.0), st.floats(0.01, 5.0)), min_size=1, max_size=30),
+    st.tuples(*[st.floats(0.01, 2.0)] * 3),
+)
+def test_equals_reference_sample_by_sample(weighting, pairs, coefficients):
     weak, strong = np.array(pairs).T
+    alpha, beta, gamma = coefficients
     np.testing.assert_allclose(
-        sampling_weights(weak, strong), reference.weights_v2(weak, strong, 0.1, 0.8, 0.1), rtol=1e-12, atol=1e-15
+        sampling_weights(weak, strong, weighting=weighting, alpha=alpha, beta=beta, gamma=gamma),
+        reference.sampling_weights(weak, strong, weighting, alpha, beta, gamma),
+        rtol=1e-11,
+        atol=1e-15,
     )
 
 

@@ -7,13 +7,31 @@ import pytest
 
 from services.api.app import create_app
 from services.knobs import describe
+from wmss.config import Hyperparameters, WmssConfig
 
 ROOT = Path(__file__).parents[2]
+ELSEWHERE = {
+    "hyperparameters",
+    "preset",
+    "n_epochs",
+    "max_steps",
+    "max_length",
+    "learning_rate",
+    "learning_rate_multiplier",
+    "weight_decay",
+}
+"""Knobs that mean what they mean anywhere: `knobs.md` is enough for them."""
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
 def test_the_page_of_knobs_is_what_the_declarations_say():
     assert (ROOT / "docs" / "knobs.md").read_text() == describe(), "run: wmss knobs > docs/knobs.md"
+
+
+def test_every_knob_of_the_method_stands_on_its_page():
+    text = (ROOT / "docs" / "method.md").read_text()
+    knobs = {*WmssConfig.model_fields, *Hyperparameters.model_fields} - ELSEWHERE
+    assert [name for name in sorted(knobs) if f"`{name}`" not in text and f'`{name} = "' not in text] == []
 
 
 def test_every_knob_is_described():

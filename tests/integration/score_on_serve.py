@@ -17,7 +17,9 @@ if __name__ == "__main__":
     checkpoint, sequences, result = (Path(argument) for argument in sys.argv[1:])
     ray.init(address="auto")
     # Fewer tokens a step than most sequences have: prefill is chunked, within and across sequences.
-    scorer = deploy_scorer("test-scorer", checkpoint, max_length=256, use_gpu=False, max_batched_tokens=64)
+    scorer = deploy_scorer(
+        "test-scorer", checkpoint, max_length=256, use_gpu=False, keep_states=True, max_batched_tokens=64
+    )
     arrays = scorer.score(json.loads(sequences.read_text()))
     np.savez(result, *arrays, provenance=json.dumps(scorer.provenance()))
     serve.delete("test-scorer")

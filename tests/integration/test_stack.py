@@ -78,7 +78,7 @@ def dashboard(stack, path):
 
 @pytest.mark.parametrize("name", ["qwen3", "llama"])
 def test_entropies_of_vllm_on_serve_torch_and_float64_agree(stack, checkpoints, tmp_path, name):
-    """On every supervised token of 200 ragged samples, with chunked prefill, within 1e-4 nat."""
+    """On every supervised token of 200 ragged samples, with chunked prefill, within 1e-4 nat; and their states."""
     samples = ragged(200, seed=3, longest=250)
     sequences = [sample.input_ids.tolist() for sample in samples]
     (tmp_path / "sequences.json").write_text(json.dumps(sequences))
@@ -87,13 +87,14 @@ def test_entropies_of_vllm_on_serve_torch_and_float64_agree(stack, checkpoints, 
     stack.run_on_ray("tests.integration.score_on_serve", *arguments)
     loaded = np.load(result)
     by_vllm = [loaded[f"arr_{i}"] for i in range(len(samples))]
-    by_torch = TorchEntropyScorer(checkpoints[name]).score(sequences)
+    by_torch = TorchEntropyScorer(checkpoints[name], keep_states=True).score(sequences)
     errors = []
     exact = truth(checkpoints[name], samples)
     for sample, vllm, plain, expected in zip(samples, by_vllm, by_torch, exact, strict=True):
         positions = sample.predicting_positions
-        assert vllm.shape == (len(sample.input_ids), 2)
-        errors.append([np.abs(vllm[positions] - expected).max(), np.abs(plain[positions] - expected).max()])
+        assert vllm.shape == plain.shape == (len(sample.input_ids), 2 + 64)
+        errors.append([np.abs(figures[positions, :2] - expected).max() for figures in (vllm, plain)])
+        np.testing.assert_allclose(vllm[:, 2:], plain[:, 2:], rtol=1e-4, atol=1e-4)
     worst_vllm, worst_torch = np.max(errors, axis=0)
     print(f"{name}: worst error vLLM on Serve {worst_vllm:.1e} nat, torch {worst_torch:.1e} nat")
     assert worst_vllm <= 1e-4

@@ -62,7 +62,7 @@ def test_the_phase_refuses_what_the_dry_run_refuses(tmp_path, checkpoints, files
 
 
 def test_what_speaks_against_the_engines_is_a_problem_too(tmp_path, checkpoints, files):
-    job = make_job(tmp_path, checkpoints, files, knobs(batch_size=49))
+    job = make_job(tmp_path, checkpoints, files, knobs(batch_size=49), weak=checkpoints["qwen3_other"])
     found = examine(job.sources, lambda models: [WmssError(f"no room for {sorted(models)}", param="resources")])
     assert [problem.param for problem in found.problems] == ["resources", "method.wmss.hyperparameters.batch_size"]
     assert "'method.wmss.weak_model', 'model'" in found.problems[0].message
@@ -111,6 +111,31 @@ def test_plan_has_the_steps_that_run(tmp_path, checkpoints, files):
     assert planned["sft"].num_steps == journal.finished["sft"]["num_steps"] == 14
     assert planned["joint"].at_most
     assert planned["joint"].num_steps == 21 >= journal.finished["joint"]["num_steps"]
+
+
+def test_plan_of_rounds_and_of_a_start_at_saturation(tmp_path, checkpoints, files):
+    method = {"type": "wmss", "wmss": {"rounds": 2, "start_at": "saturation", "weighting": "all"}}
+    planned = look(make_job(tmp_path, checkpoints, files, method)).plan.phases
+    assert [phase.name for phase in planned] == ["validate", "sft", "joint", "joint_2", "export", "evaluate"]
+    assert [phase.at_most for phase in planned] == [False, True, False, False, False, False]
+    assert planned[2].num_steps == planned[3].num_steps == planned[1].num_steps
+
+
+def test_adapters_cost_less(tmp_path, checkpoints, files):
+    def cost(**lora):
+        return look(make_job(tmp_path, checkpoints, files, knobs(**lora))).cost
+
+    whole, adapters = cost(), cost(lora={"rank": 2})
+    assert adapters.checkpoint_bytes < 0.6 * whole.checkpoint_bytes
+    assert adapters.worker_memory_bytes < whole.worker_memory_bytes
+    assert adapters.training_flops < whole.training_flops
+
+
+def test_eight_bit_moments_need_their_package(tmp_path, checkpoints, files):
+    job = make_job(tmp_path, checkpoints, files, knobs(optimizer="adamw_8bit"))
+    [problem] = look(job).problems
+    assert problem.param == "method.wmss.hyperparameters.optimizer"
+    assert "needs the package torchao, which is not installed here; install it or use 'adamw'" in problem.message
 
 
 def test_warnings(tmp_path, checkpoints, files):

@@ -18,9 +18,10 @@ from wmss.config import parse_job
 from wmss.data.tokenization import load_tokenized
 from wmss.errors import ConfigError, DataError, ModelError
 from wmss.models.loading import load_model, load_tokenizer
+from wmss.rounds.job import Job
 from wmss.rounds.messages import compared
 from wmss.rounds.phases import phases_of
-from wmss.rounds.stages import Job, run_job
+from wmss.rounds.stages import run_job
 from wmss.scoring.torch_scorer import TorchEntropyScorer
 from wmss.training.loop import train
 
@@ -66,9 +67,9 @@ class LocalEngines:
         return sorted(host.folder.glob("step-*"))[-1]
 
     @contextlib.contextmanager
-    def scorer(self, checkpoint, *, max_length):
+    def scorer(self, checkpoint, *, max_length, keep_states):
         self.started.append("scorer")
-        yield TorchEntropyScorer(checkpoint)
+        yield TorchEntropyScorer(checkpoint, keep_states=keep_states)
 
     @contextlib.contextmanager
     def generator(self, checkpoint, *, max_length):
@@ -113,7 +114,8 @@ def make_job(tmp_path, checkpoints, files, method=None, **changes):
         id="ftjob-1",
         spec=parse_job(values),
         base=checkpoints["qwen3"],
-        weak=checkpoints["qwen3"],
+        weak=None,
+        more_weak=(),
         strong=None,
         training_file=files / "train.jsonl",
         validation_file=files / "validation.jsonl",
@@ -148,7 +150,7 @@ def test_result_has_the_precision_and_config_of_its_base(tmp_path, checkpoints, 
     base = tmp_path / "bfloat16"
     shutil.copytree(checkpoints["qwen3"], base)
     load_model(checkpoints["qwen3"]).bfloat16().save_pretrained(base)
-    job = make_job(tmp_path, checkpoints, files, base=base, weak=base, validation_file=None)
+    job = make_job(tmp_path, checkpoints, files, base=base, validation_file=None)
     journal = MemoryJournal()
     run_job(job, LocalEngines(tmp_path / "runs"), journal)
     assert (job.result / "config.json").read_bytes() == (base / "config.json").read_bytes()
@@ -162,7 +164,7 @@ def test_result_has_the_precision_and_config_of_its_base(tmp_path, checkpoints, 
 def test_the_token_that_ends_a_turn_ends_generation(tokenizer_with_other_eos, tmp_path, checkpoints, files):
     """A base model's end-of-text token is not its template's end-of-turn token, which is what training teaches."""
     base = tokenizer_with_other_eos
-    job = make_job(tmp_path, checkpoints, files, base=base, weak=base, validation_file=None)
+    job = make_job(tmp_path, checkpoints, files, base=base, validation_file=None)
     journal = MemoryJournal()
     run_job(job, LocalEngines(tmp_path / "runs"), journal)
     assert journal.finished["validate"]["end_token_ids"] == [2]
@@ -187,7 +189,7 @@ def test_tokenizer_with_more_ids_than_the_model_is_refused(tmp_path, checkpoints
     shutil.copytree(checkpoints["qwen3"], base)
     config = json.loads((base / "config.json").read_text()) | {"vocab_size": 20}
     (base / "config.json").write_text(json.dumps(config))
-    job = make_job(tmp_path, checkpoints, files, base=base, weak=base)
+    job = make_job(tmp_path, checkpoints, files, base=base)
     with pytest.raises(ModelError, match=r"its tokenizer gives ids up to \d+, its config.json has a vocabulary of 20"):
         run_job(job, LocalEngines(tmp_path / "runs"), MemoryJournal())
 
@@ -307,7 +309,7 @@ def test_given_strong_model_skips_fine_tuning(tmp_path, checkpoints, files):
     job = make_job(tmp_path, checkpoints, files, method, strong=checkpoints["qwen3_other"], validation_file=None)
     engines, journal = LocalEngines(tmp_path / "runs"), MemoryJournal()
     run_job(job, engines, journal)
-    named = {"model": "qwen3", "method.wmss.weak_model": "qwen3", "method.wmss.strong_model": "qwen3_other"}
+    named = {"model": "qwen3", "method.wmss.strong_model": "qwen3_other"}
     assert engines.checked == ({param: checkpoints[name] for param, name in named.items()}, True)
     assert "sft" not in journal.seen
     assert engines.started == ["scorer", "scorer", "ftjob-1-joint-1"]
@@ -420,3 +422,126 @@ def test_a_difference_is_told_with_its_interval(before, after, problems, verdict
     assert verdict in said
     assert f"pass@1 {100 * (after - before) / problems:+.1f} points" in said
     assert "NLL -0.2500" in said
+
+
+def run_wmss(tmp_path, checkpoints, files, *, hyperparameters=None, job_changes=None, checkpointing=None, **knobs):
+    """A small job with these knobs of `wmss`; returns job, engines and journal."""
+    hyperparameters = {"learning_rate": 1e-3, "max_steps": 4} | (hyperparameters or {})
+    method = {"type": "wmss", "wmss": {"hyperparameters": hyperparameters, **knobs}}
+    changes = {"validation_file": None, **(job_changes or {})}
+    job = make_job(tmp_path, checkpoints, files, method, **changes)
+    values = job.spec.model_dump(exclude_unset=True) | {"checkpointing": checkpointing or {}}
+    if job.validation_file is None:
+        values.pop("validation_file")
+    job = dataclasses.replace(job, spec=parse_job(values))
+    engines, journal = LocalEngines(tmp_path / "runs"), MemoryJournal()
+    run_job(job, engines, journal)
+    assert tuple(journal.seen) == phases_of(job.spec)
+    return job, engines, journal
+
+
+def spy_on_runs(monkeypatch):
+    runs = []
+    original = LocalEngines.train
+    monkeypatch.setattr(
+        LocalEngines, "train", lambda self, run, *, name: runs.append(run) or original(self, run, name=name)
+    )
+    return runs
+
+
+def test_rounds_pair_each_model_with_its_predecessor(monkeypatch, tmp_path, checkpoints, files):
+    """Algorithm 1: in round t the weak model is M_{t-1}, whose entropy is known from the round before."""
+    runs = spy_on_runs(monkeypatch)
+    changes = {"validation_file": files / "validation.jsonl"}
+    job, engines, journal = run_wmss(tmp_path, checkpoints, files, rounds=3, job_changes=changes)
+    joint = runs[1:]
+    assert [run.phase for run in runs] == ["sft", "joint", "joint_2", "joint_3"]
+    results = [Path(journal.finished[phase]["checkpoint"]) for phase in ("sft", "joint", "joint_2", "joint_3")]
+    assert [run.weak[0].folder for run in joint] == [job.base, *results[:2]]
+    assert [run.strong.folder for run in joint] == results[:3]
+    scores = journal.finished
+    assert "score_weak_2" not in scores
+    weak_means = [scores[name]["mean_entropy_weak"] for name in ("weigh", "weigh_2", "weigh_3")]
+    strong_means = [scores[name]["mean_entropy_strong"] for name in ("weigh", "weigh_2", "weigh_3")]
+    assert weak_means[1:] == strong_means[:2]
+    draws = [scores[name]["indices"] for name in ("weigh", "weigh_2", "weigh_3")]
+    assert draws[0] != draws[1]
+    assert list(scores["evaluate"]["results"]) == ["base", "strong_before", "round_1", "round_2", "result"]
+    assert engines.started.count("scorer") == 2 + 2 + 1  # weak, strong; strong of two rounds; the result
+    assert engines.started[0].endswith("-sft-1") and "ftjob-1-joint-3" in engines.started
+
+
+def test_a_draw_of_all_needs_no_scores(monkeypatch, tmp_path, checkpoints, files):
+    runs = spy_on_runs(monkeypatch)
+    _, engines, journal = run_wmss(tmp_path, checkpoints, files, weighting="all")
+    assert journal.seen == ["validate", "sft", "joint", "export"]
+    assert runs[-1].indices == tuple(range(journal.finished["validate"]["num_samples"]))
+    assert "scorer" not in engines.started
+
+
+@pytest.mark.parametrize(("mixing", "weight"), [("strong_scaled", 0.5), ("off", 1.0)])
+def test_controls_train_the_strong_model_alone(monkeypatch, tmp_path, checkpoints, files, mixing, weight):
+    runs = spy_on_runs(monkeypatch)
+    run_wmss(tmp_path, checkpoints, files, mixing=mixing)
+    assert (runs[-1].weak, runs[-1].mixing_weight) == ((), weight)
+    assert runs[-1].phase == "joint" and len(runs[-1].indices) < 40
+
+
+def test_cached_states_are_the_live_frozen_model(tmp_path, checkpoints, files):
+    outcomes = []
+    for name, cache in (("live", False), ("cached", True)):
+        _, _, journal = run_wmss(tmp_path / name, checkpoints, files, preset="efficient", weak_cache=cache, rounds=2)
+        weights = [load_model(Path(journal.finished[p]["checkpoint"])).state_dict() for p in ("joint", "joint_2")]
+        outcomes.append(weights)
+        states = [journal.finished[p]["states"] for p in ("score_weak", "score_strong", "score_strong_2")]
+        assert [path is not None for path in states] == [cache, cache, False]
+    for live, cached in zip(*outcomes, strict=True):
+        for name, tensor in live.items():
+            torch.testing.assert_close(cached[name], tensor, rtol=1e-3, atol=2e-5)
+
+
+def test_adapters_share_the_base_through_the_rounds(monkeypatch, tmp_path, checkpoints, files):
+    runs = spy_on_runs(monkeypatch)
+    job, _, journal = run_wmss(tmp_path, checkpoints, files, rounds=2, hyperparameters={"lora": {"rank": 4}})
+    base = job.base
+    assert [run.strong.folder for run in runs] == [base] * 3
+    assert [run.weak[0].folder for run in runs[1:]] == [base] * 2
+    adapters = [journal.finished[phase]["source"]["adapter"] for phase in ("sft", "joint")]
+    assert runs[1].weak[0].adapter is None
+    assert [str(run.strong.adapter) for run in runs[1:]] == adapters
+    assert str(runs[2].weak[0].adapter) == adapters[0]
+    assert load_model(job.result).num_parameters() == load_model(base).num_parameters()
+
+
+def test_several_weak_models_share_what_is_left(monkeypatch, tmp_path, checkpoints, files):
+    runs = spy_on_runs(monkeypatch)
+    more = {"more_weak": (checkpoints["qwen3_other"], checkpoints["llama"])}
+    names = {"more_weak_models": ["qwen3_other", "llama"], "weak_shares": [0.5, 0.3, 0.2]}
+    run_wmss(tmp_path, checkpoints, files, job_changes=more, **names)
+    assert [source.folder for source in runs[-1].weak] == [checkpoints[n] for n in ("qwen3", "qwen3_other", "llama")]
+    assert runs[-1].weak_shares == (0.5, 0.3, 0.2)
+
+
+def test_no_sample_takes_more_than_its_share(tmp_path, checkpoints, files):
+    _, _, journal = run_wmss(tmp_path, checkpoints, files, max_share=0.03, deduplicate=False)
+    assert journal.finished["weigh"]["largest_share"] <= 0.03 + 1e-12
+    with pytest.raises(ConfigError, match=r"max_share: expected between .* and 1, got 0.001; raise it") as caught:
+        run_wmss(tmp_path / "less", checkpoints, files, max_share=0.001)
+    assert caught.value.param == "method.wmss.max_share"
+
+
+def test_weak_driven_training_begins_where_the_margin_is_flat(monkeypatch, tmp_path, checkpoints, files):
+    """With a learning rate of next to nothing the margin is flat as soon as ten readings are there to see it."""
+    runs = spy_on_runs(monkeypatch)
+    _, _, journal = run_wmss(
+        tmp_path,
+        checkpoints,
+        files,
+        start_at="saturation",
+        hyperparameters={"learning_rate": 1e-9, "max_steps": 40, "sft_epochs": 8, "telemetry_every": 1},
+        checkpointing={"every_steps": 4, "keep_last": 10},
+    )
+    sft = journal.finished["sft"]
+    assert 10 <= sft["saturated_at"] == sft["num_steps"] < 20 < runs[0].sampler().num_steps
+    assert any(event.startswith("sft: at most 40 steps") for event in journal.events)
+    assert any("no stored checkpoint is far enough" in event for event in journal.events)

@@ -1,12 +1,13 @@
 """From the entropies of two checkpoints: how often is each sample drawn?"""
 
+from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
 FloatArray = npt.NDArray[np.float64]
-Weighting = Literal["v2", "v1", "per_term", "uniform"]
+Weighting = Literal["v2", "v1", "per_term", "uniform", "all"]
 TERMS: dict[str, tuple[str, str, str]] = {
     "v2": ("drop", "strong", "rise"),
     "v1": ("weak", "drop", "rise"),
@@ -31,7 +32,7 @@ def sampling_weights(
         v2        p ∝ α [−ΔH]₊  + β H_strong + γ [ΔH]₊      (Eq. 9 of the current text)
         v1        p ∝ α H_weak  + β [−ΔH]₊   + γ [ΔH]₊      (the first version's meaning)
         per_term  as v1, each term first scaled to sum 1     (what the official code runs)
-        uniform   p = 1/n                                    (control)
+        uniform   p = 1/n                                    (control; `all` has the same and is not drawn from)
 
     Args:
         weak_entropy, strong_entropy: [n], mean entropy per sample in nats, finite and >= 0.
@@ -46,7 +47,7 @@ def sampling_weights(
     strong = _entropies("strong_entropy", strong_entropy)
     if weak.shape != strong.shape:
         raise ValueError(f"strong_entropy: expected the shape of weak_entropy {weak.shape}, got {strong.shape}")
-    if weighting == "uniform":
+    if weighting in ("uniform", "all"):
         return np.full(weak.size, 1.0 / weak.size)
     terms = weighting_terms(weak, strong, weighting=weighting, alpha=alpha, beta=beta, gamma=gamma)
     total = terms.sum(axis=0)
@@ -91,7 +92,36 @@ def weighting_terms(
     return np.asarray(np.array([[alpha], [beta], [gamma]]) * parts)
 
 
-def draw(weights: npt.ArrayLike, *, num_draws: int, seed: int, deduplicate: bool) -> npt.NDArray[np.int64]:
+def cap_weights(weights: npt.ArrayLike, max_share: float) -> FloatArray:
+    """Probabilities [n] with none above `max_share`; what is cut off goes to the others in proportion.
+
+    Of all such distributions this is the one nearest to `weights` in relative entropy. Samples of weight 0 stay at 0.
+
+    Raises:
+        ValueError: too few samples have any weight to share it out: their number times `max_share` is below 1.
+    """
+    p = np.asarray(weights, dtype=np.float64) / np.sum(weights)
+    possible = int((p > 0).sum())
+    if not 0.0 < max_share <= 1.0 or possible * max_share < 1.0 - 1e-12:
+        raise ValueError(
+            f"max_share: expected between {1 / possible:g} (1 over the {possible} samples that have any weight) and 1, "
+            f"got {max_share}; raise it"
+        )
+    capped = np.zeros(p.size, dtype=bool)
+    while True:
+        # What the capped ones leave over, shared among the others in proportion.
+        left = 1.0 - max_share * capped.sum()
+        total = p[~capped].sum()
+        shared = np.where(capped, max_share, p * (left / total if total > 0 else 0.0))
+        above = (shared > max_share * (1 + 1e-12)) & ~capped
+        if not above.any():
+            return shared
+        capped |= above
+
+
+def draw(
+    weights: npt.ArrayLike, *, num_draws: int, seed: int | Sequence[int], deduplicate: bool
+) -> npt.NDArray[np.int64]:
     """Indices drawn with replacement from `weights` [n]; with `deduplicate`, each drawn index once.
 
     De-duplicated indices come in ascending order (a set has no order; the trainer shuffles). The same arguments

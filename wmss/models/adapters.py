@@ -1,17 +1,21 @@
 """LoRA adapters on a causal LM: put on, switched, saved, and merged into ordinary weights. PEFT does the layers."""
 
 import contextlib
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
-from peft import LoraConfig as PeftLoraConfig
-from peft.tuners.lora import LoraLayer
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from wmss.config import LoraConfig
+
+if TYPE_CHECKING:  # PEFT is imported where adapters are used: not every machine that trains has it
+    from peft import LoraConfig as PeftLoraConfig
+    from peft.tuners.lora import LoraLayer
 
 STRONG_ADAPTER = "strong"
 _WEIGHTS = "adapter_model.safetensors"
@@ -22,16 +26,11 @@ def add_adapter(model: PreTrainedModel, name: str, knobs: LoraConfig, *, weights
 
     A new adapter changes nothing: its B is zero. All other weights of the model are held fixed from here on.
     """
-    model.add_adapter(
-        PeftLoraConfig(
-            r=knobs.rank,
-            lora_alpha=knobs.alpha,
-            lora_dropout=knobs.dropout,
-            target_modules="all-linear",
-            task_type="CAUSAL_LM",
-        ),
-        adapter_name=name,
-    )
+    config = _peft_config(knobs, target_modules="all-linear")
+    with warnings.catch_warnings():
+        # Two adapters on one model are what is meant here.
+        warnings.filterwarnings("ignore", message="Already found a `peft_config` attribute")
+        model.add_adapter(config, adapter_name=name)
     if weights is not None:
         stored = load_file(weights / _WEIGHTS)
         own = adapter_parameters(model, name)
@@ -58,7 +57,9 @@ def switch_on(model: PreTrainedModel, trained: set[str | None]) -> None:
                 matrix[name].requires_grad_(name in trained)
 
 
-def _layers(model: PreTrainedModel) -> list[LoraLayer]:
+def _layers(model: PreTrainedModel) -> "list[LoraLayer]":
+    from peft.tuners.lora import LoraLayer
+
     return [module for module in model.modules() if isinstance(module, LoraLayer)]
 
 
@@ -118,12 +119,19 @@ def save_adapter(state: dict[str, Tensor], folder: Path, name: str, knobs: LoraC
     }
     save_file(tensors, folder / _WEIGHTS, metadata={"format": "pt"})
     layers = {key.split(".lora_")[0].rsplit(".", 1)[1] for key in tensors}
-    PeftLoraConfig(
+    config = _peft_config(knobs, target_modules=sorted(layers))
+    config.base_model_name_or_path = str(base)
+    config.inference_mode = True
+    config.save_pretrained(str(folder))
+
+
+def _peft_config(knobs: LoraConfig, *, target_modules: str | list[str]) -> "PeftLoraConfig":
+    from peft import LoraConfig as PeftLoraConfig
+
+    return PeftLoraConfig(
         r=knobs.rank,
         lora_alpha=knobs.alpha,
         lora_dropout=knobs.dropout,
-        target_modules=sorted(layers),
+        target_modules=target_modules,
         task_type="CAUSAL_LM",
-        base_model_name_or_path=str(base),
-        inference_mode=True,
-    ).save_pretrained(str(folder))
+    )

@@ -24,6 +24,8 @@ def runs_of(lengths: Sequence[int]) -> Runs:
     return tuple((len(list(group)), length) for length, group in groupby(lengths))
 
 
+# Runs differ from batch to batch, and torch.compile would compile every model block anew for each.
+@torch.compiler.disable  # type: ignore[untyped-decorator]
 def packed_attention(
     module: nn.Module,
     query: Tensor,

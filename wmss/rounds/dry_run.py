@@ -26,7 +26,7 @@ from wmss.rounds.estimates import (
     training_flops,
     worker_tensor_bytes,
 )
-from wmss.rounds.phases import needs_engine, phases_of
+from wmss.rounds.phases import kind_and_round, needs_engine, phases_of
 from wmss.rounds.preflight import MAX_LINES, FileContent, Findings, Sources, first_lines
 from wmss.rounds.report import (
     Cost,
@@ -116,13 +116,18 @@ def _rendered(sample: TokenizedSample, tokenizer: PreTrainedTokenizerBase) -> Re
     return RenderedSample(line=sample.line, num_tokens=len(mask), segments=segments)
 
 
-def _training_phases(spec: JobSpec) -> dict[str, int]:
-    """Training phases of a job with their epochs."""
-    knobs = spec.hyperparameters
-    if not isinstance(spec.method, WmssMethod):
-        return {"sft": knobs.num_epochs}
-    sft_epochs = spec.method.wmss.hyperparameters.sft_epochs
-    return ({} if sft_epochs is None else {"sft": sft_epochs}) | {"joint": knobs.num_epochs}
+def _num_epochs(spec: JobSpec, kind: str) -> int | None:
+    """Epochs of a phase of this kind; None if it does not train."""
+    if kind == "joint":
+        return spec.hyperparameters.num_epochs
+    if kind == "sft":
+        method = spec.method
+        return (
+            method.wmss.hyperparameters.sft_epochs
+            if isinstance(method, WmssMethod)
+            else spec.hyperparameters.num_epochs
+        )
+    return None
 
 
 def plan(sources: Sources, found: Findings) -> Plan:
@@ -130,26 +135,29 @@ def plan(sources: Sources, found: Findings) -> Plan:
     spec = sources.spec
     assert found.training is not None and found.batch_size is not None and found.max_length is not None
     samples = found.training.tokenized
-    epochs = _training_phases(spec)
-    deduplicated = isinstance(spec.method, WmssMethod) and spec.method.wmss.deduplicate
+    wmss = spec.method.wmss if isinstance(spec.method, WmssMethod) else None
+    fewer_drawn = wmss is not None and wmss.deduplicate and wmss.weighting != "all"
+    may_stop = wmss is not None and wmss.start_at == "saturation"
     phases = []
     for name in phases_of(spec):
-        if name not in epochs:
+        kind, _ = kind_and_round(name)
+        num_epochs = _num_epochs(spec, kind)
+        if num_epochs is None:
             phases.append(PlannedPhase(name=name))
             continue
         sampler = BatchSampler(
             range(len(samples)),
             batch_size=found.batch_size,
-            num_epochs=epochs[name],
+            num_epochs=num_epochs,
             max_steps=spec.hyperparameters.max_steps,
             seed=spec.seed,
         )
         phases.append(
             PlannedPhase(
                 name=name,
-                num_epochs=epochs[name],
+                num_epochs=num_epochs,
                 num_steps=sampler.num_steps,
-                at_most=name == "joint" and deduplicated,
+                at_most=fewer_drawn if kind == "joint" else may_stop,
                 num_samples=len(samples),
             )
         )
@@ -167,15 +175,24 @@ def _squared_lengths(samples: Sequence[TokenizedSample]) -> float:
 
 def _branches(sources: Sources, phase: str) -> list[Branch]:
     """The models of a training phase, strong first."""
-    method = sources.spec.method
-    base = read_shape(sources.models["model"])
+    method, models = sources.spec.method, sources.models
+    base = models["model"]
+    lora = sources.spec.hyperparameters.lora
     if phase == "sft" or not isinstance(method, WmssMethod):
-        return [Branch(base)]
-    strong, weak = (
-        read_shape(sources.models.get(f"method.wmss.{name}_model", sources.models["model"]))
-        for name in ("strong", "weak")
-    )
-    return [Branch(strong), Branch(weak, trained=method.wmss.weak_update == "joint")]
+        return [Branch(read_shape(base), lora=lora)]
+    strong = models.get("method.wmss.strong_model", base)
+    branches = [Branch(read_shape(strong), lora=lora)]
+    if method.wmss.mixing != "logits":
+        return branches
+    first = models.get("method.wmss.weak_model", base)
+    more = [models[f"method.wmss.more_weak_models.{i}"] for i in range(len(method.wmss.more_weak_models))]
+    trained = method.wmss.weak_update == "joint"
+    for folder in (first, *more):
+        # A weak model that is the strong one's own base under another adapter adds no weights.
+        shares = lora is not None and folder == strong
+        cached = method.wmss.weak_cache
+        branches.append(Branch(read_shape(folder), trained=trained, lora=lora, shares_weights=shares, cached=cached))
+    return branches
 
 
 def _cost(sources: Sources, found: Findings, planned: Plan, machine: Machine) -> Cost:
@@ -241,10 +258,10 @@ def _micro_batch_tokens(found: Findings, spec: JobSpec) -> int:
 
 def _scoring_flops(shape: ModelShape, found: Findings, spec: JobSpec) -> float:
     """Every row once under each checkpoint it is scored with; an engine computes logits at every position."""
-    names = set(phases_of(spec))
-    times = {"training": len(names & {"score_weak", "score_strong"}), "validation": 0}
-    if "evaluate" in names:
-        times["validation"] = 3 if "joint" in names else 2
+    kinds = [kind_and_round(name)[0] for name in phases_of(spec)]
+    times = {"training": kinds.count("score_weak") + kinds.count("score_strong"), "validation": 0}
+    if "evaluate" in kinds:
+        times["validation"] = 2 + kinds.count("joint")
     total = 0.0
     for name, content in (("training", found.training), ("validation", found.validation)):
         if content is not None and content.tokenized:
@@ -279,7 +296,7 @@ def warnings(spec: JobSpec, found: Findings, figures: FileFigures, planned: Plan
     training, validation = found.training, found.validation
     assert training is not None
     said = [*_rows_cut(training, figures, spec), *_few_steps(planned, spec), *_unusual_learning_rate(spec)]
-    if isinstance(spec.method, WmssMethod) and spec.method.wmss.weighting != "uniform":
+    if isinstance(spec.method, WmssMethod) and spec.method.wmss.reads_entropy:
         said += _noisy_entropy(training)
     if validation is not None:
         said += [*_imprecise_accuracy(validation), *_shared_prompts(training, validation)]

@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from safetensors import safe_open
 
+from wmss.config import LoraConfig
 from wmss.core.rows import resolve_chunk_size
 from wmss.errors import ModelError
 from wmss.models.loading import TOKENIZER_FILES, model_config
@@ -96,38 +97,62 @@ class Branch:
 
     shape: ModelShape
     trained: bool = True
+    lora: LoraConfig | None = None
+    """Adapters are trained, not the weights."""
+    shares_weights: bool = False
+    """Runs on the weights of the first branch, under another adapter or none."""
+    cached: bool = False
+    """Only its output head is there; hidden states come from disk."""
+
+    @property
+    def trained_parameters(self) -> int:
+        """Numbers with a gradient: all, or rank · (inputs + outputs) of every linear layer of the blocks."""
+        if not self.trained:
+            return 0
+        if self.lora is None:
+            return self.shape.num_parameters
+        s = self.shape
+        inputs_and_outputs = 2 * (s.hidden + s.queries) + 2 * (s.hidden + s.keys) + 3 * (s.hidden + s.feed_forward)
+        return self.lora.rank * s.layers * inputs_and_outputs
+
+    @property
+    def held_parameters(self) -> int:
+        """Numbers of its own in memory: weights and adapter."""
+        adapter = self.trained_parameters if self.lora is not None else 0
+        if self.shares_weights:
+            return adapter
+        return adapter + (self.shape.head_parameters if self.cached else self.shape.num_parameters)
 
 
 def worker_tensor_bytes(branches: list[Branch], *, micro_batch_tokens: int, num_workers: int, on_gpu: bool) -> int:
     """Tensors a training worker holds at its peak, the end of a forward pass.
 
-    16·P for every trained branch (weights, gradients, two Adam moments; 20·P with several workers, whose gradients
-    lie a second time in communication buckets), 4·P for a frozen one; activations kept for the backward pass,
-    4·N·L·(6D + 4A + 4K + 4F), as counted on Llama and Qwen3 blocks, and 4·N·(2D + 3F) of the layer at work; for the
-    loss 4·4·N·D of hidden states and their gradients and 2·4·V·D of head gradients a trained branch, and once the
-    chunk of logits, 4·C·V.
+    4·P for the weights of every branch and 12·P for what of it is trained (gradients, two Adam moments; 16·P with
+    several workers, whose gradients lie a second time in communication buckets); activations kept for the backward,
+    4·N·L·(6D + 4A + 4K + 4F) or with adapters 4·N·L·3(D + A + K + F), as counted on Llama and Qwen3 blocks, and
+    4·N·(2D + 3F) of the layer at work; for the loss 4·4·N·D of hidden states and their gradients and 2·4·V·D of head
+    gradients a trained branch, and once the chunk of logits, 4·C·V.
     """
     vocabulary = branches[0].shape.vocabulary
     total = FLOAT_BYTES * resolve_chunk_size(None, torch.device("cuda" if on_gpu else "cpu")) * vocabulary
     for branch in branches:
         shape, tokens = branch.shape, micro_batch_tokens
-        at_work = tokens * (2 * shape.hidden + 3 * shape.feed_forward)
-        if not branch.trained:
-            total += FLOAT_BYTES * (shape.num_parameters + at_work)
+        total += FLOAT_BYTES * (branch.held_parameters + (4 if num_workers > 1 else 3) * branch.trained_parameters)
+        if branch.cached:
             continue
-        copies = 5 if num_workers > 1 else 4
-        total += FLOAT_BYTES * (
-            copies * shape.num_parameters
-            + tokens * shape.layers * _kept_per_layer(shape)
-            + at_work
-            + 4 * tokens * shape.hidden
-            + 2 * shape.head_parameters
-        )
+        total += FLOAT_BYTES * tokens * (2 * shape.hidden + 3 * shape.feed_forward)
+        if branch.trained:
+            head_gradients = 0 if branch.lora is not None else 2 * shape.head_parameters
+            kept = tokens * shape.layers * _kept_per_layer(branch) + 4 * tokens * shape.hidden
+            total += FLOAT_BYTES * (kept + head_gradients)
     return total
 
 
-def _kept_per_layer(shape: ModelShape) -> int:
-    """Numbers a token leaves behind in a layer for the backward pass."""
+def _kept_per_layer(branch: Branch) -> int:
+    """Numbers a token leaves behind in a layer for the backward pass; fewer where no weight wants a gradient."""
+    shape = branch.shape
+    if branch.lora is not None:
+        return 3 * (shape.hidden + shape.queries + shape.keys + shape.feed_forward)
     return 6 * shape.hidden + 4 * (shape.queries + shape.keys + shape.feed_forward)
 
 
@@ -137,12 +162,14 @@ def engine_bytes(shape: ModelShape, *, kv_cache_bytes: int) -> int:
 
 
 def checkpoint_bytes(branches: list[Branch]) -> int:
-    """One training checkpoint: 4·P strong weights with its tokenizer, 8·P Adam moments a trained branch, and 4·P of a
-    trained weak branch (a frozen one is not saved)."""
+    """One training checkpoint: 4·P strong weights with its tokenizer, and of what is trained 8·P Adam moments and, for
+    adapters and weak branches, 4·P weights (a frozen branch is not saved)."""
     strong, *others = branches
-    floats = strong.shape.num_parameters * 3
-    floats += sum(3 * branch.shape.num_parameters for branch in others if branch.trained)
-    return FLOAT_BYTES * floats + strong.shape.tokenizer_bytes
+    floats = strong.shape.num_parameters + 2 * strong.trained_parameters
+    floats += strong.trained_parameters if strong.lora is not None else 0
+    floats += sum(3 * branch.trained_parameters for branch in others)
+    tokenizers = 1 + sum(branch.trained and branch.lora is None for branch in others)
+    return FLOAT_BYTES * floats + tokenizers * strong.shape.tokenizer_bytes
 
 
 def pass_flops(shape: ModelShape, *, num_tokens: float, num_targets: float, squared_lengths: float) -> float:
@@ -156,13 +183,21 @@ def pass_flops(shape: ModelShape, *, num_tokens: float, num_targets: float, squa
 
 
 def training_flops(branches: list[Branch], *, num_tokens: float, num_targets: float, squared_lengths: float) -> float:
-    """Three times a forward pass for a trained branch (backward takes the gradient of inputs and of weights), once for
-    a frozen one."""
+    """Three times a forward pass for a trained branch (backward takes the gradient of inputs and of weights), twice
+    with adapters (of inputs only), once for a frozen branch, and nothing to speak of for a cached one."""
     return sum(
-        (3 if branch.trained else 1)
+        _passes(branch)
         * pass_flops(branch.shape, num_tokens=num_tokens, num_targets=num_targets, squared_lengths=squared_lengths)
         for branch in branches
     )
+
+
+def _passes(branch: Branch) -> int:
+    if branch.cached:
+        return 0
+    if not branch.trained:
+        return 1
+    return 3 if branch.lora is None else 2
 
 
 MEASURE_S = 0.15

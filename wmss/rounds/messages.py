@@ -8,8 +8,9 @@ import numpy.typing as npt
 
 from wmss.config import JobSpec
 from wmss.core.estimators import difference_interval
-from wmss.rounds.phases import PURPOSES, phases_of
+from wmss.rounds.phases import PURPOSES, kind_and_round, phases_of
 from wmss.rounds.report import FileFigures
+from wmss.training.run import TrainingRun
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -27,7 +28,9 @@ def phase_done(spec: JobSpec, phase: str, seconds: float) -> str:
     """That a phase is over, and which one comes next."""
     phases = phases_of(spec)
     following = phases[phases.index(phase) + 1 :]
-    upcoming = f"; next is {following[0]}: {PURPOSES[following[0]]}" if following else ", the last phase"
+    upcoming = (
+        f"; next is {following[0]}: {PURPOSES[kind_and_round(following[0])[0]]}" if following else ", the last phase"
+    )
     return f"{phase} took {duration(seconds)}{upcoming}"
 
 
@@ -38,6 +41,32 @@ def file_read(name: str, figures: FileFigures) -> str:
         f"{name}: {figures.num_rows:,} rows, {figures.num_tokens:,} tokens, {figures.supervised_share:.0%} of them "
         f"supervised{cut}"
     )
+
+
+def about_to_train(run: TrainingRun) -> str:
+    """What a training phase is going to do."""
+    num_steps, knobs = run.sampler().num_steps, run.hyperparameters
+    at_most = "at most " if run.stop_at_saturation else ""
+    start, end = run.mixing_weight, run.mixing_weight_end
+    mix = "" if start == 1.0 and not run.weak else f", mixing weight {start:g}" + (f" to {end:g}" if end else "")
+    return (
+        f"{run.phase}: {at_most}{num_steps:,} steps, {len(run.indices):,} samples an epoch, learning rate up to "
+        f"{knobs.peak_learning_rate:g}{mix}"
+    )
+
+
+def saturation(saturated_at: float | None, weak_step: int | None, gap: float | None) -> str:
+    """Whether the margin has flattened, and what could be the weak model from here."""
+    flat = "the logit margin has not flattened" if saturated_at is None else f"margin flat at step {saturated_at:.0f}"
+    if weak_step is None or gap is None:
+        return f"sft: {flat}; no stored checkpoint is far enough from this one to be a weak model"
+    which = "the start checkpoint" if weak_step == 0 else f"the checkpoint of step {weak_step}"
+    return f"sft: {flat}; useful weak model: {which}, {gap:.3f} nat of entropy above"
+
+
+def close_pair(gap: float) -> str:
+    """That weak and strong hardly differ."""
+    return f"weak and strong are close: {gap:.4f} nat of mean entropy apart; below 0.02 there is little to gain"
 
 
 def trained(phase: str, metrics: Mapping[str, float]) -> str:

@@ -1,11 +1,9 @@
-"""The phases of a job by name. Importing this loads no torch."""
+"""The phases of a job by name. Importing this loads no torch.
 
-from wmss.config import JobSpec, WmssMethod
+The weak-driven phases of round t > 1 carry its number: `joint_2`.
+"""
 
-PHASES = {
-    "supervised": ("validate", "sft", "export", "evaluate"),
-    "wmss": ("validate", "sft", "score_weak", "score_strong", "weigh", "joint", "export", "evaluate"),
-}
+from wmss.config import JobSpec, WmssConfig, WmssMethod
 
 PURPOSES = {
     "validate": "reading the files and checking the models",
@@ -22,13 +20,44 @@ PURPOSES = {
 
 def phases_of(spec: JobSpec) -> tuple[str, ...]:
     """The phases this job will run, in order."""
-    given_strong = isinstance(spec.method, WmssMethod) and spec.method.wmss.strong_model is not None
-    skipped = {"sft"} if given_strong else set()
-    if spec.validation_file is None:
-        skipped.add("evaluate")
-    return tuple(phase for phase in PHASES[spec.method.type] if phase not in skipped)
+    phases = ["validate"]
+    if not isinstance(spec.method, WmssMethod):
+        phases.append("sft")
+    else:
+        wmss = spec.method.wmss
+        if wmss.strong_model is None:
+            phases.append("sft")
+        for number in range(1, wmss.rounds + 1):
+            phases += [in_round(name, number) for name in _phases_of_round(wmss, number)]
+    phases.append("export")
+    if spec.validation_file is not None:
+        phases.append("evaluate")
+    return tuple(phases)
+
+
+def _phases_of_round(wmss: WmssConfig, number: int) -> list[str]:
+    """H(M_t) of the strong model is the weak model's entropy in the next round, so the weak one is scored once."""
+    phases = []
+    if (number == 1 and wmss.reads_entropy) or (wmss.weak_cache and (number == 1 or not wmss.reads_entropy)):
+        phases.append("score_weak")
+    if wmss.reads_entropy:
+        phases.append("score_strong")
+    if wmss.weighting != "all":
+        phases.append("weigh")
+    return [*phases, "joint"]
+
+
+def in_round(name: str, number: int) -> str:
+    """Name of a weak-driven phase in round `number` (1-based)."""
+    return name if number == 1 else f"{name}_{number}"
+
+
+def kind_and_round(phase: str) -> tuple[str, int]:
+    """`joint_2` -> ("joint", 2); a phase without a number belongs to round 1."""
+    kind, _, number = phase.rpartition("_")
+    return (kind, int(number)) if number.isdigit() else (phase, 1)
 
 
 def needs_engine(spec: JobSpec) -> bool:
     """Whether a job scores or generates."""
-    return not {"score_weak", "evaluate"}.isdisjoint(phases_of(spec))
+    return any(kind_and_round(phase)[0] in ("score_weak", "score_strong", "evaluate") for phase in phases_of(spec))

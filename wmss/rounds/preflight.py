@@ -5,6 +5,7 @@ Checks that do not depend on each other are all made, so that one look tells eve
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -76,6 +77,7 @@ def examine(sources: Sources, refusals: Refusals) -> Findings:
     base = sound.get("model")
     found.training = _read(found, sources, "training_file", base)
     found.validation = _read(found, sources, "validation_file", base)
+    found.attempt(_optimizer, sources.spec)
     if found.training is not None:
         found.batch_size = found.attempt(_batch_size, sources.spec, len(found.training.samples))
     return found
@@ -128,6 +130,14 @@ def _tokenize(samples: list[Sample], base: Path, source: str, param: str, max_le
             param="model",
         )
     return FileContent(samples, tokenized, cut)
+
+
+def _optimizer(spec: JobSpec) -> None:
+    if spec.hyperparameters.optimizer == "adamw_8bit" and find_spec("torchao") is None:
+        raise ConfigError(
+            "optimizer: 'adamw_8bit' needs the package torchao, which is not installed here; install it or use 'adamw'",
+            param=f"method.{spec.method.type}.hyperparameters.optimizer",
+        )
 
 
 def _batch_size(spec: JobSpec, num_samples: int) -> int:

@@ -4,145 +4,111 @@ Every phase is idempotent: its artifacts are recorded in the journal when it end
 what is recorded. Files are written under `Job.folder` and `Job.cache`; `export` alone writes `Job.result`.
 """
 
-import hashlib
 import json
 import shutil
 import time
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from wmss import __version__
-from wmss.config import Hyperparameters, JobSpec, WmssConfig, WmssMethod
-from wmss.core.curriculum import TERMS, draw, sampling_weights, weighting_terms
-from wmss.data.dataset import Sample, read_samples
-from wmss.data.tokenization import load_tokenized, save_tokenized, tokens_digest
-from wmss.errors import ConfigError, WmssError, raise_all
+from wmss.config import Hyperparameters, SupervisedMethod, WmssConfig
+from wmss.core.curriculum import TERMS, cap_weights, draw, sampling_weights, weighting_terms
+from wmss.core.saturation import MIN_ENTROPY_GAP, WINDOW, useful_weak
+from wmss.data.tokenization import load_tokenized, save_tokenized
+from wmss.errors import ConfigError, raise_all
 from wmss.models.checkpoints import export_model
 from wmss.models.loading import checkpoint_digest, load_tokenizer
-from wmss.records import STRONG_FOLDER
 from wmss.rounds import messages
 from wmss.rounds.dry_run import file_figures, plan, warnings
-from wmss.rounds.phases import needs_engine
-from wmss.rounds.preflight import Sources, examine
+from wmss.rounds.job import Artifacts, Checkpoint, Engines, Job, Journal
+from wmss.rounds.phases import in_round, kind_and_round, needs_engine, phases_of
+from wmss.rounds.preflight import examine
 from wmss.rounds.report import gigabytes
-from wmss.scoring.evaluation import verified_accuracy
-from wmss.scoring.interfaces import Generator, Progress, Scorer
-from wmss.scoring.rewards import is_verifiable
-from wmss.scoring.tables import EntropyTable, score_samples
-from wmss.training.checkpoints import load_metrics
+from wmss.rounds.scores import Scores
+from wmss.scoring.interfaces import Progress
+from wmss.scoring.tables import EntropyTable
+from wmss.training.checkpoints import Reading, load_metrics, load_readings
 from wmss.training.run import ModelSource, TrainingRun
-
-Artifacts = dict[str, Any]
-SCORE_BATCH_TOKENS = 32768
-CACHE_VERSION = 2
-"""Part of every cache key; raise it when the same question would get another answer (positions, pooler, verifier)."""
-
-
-@dataclass(frozen=True)
-class Job:
-    """One job with every name resolved to a path."""
-
-    id: str
-    spec: JobSpec
-    base: Path
-    """The checkpoint that `model` names, M0."""
-    weak: Path
-    strong: Path | None
-    """The strong checkpoint if the caller gave one."""
-    training_file: Path
-    validation_file: Path | None
-    folder: Path
-    """Where this job's artifacts lie."""
-    cache: Path
-    """Where scores and evaluations lie that any job may use again."""
-    result: Path
-    """Where the finished model goes."""
-    result_name: str
-
-    @property
-    def sources(self) -> Sources:
-        """What the job's names lead to, by field."""
-        models = {"model": self.base, "method.wmss.weak_model": self.weak, "method.wmss.strong_model": self.strong}
-        files = {"training_file": self.training_file, "validation_file": self.validation_file}
-        return Sources(
-            spec=self.spec,
-            models={param: folder for param, folder in models.items() if folder is not None},
-            files={param: file for param, file in files.items() if file is not None},
-        )
-
-
-class Engines(Protocol):
-    """What runs models. Each context manager frees its engine on the way out."""
-
-    def refusals(self, checkpoints: Mapping[str, Path], *, scoring: bool) -> list[WmssError]:
-        """Why these engines could not train, score or generate with checkpoints {field: folder}; empty if they can."""
-
-    def train(self, run: TrainingRun, *, name: str) -> Path:
-        """Run one training phase to its end; returns its last checkpoint folder. The same name resumes."""
-
-    def scorer(self, checkpoint: Path, *, max_length: int) -> AbstractContextManager[Scorer]:
-        """An entropy scorer."""
-
-    def generator(self, checkpoint: Path, *, max_length: int) -> AbstractContextManager[Generator]:
-        """A text generator."""
-
-    def provenance(self) -> dict[str, Any]:
-        """What a scorer or generator of these engines would say of itself, known without starting one."""
-
-
-class Journal(Protocol):
-    """Durable memory of a job: what is done, and what its owner is told."""
-
-    def artifacts(self, phase: str) -> Artifacts | None:
-        """What a finished phase recorded, or None."""
-
-    def start(self, phase: str) -> None:
-        """A phase begins."""
-
-    def finish(self, phase: str, artifacts: Artifacts) -> None:
-        """A phase is done; its artifacts become visible to a restarted job at once."""
-
-    def progress(self, phase: str, done: int, total: int) -> None:
-        """How far a phase is."""
-
-    def event(self, message: str, *, level: str = "info", data: dict[str, Any] | None = None) -> None:
-        """Tell the owner."""
 
 
 def run_job(job: Job, engines: Engines, journal: Journal) -> Artifacts:
-    """Run all phases of a job, skipping what an earlier attempt finished; returns the artifacts of the last ones."""
+    """Run all phases of a job, skipping what an earlier attempt finished; returns the artifacts of `export`."""
     stage = _Stage(job, engines, journal)
-    spec = job.spec
     stage.once("validate", stage.validate)
-    if isinstance(spec.method, WmssMethod):
-        wmss = spec.method.wmss
-        strong = job.strong
-        if strong is None:
-            num_epochs = wmss.hyperparameters.sft_epochs
-            assert num_epochs is not None, "the configuration resolves sft_epochs where the phase runs"
-            tuned = stage.once("sft", lambda: stage.sft(wmss.hyperparameters, num_epochs))
-            strong = Path(tuned["checkpoint"])
-        weak_scores = stage.once("score_weak", lambda: stage.score(job.weak, "score_weak"))
-        strong_scores = stage.once("score_strong", lambda: stage.score(strong, "score_strong"))
-        drawn = stage.once("weigh", lambda: stage.weigh(wmss, weak_scores, strong_scores))
-        trained = stage.once("joint", lambda: stage.joint(wmss, strong, drawn))
-        compared = {"base": job.base, "strong_before": strong}
+    method = job.spec.method
+    if isinstance(method, SupervisedMethod):
+        knobs = method.supervised.hyperparameters
+        tuned = stage.once("sft", lambda: stage.sft(knobs, knobs.num_epochs))
+        models = {"base": Checkpoint.whole(job.base), "result": Checkpoint.read(tuned)}
     else:
-        knobs = spec.hyperparameters
-        trained = stage.once("sft", lambda: stage.sft(knobs, knobs.num_epochs))
-        compared = {"base": job.base}
-    exported = stage.once("export", lambda: stage.export(Path(trained["checkpoint"])))
+        models = _weak_driven(stage, method.wmss)
+    exported = stage.once("export", lambda: stage.export(models["result"].folder))
     if job.validation_file is not None:
-        stage.once("evaluate", lambda: stage.evaluate({**compared, "result": job.result}))
+        stage.once("evaluate", lambda: stage.evaluate({name: model.folder for name, model in models.items()}))
     return exported
+
+
+def _weak_driven(stage: "_Stage", wmss: WmssConfig) -> dict[str, Checkpoint]:
+    """Supervised fine-tuning, then the rounds; returns the models to compare, the result last.
+
+    In round t the weak model is M_{t-1} and the strong one M_t; the strong branch becomes M_{t+1}, the trained weak one
+    is thrown away, and H(M_t) serves again as the next round's weak entropy.
+
+    Source: Weak-Driven Learning (arXiv 2602.08222 v2), Algorithm 1.
+    """
+    job = stage.job
+    weak = Checkpoint.whole(job.weak or job.base)
+    if job.strong is not None:
+        strong = Checkpoint.whole(job.strong)
+    else:
+        num_epochs = wmss.hyperparameters.sft_epochs
+        assert num_epochs is not None, "the configuration resolves sft_epochs where the phase runs"
+        until_flat = wmss.start_at == "saturation"
+        tuned = stage.once("sft", lambda: stage.sft(wmss.hyperparameters, num_epochs, until_flat=until_flat))
+        strong = Checkpoint.read(tuned)
+        if until_flat and job.weak is None and tuned["useful_weak"] is not None:
+            weak = Checkpoint.read(tuned["useful_weak"])
+    models = {"base": Checkpoint.whole(job.base), "strong_before": strong}
+    weak_scores: Artifacts | None = None
+    for number in range(1, wmss.rounds + 1):
+        result, strong_scores = _one_round(stage, wmss, number, weak, strong, weak_scores)
+        weak, strong, weak_scores = strong, result, strong_scores
+        models["result" if number == wmss.rounds else f"round_{number}"] = result
+    return models
+
+
+def _one_round(
+    stage: "_Stage",
+    wmss: WmssConfig,
+    number: int,
+    weak: Checkpoint,
+    strong: Checkpoint,
+    weak_scores: Artifacts | None,
+) -> tuple[Checkpoint, Artifacts | None]:
+    """Round `number` with what is known of its weak model; returns its result and what it learned of its strong one."""
+    planned = phases_of(stage.job.spec)
+    score_weak, score_strong, weigh, joint = (
+        in_round(kind, number) for kind in ("score_weak", "score_strong", "weigh", "joint")
+    )
+    strong_scores: Artifacts | None = None
+    drawn: Artifacts | None = None
+    if score_weak in planned:
+        weak_scores = stage.once(score_weak, lambda: stage.score(weak, score_weak, keep_states=wmss.weak_cache))
+    if score_strong in planned:
+        keep = wmss.weak_cache and number < wmss.rounds
+        strong_scores = stage.once(score_strong, lambda: stage.score(strong, score_strong, keep_states=keep))
+    if weigh in planned:
+        drawn = stage.once(weigh, lambda: stage.weigh(wmss, number, weak_scores, strong_scores))
+    states = weak_scores["states"] if wmss.weak_cache and weak_scores is not None else None
+    trained = stage.once(joint, lambda: stage.joint(wmss, joint, weak, strong, drawn, states))
+    return Checkpoint.read(trained), strong_scores
 
 
 @dataclass
@@ -164,14 +130,6 @@ class _Stage:
         self.journal.finish(phase, artifacts)
         self.journal.event(messages.phase_done(self.job.spec, phase, time.monotonic() - started))
         return artifacts
-
-    @property
-    def _samples_file(self) -> Path:
-        return self.job.folder / "samples.parquet"
-
-    @property
-    def _validation_samples_file(self) -> Path:
-        return self.job.folder / "validation_samples.parquet"
 
     def validate(self) -> Artifacts:
         """Refuse what cannot work before an engine is started; tokenize once for every later phase."""
@@ -207,70 +165,103 @@ class _Stage:
             "batch_size": found.batch_size,
         }
 
-    def sft(self, knobs: Hyperparameters, num_epochs: int) -> Artifacts:
-        """Supervised fine-tuning of the base on every sample."""
-        validated = self._recorded("validate")
-        return self._train(
-            phase="sft",
-            strong=self.job.base,
-            weak=None,
-            indices=range(validated["num_samples"]),
-            batch_size=validated["batch_size"],
+    def sft(self, knobs: Hyperparameters, num_epochs: int, *, until_flat: bool = False) -> Artifacts:
+        """Supervised fine-tuning of the base on every sample; `until_flat` ends it where the margin has flattened."""
+        run = self._training_run(
+            "sft",
+            Checkpoint.whole(self.job.base),
+            knobs,
             num_epochs=num_epochs,
-            knobs=knobs,
+            indices=range(self._recorded("validate")["num_samples"]),
+            stop_at_saturation=until_flat,
         )
+        folder, artifacts = self._train(run)
+        return artifacts | self._saturation(run, folder)
 
-    def score(self, checkpoint: Path, phase: str) -> Artifacts:
+    def _saturation(self, run: TrainingRun, folder: Path) -> Artifacts:
+        """Whether the margin flattened in a run of supervised fine-tuning, and which stored checkpoint could be weak.
+
+        Entropies are those of the run's own readings, smoothed; the base counts as step 0.
+        """
+        metrics, readings = load_metrics(folder), load_readings(folder)
+        saturated_at = metrics.get("saturated_at")
+        if not readings:
+            return {"saturated_at": saturated_at, "useful_weak": None}
+        stored = {int(load_metrics(other)["step"]): other for other in folder.parent.glob("step-*")}
+        steps = [step for step in stored if step < metrics["step"]]
+        entropies = {0: readings[0].entropy} | {step: _entropy_at(step, readings) for step in steps}
+        strong_entropy = _entropy_at(int(metrics["step"]), readings)
+        step = useful_weak(entropies, strong_entropy)
+        weak = None
+        if step is not None:
+            base = Checkpoint.whole(self.job.base)
+            weak = (base if step == 0 else Checkpoint.of_training(stored[step], run)).record()
+        gap = None if step is None else entropies[step] - strong_entropy
+        self.journal.event(
+            messages.saturation(saturated_at, step, gap), data={"saturated_at": saturated_at, "weak_step": step}
+        )
+        return {"saturated_at": saturated_at, "useful_weak": weak}
+
+    def score(self, model: Checkpoint, phase: str, *, keep_states: bool = False) -> Artifacts:
         """Exact entropy of every training sample (and validation sample) under a checkpoint."""
-        scored = self._score_files(checkpoint, phase)
-        table = EntropyTable.load(scored.tables["training"])
+        scored = self._scores.score(model.folder, self._reporter(phase), keep_states=keep_states)
+        table = EntropyTable.load(scored.table)
         found = {"mean_entropy": table.mean_entropy, "nll": table.token_nll}
         self.journal.event(
             f"{phase}: mean entropy {table.mean_entropy:.4f} nat, NLL {table.token_nll:.4f} nat/token", data=found
         )
         cost = {"num_tokens": scored.num_tokens, "seconds": scored.seconds}
         self.journal.event(messages.scoring_cost(phase, scored.num_tokens, scored.seconds), data=cost)
-        return {"table": str(scored.tables["training"]), **found, "provenance": self.engines.provenance()}
+        states = None if scored.states is None else str(scored.states)
+        return {"table": str(scored.table), "states": states, **found, "provenance": self.engines.provenance()}
 
-    def weigh(self, wmss: WmssConfig, weak_scores: Artifacts, strong_scores: Artifacts) -> Artifacts:
-        """Turn both entropies into sampling weights and draw the samples of the weak-driven phase."""
-        weak = EntropyTable.load(Path(weak_scores["table"]))
-        strong = EntropyTable.load(Path(strong_scores["table"]))
-        try:
-            weights = sampling_weights(weak.entropy, strong.entropy, weighting=wmss.weighting, **wmss.coefficients)
-        except ValueError as error:
-            raise ConfigError(str(error), param="method.wmss.weighting") from error
-        indices = draw(weights, num_draws=len(weights), seed=self.job.spec.seed, deduplicate=wmss.deduplicate)
-        # The same draw with its repetitions, which say more about a sample than that it is in the set.
-        every_draw = draw(weights, num_draws=len(weights), seed=self.job.spec.seed, deduplicate=False)
-        times_drawn = np.bincount(every_draw, minlength=len(weights))
-        table = self.job.folder / "curriculum.parquet"
-        columns = {
-            "line": weak.line,
-            "weak_entropy": weak.entropy,
-            "strong_entropy": strong.entropy,
+    def weigh(
+        self, wmss: WmssConfig, number: int, weak_scores: Artifacts | None, strong_scores: Artifacts | None
+    ) -> Artifacts:
+        """Turn both entropies into sampling weights and draw the samples of a round's weak-driven phase."""
+        num_samples: int = self._recorded("validate")["num_samples"]
+        weak, strong = (
+            EntropyTable.load(Path(scores["table"])) if scores is not None and wmss.reads_entropy else None
+            for scores in (weak_scores, strong_scores)
+        )
+        weights = _weights(wmss, num_samples, weak, strong)
+        # Another stream of random numbers for every round, the same for every restart.
+        seed = self.job.spec.seed if number == 1 else [self.job.spec.seed, number]
+        every_draw = draw(weights, num_draws=num_samples, seed=seed, deduplicate=False)
+        indices = np.unique(every_draw) if wmss.deduplicate else every_draw
+        times_drawn = np.bincount(every_draw, minlength=num_samples)
+        table = self.job.folder / f"{in_round('curriculum', number)}.parquet"
+        samples = load_tokenized(self._samples_file)
+        columns: dict[str, Any] = {
+            "line": [sample.line for sample in samples],
             "weight": weights,
             "times_drawn": times_drawn,
         }
-        pq.write_table(pa.table(columns), table)
-        masses = {}
-        if wmss.weighting != "uniform":
-            terms = weighting_terms(weak.entropy, strong.entropy, weighting=wmss.weighting, **wmss.coefficients)
-            shares = terms.sum(axis=1) / terms.sum()
-            masses = dict(zip(TERMS[wmss.weighting], shares.tolist(), strict=True))
         unique = int((times_drawn > 0).sum())
-        found = {
-            "term_masses": masses,
+        found: Artifacts = {
             "num_unique": unique,
+            "num_duplicates": num_samples - unique,
             "effective_sample_size": float(1.0 / np.square(weights).sum()),
-            "mean_entropy_weak": weak.mean_entropy,
-            "mean_entropy_strong": strong.mean_entropy,
+            "largest_share": float(weights.max()),
         }
-        self.journal.event(messages.entropy_shift(weak.entropy, strong.entropy), data=found)
-        if masses:
+        if weak is not None and strong is not None:
+            columns |= {"weak_entropy": weak.entropy, "strong_entropy": strong.entropy}
+            terms = weighting_terms(weak.entropy, strong.entropy, weighting=wmss.weighting, **wmss.coefficients)
+            masses = dict(zip(TERMS[wmss.weighting], (terms.sum(axis=1) / terms.sum()).tolist(), strict=True))
+            found |= {
+                "term_masses": masses,
+                "mean_entropy_weak": weak.mean_entropy,
+                "mean_entropy_strong": strong.mean_entropy,
+            }
+            self.journal.event(messages.entropy_shift(weak.entropy, strong.entropy), data=found)
             self.journal.event(messages.term_masses(masses))
-        self.journal.event(messages.drawn(len(indices), unique, len(weights)))
-        self._tell_extremes(weak, strong, weights, times_drawn)
+            gap = weak.mean_entropy - strong.mean_entropy
+            if gap < MIN_ENTROPY_GAP:
+                self.journal.event(messages.close_pair(gap), level="warn", data={"entropy_gap": gap})
+        pq.write_table(pa.table(columns), table)
+        self.journal.event(messages.drawn(len(indices), unique, num_samples), data=found)
+        if weak is not None and strong is not None:
+            self._tell_extremes(weak, strong, weights, times_drawn)
         return {"table": str(table), "indices": indices.tolist(), **found}
 
     def _tell_extremes(self, weak: EntropyTable, strong: EntropyTable, weights: Any, times_drawn: Any) -> None:
@@ -292,57 +283,73 @@ class _Stage:
                 data={**values, "times_drawn": int(times_drawn[index])},
             )
 
-    def joint(self, wmss: WmssConfig, strong: Path, drawn: Artifacts) -> Artifacts:
-        """Train strong (and weak) on the mixed logits of the drawn samples."""
-        return self._train(
-            phase="joint",
-            strong=strong,
-            weak=self.job.weak,
-            indices=drawn["indices"],
-            batch_size=self._recorded("validate")["batch_size"],
-            num_epochs=wmss.hyperparameters.num_epochs,
-            knobs=wmss.hyperparameters,
-            mixing_weight=wmss.mixing_weight,
-            weak_frozen=wmss.weak_update == "frozen",
-        )
-
-    def _train(
+    def joint(
         self,
-        *,
-        phase: Any,
-        strong: Path,
-        weak: Path | None,
-        indices: Any,
-        batch_size: int,
-        num_epochs: int,
-        knobs: Hyperparameters,
-        mixing_weight: float = 1.0,
-        weak_frozen: bool = True,
+        wmss: WmssConfig,
+        phase: str,
+        weak: Checkpoint,
+        strong: Checkpoint,
+        drawn: Artifacts | None,
+        states: str | None,
     ) -> Artifacts:
-        run = TrainingRun(
+        """Train strong (and weak) on the mixed logits of the drawn samples, or of all; or run one of the controls."""
+        num_samples = self._recorded("validate")["num_samples"]
+        run = self._training_run(
+            phase,
+            strong,
+            wmss.hyperparameters,
+            num_epochs=wmss.hyperparameters.num_epochs,
+            indices=range(num_samples) if drawn is None else drawn["indices"],
+            mixing_weight=1.0 if wmss.mixing == "off" else wmss.mixing_weight,
+            mixing_weight_end=wmss.mixing_weight_end,
+            mixing_schedule=wmss.mixing_schedule,
+        )
+        if wmss.mixing == "logits":
+            others = [ModelSource(folder=folder) for folder in self.job.more_weak]
+            first = weak.source if states is None else ModelSource(folder=weak.folder, states=Path(states))
+            run = run.model_copy(
+                update={
+                    "weak": (first, *others),
+                    "weak_shares": wmss.shares,
+                    "weak_frozen": wmss.weak_update == "frozen",
+                }
+            )
+        return self._train(run)[1]
+
+    def _training_run(
+        self,
+        phase: str,
+        strong: Checkpoint,
+        knobs: Hyperparameters,
+        *,
+        num_epochs: int,
+        indices: Iterable[int],
+        **others: Any,
+    ) -> TrainingRun:
+        spec = self.job.spec
+        return TrainingRun(
             phase=phase,
-            strong=ModelSource(folder=strong),
-            weak=() if weak is None else (ModelSource(folder=weak),),
-            weak_shares=() if weak is None else (1.0,),
+            strong=strong.source,
             samples=self._samples_file,
             indices=tuple(indices),
-            mixing_weight=mixing_weight,
-            weak_frozen=weak_frozen,
-            batch_size=batch_size,
+            batch_size=self._recorded("validate")["batch_size"],
             num_epochs=num_epochs,
             hyperparameters=Hyperparameters(**knobs.model_dump(include=set(Hyperparameters.model_fields))),
-            seed=self.job.spec.seed,
-            checkpoint_every=self.job.spec.checkpointing.every_steps,
+            parallelism=spec.resources.parallelism,
+            seed=spec.seed,
+            checkpoint_every=spec.checkpointing.every_steps,
+            **others,
         )
-        num_steps = run.sampler().num_steps
-        self.journal.event(
-            f"{phase}: {num_steps:,} steps, {len(run.indices):,} samples an epoch, learning rate up to "
-            f"{knobs.peak_learning_rate:g}" + (f", mixing weight {mixing_weight:g}" if weak is not None else "")
-        )
-        folder = self.engines.train(run, name=f"{self.job.id}-{phase}-1")
+
+    def _train(self, run: TrainingRun) -> tuple[Path, Artifacts]:
+        """Run a phase to its end; returns its last checkpoint's folder and what to record."""
+        self.journal.event(messages.about_to_train(run))
+        kind, number = kind_and_round(run.phase)
+        folder = self.engines.train(run, name=f"{self.job.id}-{kind}-{number}")
         metrics = load_metrics(folder)
-        self.journal.event(messages.trained(phase, metrics), data=metrics)
-        return {"checkpoint": str(folder / STRONG_FOLDER), "num_steps": num_steps}
+        self.journal.event(messages.trained(run.phase, metrics), data=metrics)
+        trained = Checkpoint.of_training(folder, run)
+        return folder, trained.record() | {"num_steps": int(metrics["step"])}
 
     def export(self, checkpoint: Path) -> Artifacts:
         """Put the strong branch, alone, where finished models lie, with a record of where it comes from."""
@@ -356,7 +363,7 @@ class _Stage:
             "job": job.id,
             "wmss_version": __version__,
             "base": str(job.base),
-            "weak": str(job.weak),
+            "weak": str(job.weak) if job.weak else None,
             "strong": str(job.strong) if job.strong else None,
             "method": job.spec.method.model_dump(mode="json"),
             "seed": job.spec.seed,
@@ -376,10 +383,12 @@ class _Stage:
 
     def evaluate(self, checkpoints: dict[str, Path]) -> Artifacts:
         """NLL and verified accuracy of several checkpoints on the validation file; each is computed once, ever."""
-        results = {label: self._evaluate_one(path) for label, path in checkpoints.items()}
+        results = {
+            label: self._scores.evaluate(folder, self._reporter("evaluate")) for label, folder in checkpoints.items()
+        }
         for label, result in results.items():
             self.journal.event(messages.judged(label, result), data=result)
-        before = [label for label in results if label != "result"][-1]
+        before = "strong_before" if "strong_before" in results else "base"
         self.journal.event(messages.compared(before, results))
         if not results["result"]["accuracy"]:
             self.journal.event(
@@ -387,75 +396,23 @@ class _Stage:
             )
         return {"results": results}
 
-    def _evaluate_one(self, checkpoint: Path) -> Artifacts:
-        job = self.job
-        assert job.validation_file is not None
-        tokenized = load_tokenized(self._validation_samples_file)
-        validated = self._recorded("validate")
-        max_length = validated["max_length"]
-        samples: list[Sample] = read_samples(job.validation_file, param="validation_file")
-        key = _cache_key(
-            checkpoint_digest(checkpoint),
-            tokens_digest(tokenized),
-            [sample.answer for sample in samples],
-            validated["end_token_ids"],
-            self.engines.provenance(),
-            max_length,
-        )
-        cached = job.cache / "evaluations" / f"{key}.json"
-        if cached.is_file():
-            return json.loads(cached.read_text(encoding="utf-8"))  # type: ignore[no-any-return]
-        table = EntropyTable.load(self._score_files(checkpoint, "evaluate", only_validation=True).tables["validation"])
-        accuracy = None
-        if all(is_verifiable(sample.answer) for sample in samples):
-            with self.engines.generator(checkpoint, max_length=max_length) as generator:
-                accuracy = verified_accuracy(
-                    samples,
-                    tokenized,
-                    load_tokenizer(checkpoint),
-                    generator,
-                    end_token_ids=validated["end_token_ids"],
-                    max_length=max_length,
-                    progress=self._reporter("evaluate"),
-                )
-        result = {"nll": table.token_nll, "mean_entropy": table.mean_entropy, "accuracy": accuracy}
-        cached.parent.mkdir(parents=True, exist_ok=True)
-        partial = cached.with_suffix(f".{job.id}.partial")
-        partial.write_text(json.dumps(result), encoding="utf-8")
-        partial.rename(cached)
-        return result
+    @property
+    def _samples_file(self) -> Path:
+        return self.job.folder / "samples.parquet"
 
-    def _score_files(self, checkpoint: Path, phase: str, *, only_validation: bool = False) -> "_Scored":
-        """Entropy tables of the job's files under a checkpoint, from the cache where they are known already."""
-        files = {} if only_validation else {"training": self._samples_file}
-        if self.job.validation_file is not None:
-            files["validation"] = self._validation_samples_file
-        samples = {name: load_tokenized(path) for name, path in files.items()}
-        max_length = self._recorded("validate")["max_length"]
-        digest = checkpoint_digest(checkpoint)
-        folder = self.job.cache / "entropy"
-        folder.mkdir(parents=True, exist_ok=True)
-        provenance = self.engines.provenance()
-        tables = {
-            name: folder / f"{_cache_key(digest, tokens_digest(rows), provenance)}.parquet"
-            for name, rows in samples.items()
-        }
-        missing = [name for name, table in tables.items() if not table.is_file()]
-        if not missing:
-            return _Scored(tables)
-        with self.engines.scorer(checkpoint, max_length=max_length) as scorer:
-            assert scorer.provenance() == provenance, f"{scorer.provenance()} is not the promised {provenance}"
-            started = time.monotonic()
-            for name in missing:
-                table = score_samples(
-                    samples[name], scorer, batch_tokens=SCORE_BATCH_TOKENS, progress=self._reporter(phase)
-                )
-                partial_file = tables[name].with_suffix(f".{self.job.id}.partial")
-                table.save(partial_file)
-                partial_file.rename(tables[name])
-            seconds = time.monotonic() - started
-        num_tokens = sum(len(sample.input_ids) for name in missing for sample in samples[name])
-        return _Scored(tables, num_tokens, seconds)
+    @property
+    def _validation_samples_file(self) -> Path:
+        return self.job.folder / "validation_samples.parquet"
+
+    @cached_property
+    def _scores(self) -> Scores:
+        return Scores(
+            self.job,
+            self.engines,
+            training=self._samples_file,
+            validation=self._validation_samples_file,
+            validated=self._recorded("validate"),
+        )
 
     def _recorded(self, phase: str) -> Artifacts:
         artifacts = self.journal.artifacts(phase)
@@ -466,15 +423,25 @@ class _Stage:
         return lambda done, total: self.journal.progress(phase, done, total)
 
 
-@dataclass(frozen=True)
-class _Scored:
-    """Entropy tables by file, and what it took to make those that were not known; the engine's start not counted."""
+def _weights(
+    wmss: WmssConfig, num_samples: int, weak: EntropyTable | None, strong: EntropyTable | None
+) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """Sampling probabilities as the configuration asks for them."""
+    if weak is None or strong is None:
+        weights = np.full(num_samples, 1.0 / num_samples)
+    else:
+        try:
+            weights = sampling_weights(weak.entropy, strong.entropy, weighting=wmss.weighting, **wmss.coefficients)
+        except ValueError as error:
+            raise ConfigError(str(error), param="method.wmss.weighting") from error
+    if wmss.max_share is None:
+        return weights
+    try:
+        return cap_weights(weights, wmss.max_share)
+    except ValueError as error:
+        raise ConfigError(str(error), param="method.wmss.max_share") from error
 
-    tables: dict[str, Path]
-    num_tokens: int = 0
-    seconds: float = 0.0
 
-
-def _cache_key(*parts: Any) -> str:
-    text = json.dumps([CACHE_VERSION, *parts], sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:32]
+def _entropy_at(step: int, readings: list[Reading]) -> float:
+    """Mean of the last readings up to a step: one alone is a handful of samples."""
+    return float(np.mean([reading.entropy for reading in readings if reading.step <= step][-WINDOW:]))

@@ -14,7 +14,10 @@ class Scorer(Protocol):
     """Exact entropy under one checkpoint."""
 
     def score(self, sequences: list[list[int]]) -> list[npt.NDArray[np.float32]]:
-        """Per sequence of T token ids: [T, 2], entropy (nats) at each position and NLL of the next token (last NaN)."""
+        """Per sequence of T token ids: [T, 2], entropy (nats) at each position and NLL of the next token (last NaN).
+
+        A scorer that keeps states gives [T, 2 + D]: those that enter the output head come after.
+        """
 
     def provenance(self) -> dict[str, Any]:
         """Engine, version and precision: figures of different provenance are not comparable."""

@@ -9,6 +9,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from wmss.data.states import StateWriter
 from wmss.records import TokenizedSample
 from wmss.scoring.interfaces import Progress, Scorer
 
@@ -50,17 +51,27 @@ class EntropyTable:
 
 
 def score_samples(
-    samples: Sequence[TokenizedSample], scorer: Scorer, *, batch_tokens: int, progress: Progress
+    samples: Sequence[TokenizedSample],
+    scorer: Scorer,
+    *,
+    batch_tokens: int,
+    progress: Progress,
+    states: StateWriter | None = None,
 ) -> EntropyTable:
-    """Score every sample: longest first, in calls of about `batch_tokens` tokens but at least 64 samples."""
+    """Score every sample: longest first, in calls of about `batch_tokens` tokens but at least 64 samples.
+
+    `states` takes the hidden states at supervised positions, from a scorer that keeps them.
+    """
     entropy = np.full(len(samples), np.nan)
     nll = np.full(len(samples), np.nan)
     done = 0
     for batch in _batches(samples, batch_tokens):
         results = scorer.score([samples[i].input_ids.tolist() for i in batch])
         for index, statistics in zip(batch, results, strict=True):
-            rows = statistics[samples[index].predicting_positions].astype(np.float64)
-            entropy[index], nll[index] = rows.mean(axis=0)
+            rows = statistics[samples[index].predicting_positions]
+            entropy[index], nll[index] = rows[:, :2].astype(np.float64).mean(axis=0)
+            if states is not None:
+                states.write(index, rows[:, 2:])
         done += len(batch)
         progress(done, len(samples))
     assert np.isfinite(entropy).all() and np.isfinite(nll).all(), "the scorer returned a value that is not finite"

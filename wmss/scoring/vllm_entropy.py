@@ -25,6 +25,8 @@ FAMILIES = ("LlamaForCausalLM", "Qwen3ForCausalLM")
 """Architectures that may be scored. Any `*ForCausalLM` with `compute_logits` fits; these two are tested."""
 
 _PREFIX = "WmssEntropy"
+_KEEP_STATES = "wmss_keep_states"
+"""Entry of the model's configuration: the one thing that reaches the engine's own process from here."""
 
 
 def register() -> None:
@@ -56,12 +58,14 @@ def _entropy_model(family: str) -> type[nn.Module]:
         """Hidden states of one engine step -> per finished request float32 [tokens, 2]: entropy, NLL of the next token.
 
         The statistics of a prompt prefilled in several chunks are kept per request, not its hidden states: two
-        numbers per token instead of D. The last position has no next token; its NLL is NaN.
+        numbers per token instead of D. The last position has no next token; its NLL is NaN. With `keep_states` the D
+        numbers of the states follow, [tokens, 2 + D].
         """
 
-        def __init__(self, compute_logits: Any) -> None:
+        def __init__(self, compute_logits: Any, *, keep_states: bool) -> None:
             super().__init__()
             self._compute_logits = compute_logits
+            self._keep_states = keep_states
 
         def get_supported_tasks(self) -> Set[str]:
             return {"token_classify"}
@@ -99,14 +103,15 @@ def _entropy_model(family: str) -> type[nn.Module]:
                 logits_CV = self._compute_logits(hidden_ND[chunk])
                 entropy_C, nll_C = entropy_of_logits_(logits_CV.to(compute_dtype(logits_CV)), labels_N[chunk])
                 out_N2[chunk, 0], out_N2[chunk, 1] = entropy_C, nll_C  # type: ignore[assignment]
-            return out_N2
+            return torch.cat([out_N2, hidden_ND.float()], dim=1) if self._keep_states else out_N2
 
     class EntropyModel(base):  # type: ignore[misc, valid-type]
         is_pooling_model = True
 
         def __init__(self, *, vllm_config: Any, prefix: str = "") -> None:
             super().__init__(vllm_config=vllm_config, prefix=prefix)
-            self.pooler = EntropyPooler(self.compute_logits)
+            keep_states = getattr(vllm_config.model_config.hf_config, _KEEP_STATES, False)
+            self.pooler = EntropyPooler(self.compute_logits, keep_states=keep_states)
 
     EntropyModel.__name__ = EntropyModel.__qualname__ = _PREFIX + family
     return EntropyModel
@@ -132,6 +137,7 @@ class VllmEntropyScorer:
         max_batched_tokens: int = 8192,
         dtype: str = "float32",
         gpu_memory_utilization: float = 0.5,
+        keep_states: bool = False,
     ) -> None:
         from vllm import LLM
 
@@ -140,7 +146,7 @@ class VllmEntropyScorer:
         self._llm = LLM(
             model=str(checkpoint),
             runner="pooling",
-            hf_overrides={"architectures": [_PREFIX + architecture]},
+            hf_overrides={"architectures": [_PREFIX + architecture], _KEEP_STATES: keep_states},
             dtype=dtype,
             max_model_len=max_length,
             max_num_batched_tokens=max_batched_tokens,
@@ -152,7 +158,10 @@ class VllmEntropyScorer:
         )
 
     def score(self, sequences: list[list[int]]) -> list[npt.NDArray[np.float32]]:
-        """Per sequence of T token ids: float32 [T, 2], entropy (nats) at each position and NLL of the next token."""
+        """Per sequence of T token ids: float32 [T, 2], entropy (nats) at each position and NLL of the next token.
+
+        With `keep_states` [T, 2 + D]: the states that enter the output head come after.
+        """
         outputs = self._llm.encode(
             [{"prompt_token_ids": ids} for ids in sequences], pooling_task="token_classify", use_tqdm=False
         )

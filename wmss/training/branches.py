@@ -4,7 +4,7 @@ Shape suffixes: N positions of a micro-batch, R supervised ones, V vocabulary, D
 """
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -36,7 +36,7 @@ class WeakModel(nn.Module):
         self.trained = trained
 
     def states(self, branches: "Branches", batch: MicroBatch) -> tuple[Tensor, Tensor, Tensor | None]:
-        with torch.set_grad_enabled(self.trained and torch.is_grad_enabled()):
+        with contextlib.nullcontext() if self.trained else _held_fixed(self.model):
             return branches.states_of(self.model, batch), *output_head(self.model)
 
 
@@ -49,9 +49,21 @@ class WeakAdapter(nn.Module):
         self.trained = trained
 
     def states(self, branches: "Branches", batch: MicroBatch) -> tuple[Tensor, Tensor, Tensor | None]:
-        enabled = self.trained and torch.is_grad_enabled()
-        with torch.set_grad_enabled(enabled), using_adapter(branches.strong, self.adapter):
-            return branches.states_of(branches.strong, batch), *output_head(branches.strong)
+        model = branches.strong
+        with contextlib.nullcontext() if self.trained else _held_fixed(model), using_adapter(model, self.adapter):
+            return branches.states_of(model, batch), *output_head(model)
+
+
+@contextlib.contextmanager
+def _held_fixed(model: PreTrainedModel) -> Iterator[None]:
+    """Neither gradients nor dropout: the states are those that scoring saw."""
+    training = model.training
+    try:
+        with torch.no_grad():
+            model.eval()
+            yield
+    finally:
+        model.train(training)
 
 
 class CachedWeak(nn.Module):

@@ -11,7 +11,7 @@ from wmss.records import ADAPTER_FOLDER, STRONG_FOLDER
 from wmss.training.branches import Branches, CachedWeak, Weak, WeakAdapter, WeakModel
 from wmss.training.checkpoints import Resumed
 from wmss.training.parallel import blocks_of, checkpoint_activations, models_of
-from wmss.training.run import TrainingRun
+from wmss.training.run import ModelSource, TrainingRun
 
 
 def build_branches(run: TrainingRun, resumed: Resumed | None) -> Branches:
@@ -39,9 +39,8 @@ def build_branches(run: TrainingRun, resumed: Resumed | None) -> Branches:
 
 def _strong(run: TrainingRun, resumed: Resumed | None) -> PreTrainedModel:
     lora, source = run.hyperparameters.lora, run.strong
+    _check_adapter(run, source)
     if lora is None:
-        if source.adapter is not None:
-            raise TrainingError(f"{source.adapter}: an adapter to start from, but lora is not set", param="method")
         folder = source.folder if resumed is None else resumed.folder / STRONG_FOLDER
         return _load(run, folder, param="model")
     model = _load(run, source.folder, param="model")
@@ -52,25 +51,31 @@ def _strong(run: TrainingRun, resumed: Resumed | None) -> PreTrainedModel:
 
 def _weak(run: TrainingRun, number: int, strong: PreTrainedModel, resumed: Resumed | None) -> Weak:
     source, param = run.weak[number], "method.wmss.weak_model"
-    lora = run.hyperparameters.lora
+    lora, trained = run.hyperparameters.lora, not run.weak_frozen
+    _check_adapter(run, source)
     if source.states is not None:
         cached = sum(earlier.states is not None for earlier in run.weak[:number])
         return CachedWeak(*load_head(source.folder), number=cached)
-    if lora is not None and source.folder == run.strong.folder:
-        if source.adapter is None and run.weak_frozen:
+    stored = resumed.weak_folder(number) if resumed is not None and trained else None
+    if lora is None:
+        return WeakModel(_load(run, stored or source.folder, param=param), trained=trained)
+    adapted = trained or source.adapter is not None
+    if source.folder == run.strong.folder:
+        if not adapted:
             return WeakAdapter(None, trained=False)
         name = f"weak_{number}"
-        weights = source.adapter if resumed is None or run.weak_frozen else resumed.weak_folder(number)
-        add_adapter(strong, name, lora, weights=weights)
-        return WeakAdapter(name, trained=not run.weak_frozen)
-    trained = not run.weak_frozen
-    if trained and resumed is not None and lora is None:
-        return WeakModel(_load(run, resumed.weak_folder(number), param=param), trained=True)
+        add_adapter(strong, name, lora, weights=stored or source.adapter)
+        return WeakAdapter(name, trained=trained)
     model = _load(run, source.folder, param=param)
-    if trained and lora is not None:
-        add_adapter(model, STRONG_ADAPTER, lora, weights=None if resumed is None else resumed.weak_folder(number))
+    if adapted:
+        add_adapter(model, STRONG_ADAPTER, lora, weights=stored or source.adapter)
         switch_on(model, {STRONG_ADAPTER})
     return WeakModel(model, trained=trained)
+
+
+def _check_adapter(run: TrainingRun, source: ModelSource) -> None:
+    if source.adapter is not None and run.hyperparameters.lora is None:
+        raise TrainingError(f"{source.adapter}: an adapter to start from, but lora is not set", param="method")
 
 
 def _load(run: TrainingRun, folder: Path, *, param: str) -> PreTrainedModel:

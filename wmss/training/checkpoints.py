@@ -34,6 +34,8 @@ from wmss.records import ADAPTER_FOLDER, STRONG_FOLDER
 from wmss.training.branches import Branches, WeakAdapter, WeakModel
 from wmss.training.run import TrainingRun
 
+TOTALS = ("first_loss", "total_tokens", "total_s", "saturated_at")
+"""Metrics of the whole run: loss of its first step, tokens, seconds of steps, step at which the margin was flat."""
 _STATE = "training_state.pt"
 _METRICS = "metrics.json"
 _WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
@@ -59,7 +61,7 @@ class Resumed:
     schedule: dict[str, Any]
     readings: list[Reading]
     totals: dict[str, float]
-    """Loss of the first step, tokens, and seconds of steps, of the whole run so far."""
+    """What `TOTALS` names, of the whole run so far."""
     rng: dict[str, Tensor] | None
     """Of this worker; None if there was no such worker then."""
 
@@ -89,8 +91,7 @@ def save(
     metrics: dict[str, float],
 ) -> None:
     """Write this worker's part of a checkpoint; every worker must call it, rank 0 writes all that is common."""
-    sharded = isinstance(branches, FSDPModule)
-    state: dict[str, Any] = get_model_state_dict(branches, options=_WHOLE) if sharded else branches.state_dict()
+    state = _whole_state(branches)
     optimizer_state = get_optimizer_state_dict(branches, optimizer, options=_WHOLE)
     rng = {"cpu": torch.get_rng_state()}
     if torch.cuda.is_available():
@@ -108,6 +109,18 @@ def save(
         torch.save(values, folder / _STATE)
     digests = {str(file.relative_to(folder)): _digest(file) for file in sorted(folder.rglob("*")) if file.is_file()}
     (folder / f"digests_rank{rank}.json").write_text(json.dumps(digests, indent=1), encoding="utf-8")
+
+
+def _whole_state(branches: Branches) -> dict[str, Tensor]:
+    """All tensors of all branches, whole; where weights are divided among workers, on the CPU and for rank 0 only."""
+    if not isinstance(branches, FSDPModule):
+        return branches.state_dict()
+    gathered: dict[str, Any] = get_model_state_dict(branches, options=_WHOLE)
+    # Rows that do not divide evenly leave padding behind a gathered tensor, which safetensors refuses to write.
+    return {
+        name: tensor.clone() if tensor.untyped_storage().nbytes() > tensor.nbytes else tensor
+        for name, tensor in gathered.items()
+    }
 
 
 def _save_models(folder: Path, run: TrainingRun, branches: Branches, state: dict[str, Tensor]) -> None:
@@ -145,7 +158,7 @@ def load(folder: Path, rank: int) -> Resumed:
         optimizer=state["optimizer"],
         schedule=state["schedule"],
         readings=[Reading(*reading) for reading in state["readings"]],
-        totals={name: metrics[name] for name in ("first_loss", "total_tokens", "total_s") if name in metrics},
+        totals={name: metrics[name] for name in TOTALS if name in metrics},
         rng=torch.load(rng, map_location="cpu", weights_only=True) if rng.is_file() else None,
     )
 

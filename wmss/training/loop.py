@@ -81,27 +81,25 @@ class _Trainer:
         self._first_step = 0
         self._totals: dict[str, float] = {}
         self._readings: list[Reading] = []
-        self._is_saturated = False
         torch.manual_seed(run.seed + 1_000_003 * (host.rank + 1))  # noise and dropout differ between workers
         if resumed is not None:
             checkpoints.restore_optimizer(resumed, self._branches, self._optimizer)
             self._schedule.load_state_dict(resumed.schedule)
             self._first_step, self._totals = resumed.step, resumed.totals
             self._readings = resumed.readings
-            self._is_saturated = self._saturated()
             resumed.restore_rng()
             logger.info("%s resumes at step %d of %d", run.phase, self._first_step, self._sampler.num_steps)
 
     def run_to_end(self) -> None:
         self._branches.train()
         step = self._first_step
-        stopped = self._run.stop_at_saturation and self._is_saturated
+        stopped = self._stopped()
         while step < self._sampler.num_steps and not stopped:
             metrics = self._one_step(step)
             step += 1
             if self._host.rank == 0:
                 self._host.log(metrics)
-            stopped = self._run.stop_at_saturation and self._is_saturated
+            stopped = self._stopped()
             if stopped or step == self._sampler.num_steps or step % self._run.checkpoint_every == 0:
                 self._save(step, metrics | self._totals)
 
@@ -142,39 +140,30 @@ class _Trainer:
             "num_tokens": float(num_tokens),
             "tokens_per_s": num_tokens / (time.perf_counter() - started),
         }
-        self._totals = {
+        self._totals |= {
             "first_loss": self._totals.get("first_loss", mean_loss),
             "total_tokens": self._totals.get("total_tokens", 0.0) + num_tokens,
             "total_s": self._totals.get("total_s", 0.0) + time.perf_counter() - started,
         }
         if statistics:
             self._readings.append(Reading(step + 1, statistics["margin"], statistics["entropy_strong"]))
-            saturated = self._saturated()
-            if saturated and not self._is_saturated:
-                metrics["saturated_at"] = metrics["step"]
-            self._is_saturated |= saturated
+            if "saturated_at" not in self._totals and is_saturated([reading.margin for reading in self._readings]):
+                self._totals["saturated_at"] = metrics["saturated_at"] = metrics["step"]
         return metrics
+
+    def _stopped(self) -> bool:
+        """Whether the phase ends before its last step."""
+        return self._run.stop_at_saturation and "saturated_at" in self._totals
 
     def _accumulate(self, batch: list[int], num_targets: int, *, telemetry: bool) -> tuple[float, dict[str, float]]:
         """Gradients of the step's mean loss; returns the loss summed over all workers' targets, and a reading."""
-        host, knobs = self._host, self._knobs
-        groups = micro_batches(
-            batch,
-            self._samples,
-            max_tokens=knobs.micro_batch_tokens,
-            packing=knobs.packing,
-            rank=host.rank,
-            world_size=host.world_size,
-        )
-        # A worker without a sample of a small batch takes part with one that is masked: gradients are summed over
-        # workers, and a missing one would leave the others waiting.
-        supervised = bool(groups)
-        groups = groups or [[batch[0]]]
+        host = self._host
+        groups = self._groups(batch)
         loss_sum = torch.zeros((), dtype=torch.float64, device=host.device)
         names = statistics_of(1 + len(self._run.weak))
         sums = torch.zeros(len(names) + 1, dtype=torch.float64, device=host.device)
         for number, group in enumerate(groups):
-            micro = self._collate(group, supervised=supervised)
+            micro = self._collate(group, of=batch)
             rows = TELEMETRY_ROWS if telemetry and number == 0 else 0
             last = number == len(groups) - 1
             with contextlib.nullcontext() if last else no_sync(self._module):
@@ -191,17 +180,38 @@ class _Trainer:
             return float(loss_sum), {}
         return float(loss_sum), dict(zip(names, (sums[:-1] / sums[-1]).tolist(), strict=True))
 
-    def _collate(self, group: list[int], *, supervised: bool) -> MicroBatch:
+    def _groups(self, batch: list[int]) -> list[list[int]]:
+        """This worker's micro-batches; an empty one is a pass that only keeps the others company.
+
+        Gradients are summed over workers, so one that has no sample of a small batch takes part all the same. Where
+        weights are divided among workers, every pass gathers them from all, so all make the same number of passes.
+        """
+        host, divided = self._host, self._run.parallelism == "fsdp"
+        shares = {
+            rank: micro_batches(
+                batch,
+                self._samples,
+                max_tokens=self._knobs.micro_batch_tokens,
+                packing=self._knobs.packing,
+                rank=rank,
+                world_size=host.world_size,
+            )
+            for rank in (range(host.world_size) if divided else [host.rank])
+        }
+        passes = max(1, *(len(groups) for groups in shares.values()))
+        own = shares[host.rank]
+        return own + [[]] * (passes - len(own))
+
+    def _collate(self, group: list[int], *, of: list[int]) -> MicroBatch:
+        """Tensors of a group; of an empty one, those of the batch's shortest sample without its targets."""
+        shortest = min(of, key=lambda index: len(self._samples[index].input_ids))
         return collate(
-            [self._samples[index] for index in group],
+            [self._samples[index] for index in group or [shortest]],
             device=self._host.device,
             packing=self._knobs.packing,
-            supervised=supervised,
-            weak_states=[cache.rows(group if supervised else []) for cache in self._states],
+            supervised=bool(group),
+            weak_states=[cache.rows(group) for cache in self._states],
         )
-
-    def _saturated(self) -> bool:
-        return is_saturated([reading.margin for reading in self._readings])
 
     def _gradient_norms(self) -> dict[str, float]:
         branches = self._branches

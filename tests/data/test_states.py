@@ -1,0 +1,77 @@
+"""The cache of hidden states: what is read is what was written, and an unfinished one does not exist."""
+
+import numpy as np
+import pytest
+
+from wmss.data.states import StateCache, StateWriter
+from wmss.records import TokenizedSample
+
+NUM_TARGETS = [2, 1, 4]
+WIDTH = 3
+
+
+def make_samples():
+    return [
+        TokenizedSample(
+            line=i,
+            input_ids=np.arange(n + 1, dtype=np.int32),
+            target_mask=np.array([False, *[True] * n]),
+        )
+        for i, n in enumerate(NUM_TARGETS)
+    ]
+
+
+def make_states():
+    return [np.random.default_rng(i).normal(size=(n, WIDTH)).astype(np.float32) for i, n in enumerate(NUM_TARGETS)]
+
+
+def write(folder, order=(0, 1, 2)):
+    writer = StateWriter(folder, make_samples())
+    for index in order:
+        writer.write(index, make_states()[index])
+    return writer
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 0, 1)])
+def test_what_is_read_is_what_was_written(tmp_path, order):
+    write(tmp_path / "cache", order).close()
+    cache, states = StateCache(tmp_path / "cache"), make_states()
+    rows = cache.rows([2, 0, 2])
+    assert rows.shape == (4 + 2 + 4, WIDTH)
+    assert np.array_equal(rows.numpy(), np.concatenate([states[2], states[0], states[2]]))
+
+
+def test_no_sample_gives_no_row(tmp_path):
+    write(tmp_path / "cache").close()
+    assert StateCache(tmp_path / "cache").rows([]).shape == (0, WIDTH)
+
+
+def test_rows_may_be_changed_without_changing_the_cache(tmp_path):
+    write(tmp_path / "cache").close()
+    cache = StateCache(tmp_path / "cache")
+    cache.rows([1]).zero_()
+    assert np.array_equal(cache.rows([1]).numpy(), make_states()[1])
+
+
+def test_cache_appears_only_when_complete(tmp_path):
+    writer = write(tmp_path / "cache", order=(0, 2))
+    assert not (tmp_path / "cache").exists()
+    with pytest.raises(AssertionError, match="1 samples have no states"):
+        writer.close()
+    assert not (tmp_path / "cache").exists()
+
+
+def test_writing_again_replaces_the_cache(tmp_path):
+    write(tmp_path / "cache").close()
+    writer = StateWriter(tmp_path / "cache", make_samples())
+    for index, states in enumerate(make_states()):
+        writer.write(index, states + 1)
+    writer.close()
+    assert np.array_equal(StateCache(tmp_path / "cache").rows([0]).numpy(), make_states()[0] + 1)
+    assert not list(tmp_path.glob("*.partial"))
+
+
+def test_states_of_another_shape_are_refused(tmp_path):
+    writer = StateWriter(tmp_path / "cache", make_samples())
+    with pytest.raises(ValueError, match="could not broadcast"):
+        writer.write(2, make_states()[0])

@@ -1,0 +1,156 @@
+"""The mixin in transformers' Trainer and in TRL's SFTTrainer against plain PyTorch; and the examples as they are."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from datasets import Dataset
+from transformers import TrainingArguments
+from trl import SFTConfig, SFTTrainer
+
+from wmss.core.mixing import mixed_linear_cross_entropy
+from wmss.integrations.trainer import WeakDriven, WeakDrivenTrainer
+from wmss.models.loading import load_model, load_tokenizer
+from wmss.tasks.arithmetic import make_problems, write_jsonl
+
+ROOT = Path(__file__).parents[2]
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning", "ignore::FutureWarning")
+
+
+class WeakDrivenSFTTrainer(WeakDriven, SFTTrainer):
+    pass
+
+
+def rows(tokenizer):
+    texts = [problem["messages"][1]["content"] for problem in make_problems(8, seed=1)]
+    return [{"input_ids": ids, "labels": ids} for ids in (tokenizer(text).input_ids for text in texts)]
+
+
+def by_hand(checkpoints, samples, *, mixing_weight, frozen, steps, lr):
+    """The same steps in plain PyTorch on single samples; returns losses and both models."""
+    strong, weak = load_model(checkpoints["qwen3"]), load_model(checkpoints["qwen3_wide"])
+    models = [strong] if frozen else [strong, weak]
+    parameters = [parameter for model in models for parameter in model.parameters()]
+    optimizer = torch.optim.AdamW(parameters, lr=lr, weight_decay=0.0)
+    losses = []
+    for sample in samples[:steps]:
+        ids = torch.tensor([sample["input_ids"]])
+        states = [model.base_model(ids).last_hidden_state[0, :-1] for model in (strong, weak)]
+        heads = [model.lm_head.weight for model in (strong, weak)]
+        loss = mixed_linear_cross_entropy(
+            states[0], heads[0], states[1], heads[1], ids[0, 1:], mixing_weight=mixing_weight
+        )
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(parameters, 0.5)
+        optimizer.step()
+        strong.zero_grad()
+        weak.zero_grad()
+        losses.append(float(loss))
+    return losses, strong, weak
+
+
+class InOrder(WeakDrivenTrainer):
+    def _get_train_sampler(self, *_):
+        return torch.utils.data.SequentialSampler(self.train_dataset)
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_trainer_takes_the_same_steps_as_plain_pytorch(checkpoints, tmp_path, frozen):
+    samples = rows(load_tokenizer(checkpoints["qwen3"]))
+    weak = load_model(checkpoints["qwen3_wide"])
+    trainer = InOrder(
+        model=load_model(checkpoints["qwen3"]),
+        weak_model=weak,
+        mixing_weight=0.3,
+        weak_update="frozen" if frozen else "joint",
+        train_dataset=Dataset.from_list(samples),
+        args=TrainingArguments(
+            output_dir=str(tmp_path),
+            use_cpu=True,
+            max_steps=5,
+            per_device_train_batch_size=1,
+            learning_rate=1e-3,
+            lr_scheduler_type="constant",
+            max_grad_norm=0.5,
+            logging_steps=1,
+            save_strategy="no",
+            report_to="none",
+            optim="adamw_torch",
+            disable_tqdm=True,
+        ),
+    )
+    trainer.train()
+    logged = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    losses, strong, expected_weak = by_hand(checkpoints, samples, mixing_weight=0.3, frozen=frozen, steps=5, lr=1e-3)
+    assert logged == pytest.approx(losses, rel=1e-4)
+    for name, tensor in strong.state_dict().items():
+        torch.testing.assert_close(trainer.model.state_dict()[name], tensor, rtol=1e-3, atol=1e-5)
+    for name, tensor in expected_weak.state_dict().items():
+        torch.testing.assert_close(weak.state_dict()[name], tensor, rtol=1e-3, atol=1e-5)
+    assert not any(name.startswith("weak_model") for name in trainer.model.state_dict())
+
+
+def sft_trainer(checkpoints, folder, **changes):
+    return WeakDrivenSFTTrainer(
+        model=load_model(checkpoints["qwen3"]),
+        processing_class=load_tokenizer(checkpoints["qwen3"]),
+        train_dataset=Dataset.from_list(make_problems(16, seed=2)),
+        args=SFTConfig(
+            output_dir=str(folder),
+            use_cpu=True,
+            bf16=False,
+            max_steps=2,
+            per_device_train_batch_size=4,
+            save_steps=1,
+            report_to="none",
+            disable_tqdm=True,
+        ),
+        **({"weak_model": load_model(checkpoints["qwen3_wide"])} | changes),
+    )
+
+
+def test_sft_trainer_saves_the_strong_branch_alone(checkpoints, tmp_path):
+    trainer = sft_trainer(checkpoints, tmp_path)
+    trainer.train()
+    saved = load_model(tmp_path / "checkpoint-2")
+    assert saved.num_parameters() == load_model(checkpoints["qwen3"]).num_parameters()
+    for name, tensor in saved.state_dict().items():
+        assert torch.equal(tensor, trainer.model.state_dict()[name]), name
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"mixing_weight": 1.5}, r"mixing_weight: expected a number in \[0, 1\], got 1.5"),
+        ({"weak_update": "none"}, 'weak_update: expected "joint" or "frozen"'),
+    ],
+)
+def test_refusals(checkpoints, tmp_path, changes, message):
+    with pytest.raises(ValueError, match=message):
+        sft_trainer(checkpoints, tmp_path, **changes)
+
+
+def test_resuming_is_refused(checkpoints, tmp_path):
+    with pytest.raises(ValueError, match="checkpoints hold the strong branch only"):
+        sft_trainer(checkpoints, tmp_path).train(resume_from_checkpoint=True)
+
+
+@pytest.mark.parametrize("name", ["plain_loop", "trl_sft"])
+def test_examples_run_as_they_are(checkpoints, tmp_path, name):
+    data = tmp_path / "data.jsonl"
+    write_jsonl(make_problems(8, seed=1), data)
+    weak, strong = str(checkpoints["qwen3_other"]), str(checkpoints["qwen3"])
+    subprocess.run(
+        [sys.executable, str(ROOT / f"examples/{name}.py"), weak, strong, str(data), str(tmp_path / "out")],
+        check=True,
+        capture_output=True,
+        cwd=tmp_path,
+    )
+    assert load_model(tmp_path / "out").num_parameters() == load_model(checkpoints["qwen3"]).num_parameters()
+
+
+def test_the_plain_loop_is_short():
+    code = (ROOT / "examples/plain_loop.py").read_text().split('"""', 2)[2]
+    assert len([line for line in code.splitlines() if line.strip()]) < 40

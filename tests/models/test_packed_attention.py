@@ -1,0 +1,119 @@
+"""Packed rows against a dense mask and against samples run alone: outputs, gradients, and who sees whom."""
+
+import pytest
+import torch
+from transformers import RecurrentGemmaConfig, RecurrentGemmaForCausalLM
+
+from tests import reference
+from wmss.errors import ModelError
+from wmss.models.loading import batch_states, check_packing, hidden_states, load_model
+from wmss.models.packed_attention import PACKED, packed_attention, runs_of
+
+LENGTHS = [9, 9, 6, 4, 4, 4, 1]
+
+
+def test_runs_by_hand():
+    assert runs_of([5, 5, 3, 5]) == ((2, 5), (1, 3), (1, 5))
+    assert runs_of([7]) == ((1, 7),)
+    assert runs_of([]) == ()
+
+
+def heads(*, query_heads, key_heads, seed=0, width=8):
+    generator = torch.Generator().manual_seed(seed)
+    return [
+        torch.randn(1, n, sum(LENGTHS), width, generator=generator, dtype=torch.float64)
+        for n in (query_heads, key_heads, key_heads)
+    ]
+
+
+@pytest.mark.parametrize("key_heads", [4, 2, 1])
+@pytest.mark.parametrize("sliding_window", [None, 1, 3, 6, 100])
+def test_equals_a_dense_mask(key_heads, sliding_window):
+    tensors = [t.requires_grad_() for t in heads(query_heads=4, key_heads=key_heads)]
+    output, _ = packed_attention(
+        torch.nn.Module(), *tensors, None, packed_runs=runs_of(LENGTHS), sliding_window=sliding_window
+    )
+    expected = reference.attention(*(t[0] for t in tensors), LENGTHS, sliding_window=sliding_window)
+    torch.testing.assert_close(output[0].transpose(0, 1), expected, rtol=0, atol=1e-13)
+    weights = torch.randn(expected.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    gradients = torch.autograd.grad((output[0].transpose(0, 1) * weights).sum(), tensors)
+    for gradient, true in zip(gradients, torch.autograd.grad((expected * weights).sum(), tensors), strict=True):
+        torch.testing.assert_close(gradient, true, rtol=0, atol=1e-12)
+
+
+def test_without_runs_every_row_is_one_sample():
+    query, key, value = (t.expand(3, -1, -1, -1) for t in heads(query_heads=2, key_heads=1))
+    output, _ = packed_attention(torch.nn.Module(), query, key, value, None)
+    expected = reference.attention(query[0], key[0], value[0], [sum(LENGTHS)])
+    torch.testing.assert_close(output[2].transpose(0, 1), expected, rtol=0, atol=1e-13)
+
+
+def test_scale_is_the_models_own():
+    query, key, value = heads(query_heads=2, key_heads=2)
+    runs = runs_of(LENGTHS)
+    scaled, _ = packed_attention(torch.nn.Module(), query, key, value, None, packed_runs=runs, scaling=0.7)
+    plain, _ = packed_attention(torch.nn.Module(), query * 0.7 * 8**0.5, key, value, None, packed_runs=runs)
+    torch.testing.assert_close(scaled, plain, rtol=0, atol=1e-13)
+
+
+def pack(samples):
+    return (
+        torch.cat(samples)[None],
+        torch.cat([torch.arange(len(sample)) for sample in samples])[None],
+        runs_of([len(sample) for sample in samples]),
+    )
+
+
+def random_samples(seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.randint(5, 200, (length,), generator=generator) for length in LENGTHS]
+
+
+@pytest.mark.parametrize("family", ["qwen3", "llama"])
+def test_packed_states_and_gradients_are_those_of_samples_alone(checkpoints, family):
+    samples = random_samples()
+    weights = torch.randn(sum(LENGTHS), 64, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    packed_model = load_model(checkpoints[family], dtype=torch.float64, packing=True)
+    assert packed_model.config.num_key_value_heads < packed_model.config.num_attention_heads
+    packed = batch_states(packed_model, *pack(samples))[0]
+    (packed * weights).sum().backward()
+    model = load_model(checkpoints[family], dtype=torch.float64)
+    alone = torch.cat([hidden_states(model, s[None], torch.ones(1, len(s), dtype=torch.long))[0] for s in samples])
+    (alone * weights).sum().backward()
+    torch.testing.assert_close(packed, alone, rtol=0, atol=1e-10)
+    compared = 0
+    for (name, parameter), other in zip(packed_model.named_parameters(), model.parameters(), strict=True):
+        if other.grad is not None:
+            torch.testing.assert_close(parameter.grad, other.grad, rtol=1e-9, atol=1e-9, msg=name)
+            compared += 1
+    assert compared >= 20
+
+
+@pytest.mark.parametrize("changed", [0, 2, 6])
+def test_a_changed_sample_leaves_the_states_of_all_others_bit_equal(checkpoints, changed):
+    samples = random_samples()
+    model = load_model(checkpoints["qwen3"], packing=True)
+    with torch.no_grad():
+        before = batch_states(model, *pack(samples))[0].split(LENGTHS)
+        samples[changed] = (samples[changed] + 17) % 200
+        after = batch_states(model, *pack(samples))[0].split(LENGTHS)
+    for number, (old, new) in enumerate(zip(before, after, strict=True)):
+        assert torch.equal(old, new) == (number != changed), number
+
+
+def test_a_model_that_would_mix_neighbours_is_refused(checkpoints):
+    check_packing(load_model(checkpoints["llama"], packing=True), param="model")
+    recurrent = RecurrentGemmaConfig(
+        vocab_size=64,
+        hidden_size=16,
+        intermediate_size=16,
+        num_hidden_layers=3,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        lru_width=16,
+        attn_implementation=PACKED,
+    )
+    with pytest.raises(
+        ModelError, match=r"RecurrentGemma\w+ does not keep packed samples apart; set .*packing to false"
+    ):
+        check_packing(RecurrentGemmaForCausalLM(recurrent), param="model")

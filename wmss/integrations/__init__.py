@@ -1,0 +1,1 @@
+"""The method inside other people's trainers."""

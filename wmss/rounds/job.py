@@ -1,0 +1,123 @@
+"""What a job is, and what it needs from whoever runs it."""
+
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from wmss.config import JobSpec
+from wmss.errors import WmssError
+from wmss.records import ADAPTER_FOLDER, STRONG_FOLDER
+from wmss.rounds.preflight import Sources
+from wmss.scoring.interfaces import Generator, Scorer
+from wmss.training.run import ModelSource, TrainingRun
+
+Artifacts = dict[str, Any]
+"""What a phase leaves behind: plain JSON values."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One job with every name resolved to a path."""
+
+    id: str
+    spec: JobSpec
+    base: Path
+    """The checkpoint that `model` names, M0."""
+    weak: Path | None
+    """The weak checkpoint if the caller named one."""
+    more_weak: tuple[Path, ...]
+    """Further weak checkpoints."""
+    strong: Path | None
+    """The strong checkpoint if the caller gave one."""
+    training_file: Path
+    validation_file: Path | None
+    folder: Path
+    """Where this job's artifacts lie."""
+    cache: Path
+    """Where scores and evaluations lie that any job may use again."""
+    result: Path
+    """Where the finished model goes."""
+    result_name: str
+
+    @property
+    def sources(self) -> Sources:
+        """What the job's names lead to, by field."""
+        models = {"model": self.base, "method.wmss.weak_model": self.weak, "method.wmss.strong_model": self.strong}
+        models |= {f"method.wmss.more_weak_models.{i}": folder for i, folder in enumerate(self.more_weak)}
+        files = {"training_file": self.training_file, "validation_file": self.validation_file}
+        return Sources(
+            spec=self.spec,
+            models={param: folder for param, folder in models.items() if folder is not None},
+            files={param: file for param, file in files.items() if file is not None},
+        )
+
+
+class Engines(Protocol):
+    """What runs models. Each context manager frees its engine on the way out."""
+
+    def refusals(self, checkpoints: Mapping[str, Path], *, scoring: bool) -> list[WmssError]:
+        """Why these engines could not train, score or generate with checkpoints {field: folder}; empty if they can."""
+
+    def train(self, run: TrainingRun, *, name: str) -> Path:
+        """Run one training phase to its end; returns its last checkpoint folder. The same name resumes."""
+
+    def scorer(self, checkpoint: Path, *, max_length: int, keep_states: bool) -> AbstractContextManager[Scorer]:
+        """An entropy scorer; with `keep_states` one that returns hidden states as well."""
+
+    def generator(self, checkpoint: Path, *, max_length: int) -> AbstractContextManager[Generator]:
+        """A text generator."""
+
+    def provenance(self) -> dict[str, Any]:
+        """What a scorer or generator of these engines would say of itself, known without starting one."""
+
+
+class Journal(Protocol):
+    """Durable memory of a job: what is done, and what its owner is told."""
+
+    def artifacts(self, phase: str) -> Artifacts | None:
+        """What a finished phase recorded, or None."""
+
+    def start(self, phase: str) -> None:
+        """A phase begins."""
+
+    def finish(self, phase: str, artifacts: Artifacts) -> None:
+        """A phase is done; its artifacts become visible to a restarted job at once."""
+
+    def progress(self, phase: str, done: int, total: int) -> None:
+        """How far a phase is."""
+
+    def event(self, message: str, *, level: str = "info", data: dict[str, Any] | None = None) -> None:
+        """Tell the owner."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A model in the course of a job: whole, for scoring and generation, and as a branch starts from it."""
+
+    folder: Path
+    """Ordinary model folder."""
+    source: ModelSource
+    """The same to train from: the folder itself, or a base and an adapter."""
+
+    @classmethod
+    def whole(cls, folder: Path) -> "Checkpoint":
+        """A model without adapters."""
+        return cls(folder, ModelSource(folder=folder))
+
+    @classmethod
+    def of_training(cls, folder: Path, run: TrainingRun) -> "Checkpoint":
+        """The strong branch in a training checkpoint of a run."""
+        if run.hyperparameters.lora is None:
+            return cls.whole(folder / STRONG_FOLDER)
+        return cls(folder / STRONG_FOLDER, ModelSource(folder=run.strong.folder, adapter=folder / ADAPTER_FOLDER))
+
+    @classmethod
+    def read(cls, artifacts: Artifacts) -> "Checkpoint":
+        """What `record` gave."""
+        return cls(Path(artifacts["checkpoint"]), ModelSource.model_validate(artifacts["source"]))
+
+    def record(self) -> Artifacts:
+        """As JSON values."""
+        return {"checkpoint": str(self.folder), "source": self.source.model_dump(mode="json")}
