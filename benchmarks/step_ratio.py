@@ -28,7 +28,6 @@ from wmss.models.adapters import STRONG_ADAPTER, add_adapter, switch_on, using_a
 from wmss.models.loading import output_head
 from wmss.training.batches import MicroBatch
 from wmss.training.branches import Branches, CachedWeak, WeakAdapter, WeakModel
-from wmss.training.loop import TELEMETRY_ROWS
 from wmss.training.parallel import ActivationCheckpointing, checkpoint_activations, models_of
 
 MIXING_WEIGHT = 0.5
@@ -49,8 +48,8 @@ NOTES = {
     "frozen_cached": "the weak states are in memory already; reading them from disk is not in the time",
 }
 TELEMETRY = ("sft", "joint")
-TELEMETRY_EVERY = 10
-"""Steps between readings, the product's default."""
+TELEMETRY_ROWS, TELEMETRY_EVERY = 256, 10
+"""The training loop's own: targets of one reading, and steps between readings by default."""
 TOLERANCE = 1e-4
 """Of the product's packed chunks against full logits, both in float32, relative."""
 

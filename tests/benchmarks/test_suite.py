@@ -2,6 +2,8 @@
 
 import json
 import math
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -25,6 +27,8 @@ from benchmarks import (
 )
 from benchmarks.measure import GateError, Target, interleave, line, log_slope, require_close
 from benchmarks.models import Shape, make_batch, make_samples
+from wmss.config import Hyperparameters
+from wmss.training.loop import TELEMETRY_ROWS
 
 TINY = Shape(vocabulary=96, width=16, layers=2)
 LOSS = {"vocabulary": 64, "width": 8, "rows": 12}
@@ -197,6 +201,24 @@ def test_stored_results_become_the_page(monkeypatch, tmp_path):
     assert text.startswith("before\n") and text.endswith("after\n") and "old" not in text
     assert "| P-T0 | demo | ours | rows 2 | time | 1.0 | ≤ 1.1 |  | yes |" in text
     assert "| P-T0 | demo | slow | rows 2 | time | 2.0 | ≤ 1.1 |  | **no** |" in text
+
+
+def test_telemetry_is_measured_as_the_loop_reads_it():
+    assert step_ratio.TELEMETRY_ROWS == TELEMETRY_ROWS
+    assert Hyperparameters().telemetry_every == step_ratio.TELEMETRY_EVERY
+
+
+def test_a_gpu_machine_needs_neither_ray_nor_vllm_nor_what_tests_need():
+    names = [name for name in command.BENCHMARKS if name != "sft_parity"]
+    absent = ["ray", "vllm", "pytest", "hypothesis", "trl", "datasets", "pyarrow", "fastapi", "sqlalchemy"]
+    code = f"""
+import importlib, sys
+sys.modules.update(dict.fromkeys({absent}))
+for name in {["__main__", "report", *names]}:
+    importlib.import_module(f"benchmarks.{{name}}")
+"""
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
 
 
 def test_results_say_nothing_of_the_machine_but_its_kind():
