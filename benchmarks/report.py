@@ -57,7 +57,10 @@ def render(lines: Sequence[Line], source: str) -> str:
         notes = dict.fromkeys(f"{line['arm']}: {line['note']}." for line in measured if "note" in line)
         parts += [
             f"### {name}",
-            _table(["arm", "setting", "s min", "s median", "peak MiB", "figures"], [_arm(line) for line in measured]),
+            _table(
+                ["arm", "setting", "s min", "s median", "s user", "peak MiB", "figures"],
+                [_arm(line) for line in measured],
+            ),
             *notes,
         ]
     return "\n\n".join(part for part in parts if part) + "\n"
@@ -85,7 +88,7 @@ def _verdicts(line: Line) -> list[list[str]]:
 
 def _arm(line: Line) -> list[str]:
     figures = ", ".join(f"{name.replace('_', ' ')} {value:g}" for name, value in line["figures"].items())
-    numbers = [str(line.get(key, "")) for key in ("s_min", "s_median", "peak_mib")]
+    numbers = [str(line.get(key, "")) for key in ("s_min", "s_median", "s_user_min", "peak_mib")]
     return [line["arm"], _setting(line), *numbers, figures]
 
 

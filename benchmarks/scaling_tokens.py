@@ -20,7 +20,7 @@ from benchmarks.measure import (
 from benchmarks.models import Shape, Step, loss_and_gradients, make_batch, make_model, make_samples
 from wmss.training.branches import Branches, WeakModel
 
-SHAPE = Shape(vocabulary=8_192, width=256, layers=4)
+SHAPE = Shape(vocabulary=8_192, width=256, layers=2)
 LENGTH, COUNTS = 128, (4, 8, 16, 32)
 MIXING_WEIGHT = 0.5
 TARGET = Target("P-T13", at_least=0.95, at_most=1.05)

@@ -35,7 +35,7 @@ from wmss.training.loop import train
 from wmss.training.run import ModelSource, TrainingRun
 
 SHAPE = Shape(vocabulary=32_768, width=256, layers=4)
-STEPS, BATCH_SIZE = 4, 4
+STEPS, BATCH_SIZE = 3, 4
 EQUAL, RAGGED = "equal lengths", "ragged lengths"
 LEARNING_RATE, SEED = 1e-3, 0
 TARGET = Target("P-T9", at_most=1.05)

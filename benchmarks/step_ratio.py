@@ -4,7 +4,7 @@ python -m benchmarks.step_ratio
 """
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -88,7 +88,7 @@ def run(
             )
 
 
-def _special_figures(name: str, seconds: dict[str, list[float]]) -> dict[str, float]:
+def _special_figures(name: str, seconds: Mapping[str, Sequence[float]]) -> dict[str, float]:
     if name.startswith("lora"):
         return {"time_over_lora_sft": min(seconds[name]) / min(seconds["lora_sft"])}
     if name.endswith("_telemetry"):
