@@ -10,7 +10,7 @@ from torch import Tensor
 
 from wmss.core.entropy import entropy_of_logits_
 from wmss.core.mixing import Branch
-from wmss.core.rows import compute_dtype, resolve_chunk_size, supervised_rows
+from wmss.core.rows import compute_dtype, supervised_rows
 
 STRONG_STATISTICS = ("nll_strong", "entropy_strong", "margin")
 PAIR_STATISTICS = ("nll_weak", "entropy_weak", "nll_mix", "entropy_mix", "divergence", "hard_negative_mass")
@@ -26,7 +26,9 @@ def statistics_of(num_branches: int) -> tuple[str, ...]:
 
 
 @torch.no_grad()
-def mix_statistics(branches: Sequence[Branch], labels: Tensor, *, max_rows: int, chunk_size: int = 64) -> Tensor:
+def mix_statistics(
+    branches: Sequence[Branch], labels: Tensor, *, max_rows: int, chunk_size: int = CHUNK_ROWS
+) -> Tensor:
     """Sums over at most `max_rows` supervised rows, evenly spaced, of what `statistics_of` names; last, their number.
 
     With margins m_k(z) = z[y] − z[k] of the target y over another word k, per row:
@@ -44,7 +46,7 @@ def mix_statistics(branches: Sequence[Branch], labels: Tensor, *, max_rows: int,
         branches: strong first; a strong branch alone gives its own statistics (weight aside).
         labels: [N], as for the loss.
         max_rows: bound on the rows looked at: each costs one row of full logits a branch, and no gradient.
-        chunk_size: rows projected at a time; None chooses 64.
+        chunk_size: rows projected at a time.
 
     Returns:
         float64 [number of statistics + 1].
@@ -58,9 +60,8 @@ def mix_statistics(branches: Sequence[Branch], labels: Tensor, *, max_rows: int,
     labels_R = labels[rows_R].long()
     dtype = compute_dtype(*(branch.hidden for branch in branches))
     sums = torch.zeros(len(statistics_of(len(branches))) + 1, dtype=torch.float64, device=labels.device)
-    rows = resolve_chunk_size(CHUNK_ROWS if chunk_size is None else chunk_size, labels.device)
-    for start in range(0, rows_R.numel(), rows):
-        chunk = slice(start, start + rows)
+    for start in range(0, rows_R.numel(), chunk_size):
+        chunk = slice(start, start + chunk_size)
         logits = [_logits(branch, rows_R[chunk], dtype) for branch in branches]
         weights = [branch.weight for branch in branches]
         columns = _strong_columns(logits[0], labels_R[chunk])
