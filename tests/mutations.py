@@ -317,9 +317,11 @@ def survivors(changes: Iterable[Mutation]) -> list[str]:
         if broken is not None:
             raise RuntimeError(f"{broken} fails without any mutation")
         for change in changes:
-            (copy / change.file).write_text(sources[change.name], encoding="utf-8")
+            file = copy / change.file
+            original = file.read_text(encoding="utf-8")
+            file.write_text(sources[change.name], encoding="utf-8")
             found = killer(copy, change.tests)
-            shutil.copyfile(ROOT / change.file, copy / change.file)
+            file.write_text(original, encoding="utf-8")
             print(f"{'SURVIVED' if found is None else 'seen'}  {change.name}  {found or ''}".rstrip(), flush=True)
             if found is None:
                 alive.append(change.name)

@@ -51,7 +51,9 @@ def run_job(job: Job, engines: Engines, journal: Journal) -> Artifacts:
         models = _weak_driven(stage, method.wmss)
     exported = stage.once("export", lambda: stage.export(models["result"].folder))
     if job.validation_file is not None:
-        stage.once("evaluate", lambda: stage.evaluate({name: model.folder for name, model in models.items()}))
+        # The model that is handed out, not the checkpoint it was made from: export rounds to the base's precision.
+        folders = {name: model.folder for name, model in models.items()} | {"result": job.result}
+        stage.once("evaluate", lambda: stage.evaluate(folders))
     return exported
 
 

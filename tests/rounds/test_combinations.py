@@ -1,0 +1,98 @@
+"""Knobs together: what a job with several of them leaves, costs and survives."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.rounds.test_stages import LocalEngines, MemoryJournal, make_job, run_wmss
+from tests.training.runs import LocalHost
+from wmss.config import parse_job
+from wmss.models.loading import load_model
+from wmss.rounds.phases import phases_of
+from wmss.rounds.stages import run_job
+from wmss.training.loop import train
+
+FROZEN = {"weak_update": "frozen"}
+
+
+class DyingEngines(LocalEngines):
+    """Engines whose training dies after its third step, as a crash would."""
+
+    def train(self, run, *, name):
+        train(run, LocalHost(self.folder / name, die_at=3))
+        raise AssertionError("training went on")
+
+
+def job_of(tmp_path, checkpoints, files, hyperparameters=None, models=None, **knobs):
+    """A job that stores a checkpoint every other step."""
+    knobs["hyperparameters"] = {"learning_rate": 1e-3, "max_steps": 4} | (hyperparameters or {})
+    job = make_job(tmp_path, checkpoints, files, validation_file=None, **(models or {}))
+    method = {"type": "wmss", "wmss": knobs}
+    values = {"model": "qwen3", "training_file": "t", "method": method, "checkpointing": {"every_steps": 2}}
+    return dataclasses.replace(job, spec=parse_job(values))
+
+
+@pytest.mark.parametrize(
+    "knobs",
+    [
+        {"rounds": 2, **FROZEN, "weak_cache": True, "hyperparameters": {"lora": {"rank": 4, "dropout": 0.1}}},
+        {"rounds": 2, "weak_model": "w", "hyperparameters": {"lora": {"rank": 4}}},
+        {"more_weak_models": ["w"], "weak_shares": [0.3, 0.7], "hyperparameters": {"neftune_alpha": 5.0}},
+        {"preset": "wmss-v1", **FROZEN, "weak_cache": True, "hyperparameters": {"packing": False}},
+        {
+            "start_at": "saturation",
+            "hyperparameters": {"lora": {}, "learning_rate": 1e-9, "max_steps": 12, "sft_epochs": 8}
+            | {"telemetry_every": 1},
+        },
+    ],
+    ids=["adapters, states, rounds", "another weak model", "two weak models", "duplicates", "saturation"],
+)
+def test_a_job_killed_in_every_phase_ends_as_the_uninterrupted_one(tmp_path, checkpoints, files, knobs):
+    other = checkpoints["qwen3_wide"]
+    models = {"weak": other if "weak_model" in knobs else None}
+    models["more_weak"] = (other,) if "more_weak_models" in knobs else ()
+    whole = job_of(tmp_path / "whole", checkpoints, files, models=models, **knobs)
+    run_job(whole, LocalEngines(tmp_path / "whole" / "runs"), MemoryJournal())
+
+    job, journal = job_of(tmp_path / "killed", checkpoints, files, models=models, **knobs), MemoryJournal()
+    runs = tmp_path / "killed" / "runs"
+    for phase in phases_of(job.spec):
+        journal.die_at = phase
+        with pytest.raises(KeyboardInterrupt):
+            run_job(job, LocalEngines(runs), journal)
+        journal.die_at = None
+        if phase.startswith(("sft", "joint")):
+            with pytest.raises(KeyboardInterrupt):
+                run_job(job, DyingEngines(runs), journal)
+    run_job(job, LocalEngines(runs), journal)
+    expected, found = (load_model(folder).state_dict() for folder in (whole.result, job.result))
+    assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
+
+
+def test_a_job_begun_before_sources_were_recorded_goes_on(tmp_path, checkpoints, files):
+    job, engines = make_job(tmp_path, checkpoints, files, validation_file=None), LocalEngines(tmp_path / "runs")
+    journal = MemoryJournal(die_at="joint")
+    with pytest.raises(KeyboardInterrupt):
+        run_job(job, engines, journal)
+    for name in ("source", "saturated_at", "useful_weak"):
+        del journal.finished["sft"][name]
+    for phase in ("score_weak", "score_strong"):
+        del journal.finished[phase]["states"]
+    journal.die_at = None
+    run_job(job, engines, journal)
+    assert job.result.is_dir()
+
+
+def test_what_is_evaluated_is_the_model_that_is_handed_out(monkeypatch, tmp_path, checkpoints, files):
+    """Export rounds to the precision of the base: the checkpoint that it was made from is another model."""
+    asked = []
+    original = LocalEngines.generator
+    monkeypatch.setattr(
+        LocalEngines, "generator", lambda self, folder, **named: asked.append(folder) or original(self, folder, **named)
+    )
+    job, _, journal = run_wmss(
+        tmp_path, checkpoints, files, job_changes={"validation_file": files / "validation.jsonl"}
+    )
+    assert asked == [job.base, Path(journal.finished["sft"]["checkpoint"]), job.result]
