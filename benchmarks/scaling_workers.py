@@ -26,7 +26,7 @@ from wmss.training.optim import make_optimizer
 from wmss.training.parallel import gradient_norm, parallelise
 
 SHAPE = Shape(vocabulary=32_768, width=256, layers=4)
-LENGTH, COUNT = 128, 8
+LENGTH, COUNT = 128, 16
 WORKERS = 2
 MIXING_WEIGHT = 0.5
 TARGET = Target("training workers", at_least=1.6)

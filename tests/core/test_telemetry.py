@@ -4,7 +4,6 @@ import pytest
 import torch
 
 from tests import reference
-from tests.memory import PeakTensorBytes
 from wmss.core.mixing import Branch, branch_cross_entropy
 from wmss.core.telemetry import PAIR_STATISTICS, STRONG_STATISTICS, mix_statistics, statistics_of
 
@@ -122,10 +121,3 @@ def test_low_precision_states_are_computed_in_float32():
     low = [branch._replace(hidden=branch.hidden.bfloat16(), head=branch.head.float()) for branch in branches]
     exact = [branch._replace(hidden=branch.hidden.double(), head=branch.head.double()) for branch in low]
     assert means(low, labels) == pytest.approx(means(exact, labels), rel=1e-5, abs=1e-6)
-
-
-def test_a_reading_holds_few_rows_of_logits_at_a_time():
-    branches, labels = make_branches((0.5, 0.5), rows=400, vocabulary=2048)
-    with PeakTensorBytes() as tracker:
-        mix_statistics(branches, labels, max_rows=256)
-    assert tracker.peak < 10 * 64 * 2048 * 8
