@@ -1,14 +1,18 @@
 """Knobs together: what a job with several of them leaves, costs and survives."""
 
 import dataclasses
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 
+from tests.rounds.test_preflight import look
 from tests.rounds.test_stages import LocalEngines, MemoryJournal, make_job, run_wmss
 from tests.training.runs import LocalHost
 from wmss.config import parse_job
+from wmss.data.tokenization import load_tokenized
+from wmss.errors import TrainingError
 from wmss.models.loading import load_model
 from wmss.rounds.phases import phases_of
 from wmss.rounds.stages import run_job
@@ -96,3 +100,50 @@ def test_what_is_evaluated_is_the_model_that_is_handed_out(monkeypatch, tmp_path
         tmp_path, checkpoints, files, job_changes={"validation_file": files / "validation.jsonl"}
     )
     assert asked == [job.base, Path(journal.finished["sft"]["checkpoint"]), job.result]
+
+
+def test_states_are_gone_when_nothing_reads_them_any_more(tmp_path, checkpoints, files):
+    """Each round's are as large as the data times the width."""
+    job, _, journal = run_wmss(tmp_path, checkpoints, files, preset="efficient", weak_cache=True, rounds=2)
+    assert all(journal.finished[phase]["states"] for phase in ("score_weak", "score_strong"))
+    assert not list((job.folder / "states").iterdir())
+
+
+def test_a_model_that_did_not_change_keeps_its_states_for_the_next_round(tmp_path, checkpoints, files):
+    """λ = 0 trains the weak model alone, so both rounds share one set of states."""
+    knobs = {"weak_update": "frozen", "weak_cache": True, "rounds": 3, "mixing_weight": 0.0}
+    job, _, _ = run_wmss(
+        tmp_path, checkpoints, files, job_changes={"strong": checkpoints["qwen3"]}, strong_model="s", **knobs
+    )
+    assert not list((job.folder / "states").iterdir())
+
+
+def test_states_that_somebody_removed_are_named(tmp_path, checkpoints, files):
+    job = job_of(tmp_path, checkpoints, files, **FROZEN, weak_cache=True)
+    journal = MemoryJournal(die_at="joint")
+    with pytest.raises(KeyboardInterrupt):
+        run_job(job, LocalEngines(tmp_path / "runs"), journal)
+    shutil.rmtree(job.folder / "states")
+    journal.die_at = None
+    with pytest.raises(TrainingError, match=r"weak_cache: expected the weak model's hidden states in .*states"):
+        run_job(job, LocalEngines(tmp_path / "runs"), journal)
+
+
+def test_cost_counts_the_states_on_disk(tmp_path, checkpoints, files):
+    def disk(**knobs):
+        return look(job_of(tmp_path, checkpoints, files, **FROZEN, **knobs)).cost.temporary_disk_bytes
+
+    job, _, _ = run_wmss(tmp_path, checkpoints, files, hyperparameters={"max_steps": 1})
+    num_targets = sum(sample.num_targets for sample in load_tokenized(job.folder / "samples.parquet"))
+    one = 4 * 64 * num_targets
+    assert disk(weak_cache=True) - disk() == one
+    assert disk(weak_cache=True, rounds=3) - disk(rounds=3) == 2 * one
+
+
+def test_cost_knows_that_later_rounds_mix_two_strong_models(tmp_path, checkpoints, files):
+    def memory(**knobs):
+        models = {"weak": checkpoints["qwen3"], "strong": checkpoints["qwen3_wide"]}
+        job = job_of(tmp_path, checkpoints, files, models=models, weak_model="w", strong_model="s", **knobs)
+        return look(job).cost.worker_memory_bytes
+
+    assert memory(rounds=2) > memory(rounds=1)

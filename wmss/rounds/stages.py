@@ -110,6 +110,8 @@ def _one_round(
         drawn = stage.once(weigh, lambda: stage.weigh(wmss, number, weak_scores, strong_scores))
     states = weak_scores["states"] if wmss.weak_cache and weak_scores is not None else None
     trained = stage.once(joint, lambda: stage.joint(wmss, joint, weak, strong, drawn, states))
+    if states is not None and (strong_scores is None or strong_scores["states"] != states):
+        shutil.rmtree(states, ignore_errors=True)  # as large as the data times the width, and read here only
     return Checkpoint.read(trained), strong_scores
 
 
