@@ -12,7 +12,7 @@ from tests.rounds.test_stages import LocalEngines, MemoryJournal, make_job, run_
 from tests.training.runs import LocalHost
 from wmss.config import parse_job
 from wmss.data.tokenization import load_tokenized
-from wmss.errors import TrainingError
+from wmss.errors import ConfigError, TrainingError
 from wmss.models.loading import load_model
 from wmss.rounds.phases import phases_of
 from wmss.rounds.stages import run_job
@@ -147,3 +147,41 @@ def test_cost_knows_that_later_rounds_mix_two_strong_models(tmp_path, checkpoint
         return look(job).cost.worker_memory_bytes
 
     assert memory(rounds=2) > memory(rounds=1)
+
+
+def test_a_bound_on_shares_that_no_draw_can_keep_is_refused_before_anything_runs(tmp_path, checkpoints, files):
+    job, engines = job_of(tmp_path, checkpoints, files, max_share=0.02), LocalEngines(tmp_path / "runs")
+    [problem] = look(job).problems
+    assert problem.message.startswith("max_share: expected at least 0.0208333, 1 over the 48 samples")
+    assert problem.param == "method.wmss.max_share"
+    with pytest.raises(ConfigError):
+        run_job(job, engines, MemoryJournal())
+    assert engines.started == []
+
+
+def test_stored_states_are_those_that_a_frozen_model_has_beside_noise(tmp_path, checkpoints, files):
+    """NEFTune's noise is for what learns."""
+    weights = []
+    for name, cache in (("live", False), ("cached", True)):
+        knobs = {"weak_cache": cache, "hyperparameters": {"neftune_alpha": 5.0}}
+        job, _, _ = run_wmss(tmp_path / name, checkpoints, files, preset="efficient", **knobs)
+        weights.append(load_model(job.result).state_dict())
+    for name, tensor in weights[0].items():
+        torch.testing.assert_close(weights[1][name], tensor, rtol=1e-3, atol=2e-5)
+
+
+@pytest.mark.parametrize(
+    ("start", "end", "said"), [(1.0, 0.0, "1 to 0"), (0.5, 0.25, "0.5 to 0.25"), (0.5, None, "0.5")]
+)
+def test_a_schedule_is_told_with_both_ends(tmp_path, checkpoints, files, start, end, said):
+    schedule = {} if end is None else {"mixing_schedule": "linear", "mixing_weight_end": end}
+    _, _, journal = run_wmss(
+        tmp_path,
+        checkpoints,
+        files,
+        mixing="strong_scaled",
+        mixing_weight=start,
+        hyperparameters={"max_steps": 1},
+        **schedule,
+    )
+    assert any(event.startswith("joint: ") and event.endswith(f", mixing weight {said}") for event in journal.events)

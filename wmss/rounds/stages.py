@@ -232,8 +232,8 @@ class _Stage:
         # Another stream of random numbers for every round, the same for every restart.
         seed = self.job.spec.seed if number == 1 else [self.job.spec.seed, number]
         every_draw = draw(weights, num_draws=num_samples, seed=seed, deduplicate=False)
-        indices = np.unique(every_draw) if wmss.deduplicate else every_draw
         times_drawn = np.bincount(every_draw, minlength=num_samples)
+        indices = np.flatnonzero(times_drawn) if wmss.deduplicate else every_draw
         table = self.job.folder / f"{in_round('curriculum', number)}.parquet"
         samples = load_tokenized(self._samples_file)
         columns: dict[str, Any] = {
