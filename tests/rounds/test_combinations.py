@@ -1,14 +1,18 @@
 """Knobs together: what a job with several of them leaves, costs and survives."""
 
 import dataclasses
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 
+from tests.rounds.test_preflight import look
 from tests.rounds.test_stages import LocalEngines, MemoryJournal, make_job, run_wmss
 from tests.training.runs import LocalHost
 from wmss.config import parse_job
+from wmss.data.tokenization import load_tokenized
+from wmss.errors import ConfigError, TrainingError
 from wmss.models.loading import load_model
 from wmss.rounds.phases import phases_of
 from wmss.rounds.stages import run_job
@@ -96,3 +100,88 @@ def test_what_is_evaluated_is_the_model_that_is_handed_out(monkeypatch, tmp_path
         tmp_path, checkpoints, files, job_changes={"validation_file": files / "validation.jsonl"}
     )
     assert asked == [job.base, Path(journal.finished["sft"]["checkpoint"]), job.result]
+
+
+def test_states_are_gone_when_nothing_reads_them_any_more(tmp_path, checkpoints, files):
+    """Each round's are as large as the data times the width."""
+    job, _, journal = run_wmss(tmp_path, checkpoints, files, preset="efficient", weak_cache=True, rounds=2)
+    assert all(journal.finished[phase]["states"] for phase in ("score_weak", "score_strong"))
+    assert not list((job.folder / "states").iterdir())
+
+
+def test_a_model_that_did_not_change_keeps_its_states_for_the_next_round(tmp_path, checkpoints, files):
+    """λ = 0 trains the weak model alone, so both rounds share one set of states."""
+    knobs = {"weak_update": "frozen", "weak_cache": True, "rounds": 3, "mixing_weight": 0.0}
+    job, _, _ = run_wmss(
+        tmp_path, checkpoints, files, job_changes={"strong": checkpoints["qwen3"]}, strong_model="s", **knobs
+    )
+    assert not list((job.folder / "states").iterdir())
+
+
+def test_states_that_somebody_removed_are_named(tmp_path, checkpoints, files):
+    job = job_of(tmp_path, checkpoints, files, **FROZEN, weak_cache=True)
+    journal = MemoryJournal(die_at="joint")
+    with pytest.raises(KeyboardInterrupt):
+        run_job(job, LocalEngines(tmp_path / "runs"), journal)
+    shutil.rmtree(job.folder / "states")
+    journal.die_at = None
+    with pytest.raises(TrainingError, match=r"weak_cache: expected the weak model's hidden states in .*states"):
+        run_job(job, LocalEngines(tmp_path / "runs"), journal)
+
+
+def test_cost_counts_the_states_on_disk(tmp_path, checkpoints, files):
+    def disk(**knobs):
+        return look(job_of(tmp_path, checkpoints, files, **FROZEN, **knobs)).cost.temporary_disk_bytes
+
+    job, _, _ = run_wmss(tmp_path, checkpoints, files, hyperparameters={"max_steps": 1})
+    num_targets = sum(sample.num_targets for sample in load_tokenized(job.folder / "samples.parquet"))
+    one = 4 * 64 * num_targets
+    assert disk(weak_cache=True) - disk() == one
+    assert disk(weak_cache=True, rounds=3) - disk(rounds=3) == 2 * one
+
+
+def test_cost_knows_that_later_rounds_mix_two_strong_models(tmp_path, checkpoints, files):
+    def memory(**knobs):
+        models = {"weak": checkpoints["qwen3"], "strong": checkpoints["qwen3_wide"]}
+        job = job_of(tmp_path, checkpoints, files, models=models, weak_model="w", strong_model="s", **knobs)
+        return look(job).cost.worker_memory_bytes
+
+    assert memory(rounds=2) > memory(rounds=1)
+
+
+def test_a_bound_on_shares_that_no_draw_can_keep_is_refused_before_anything_runs(tmp_path, checkpoints, files):
+    job, engines = job_of(tmp_path, checkpoints, files, max_share=0.02), LocalEngines(tmp_path / "runs")
+    [problem] = look(job).problems
+    assert problem.message.startswith("max_share: expected at least 0.0208333, 1 over the 48 samples")
+    assert problem.param == "method.wmss.max_share"
+    with pytest.raises(ConfigError):
+        run_job(job, engines, MemoryJournal())
+    assert engines.started == []
+
+
+def test_stored_states_are_those_that_a_frozen_model_has_beside_noise(tmp_path, checkpoints, files):
+    """NEFTune's noise is for what learns."""
+    weights = []
+    for name, cache in (("live", False), ("cached", True)):
+        knobs = {"weak_cache": cache, "hyperparameters": {"neftune_alpha": 5.0}}
+        job, _, _ = run_wmss(tmp_path / name, checkpoints, files, preset="efficient", **knobs)
+        weights.append(load_model(job.result).state_dict())
+    for name, tensor in weights[0].items():
+        torch.testing.assert_close(weights[1][name], tensor, rtol=1e-3, atol=2e-5)
+
+
+@pytest.mark.parametrize(
+    ("start", "end", "said"), [(1.0, 0.0, "1 to 0"), (0.5, 0.25, "0.5 to 0.25"), (0.5, None, "0.5")]
+)
+def test_a_schedule_is_told_with_both_ends(tmp_path, checkpoints, files, start, end, said):
+    schedule = {} if end is None else {"mixing_schedule": "linear", "mixing_weight_end": end}
+    _, _, journal = run_wmss(
+        tmp_path,
+        checkpoints,
+        files,
+        mixing="strong_scaled",
+        mixing_weight=start,
+        hyperparameters={"max_steps": 1},
+        **schedule,
+    )
+    assert any(event.startswith("joint: ") and event.endswith(f", mixing weight {said}") for event in journal.events)

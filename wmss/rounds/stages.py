@@ -110,6 +110,8 @@ def _one_round(
         drawn = stage.once(weigh, lambda: stage.weigh(wmss, number, weak_scores, strong_scores))
     states = weak_scores["states"] if wmss.weak_cache and weak_scores is not None else None
     trained = stage.once(joint, lambda: stage.joint(wmss, joint, weak, strong, drawn, states))
+    if states is not None and (strong_scores is None or strong_scores["states"] != states):
+        shutil.rmtree(states, ignore_errors=True)  # as large as the data times the width, and read here only
     return Checkpoint.read(trained), strong_scores
 
 
@@ -230,8 +232,8 @@ class _Stage:
         # Another stream of random numbers for every round, the same for every restart.
         seed = self.job.spec.seed if number == 1 else [self.job.spec.seed, number]
         every_draw = draw(weights, num_draws=num_samples, seed=seed, deduplicate=False)
-        indices = np.unique(every_draw) if wmss.deduplicate else every_draw
         times_drawn = np.bincount(every_draw, minlength=num_samples)
+        indices = np.flatnonzero(times_drawn) if wmss.deduplicate else every_draw
         table = self.job.folder / f"{in_round('curriculum', number)}.parquet"
         samples = load_tokenized(self._samples_file)
         columns: dict[str, Any] = {
