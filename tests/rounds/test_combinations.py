@@ -14,8 +14,10 @@ from wmss.config import parse_job
 from wmss.data.tokenization import load_tokenized
 from wmss.errors import ConfigError, TrainingError
 from wmss.models.loading import load_model
+from wmss.rounds import scores
 from wmss.rounds.phases import phases_of
 from wmss.rounds.stages import run_job
+from wmss.scoring.torch_scorer import TorchEntropyScorer
 from wmss.training.loop import train
 
 FROZEN = {"weak_update": "frozen"}
@@ -185,3 +187,19 @@ def test_a_schedule_is_told_with_both_ends(tmp_path, checkpoints, files, start, 
         **schedule,
     )
     assert any(event.startswith("joint: ") and event.endswith(f", mixing weight {said}") for event in journal.events)
+
+
+def test_no_call_of_a_scorer_with_states_is_larger_than_asked(monkeypatch, tmp_path, checkpoints, files):
+    """Of the validation file neither: its states are not kept, but they come."""
+    sizes = []
+    original = TorchEntropyScorer.score
+
+    def score(self, sequences):
+        sizes.append((self._keep_states, sum(map(len, sequences))))
+        return original(self, sequences)
+
+    monkeypatch.setattr(TorchEntropyScorer, "score", score)
+    monkeypatch.setitem(scores.STATES_CALL, "batch_tokens", 200)
+    changes = {"validation_file": files / "validation.jsonl"}
+    run_wmss(tmp_path, checkpoints, files, preset="efficient", weak_cache=True, job_changes=changes)
+    assert max(size for keeps, size in sizes if keeps) <= 200 < max(size for keeps, size in sizes if not keeps)
