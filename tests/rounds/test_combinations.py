@@ -203,3 +203,11 @@ def test_no_call_of_a_scorer_with_states_is_larger_than_asked(monkeypatch, tmp_p
     changes = {"validation_file": files / "validation.jsonl"}
     run_wmss(tmp_path, checkpoints, files, preset="efficient", weak_cache=True, job_changes=changes)
     assert max(size for keeps, size in sizes if keeps) <= 200 < max(size for keeps, size in sizes if not keeps)
+
+
+@pytest.mark.parametrize(
+    ("knobs", "warned"), [({}, True), ({"mixing_schedule": "linear", "mixing_weight_end": 1.0}, False)]
+)
+def test_a_mix_that_never_trains_what_is_kept_is_warned_of(tmp_path, checkpoints, files, knobs, warned):
+    found = look(job_of(tmp_path, checkpoints, files, mixing_weight=0.0, **knobs)).warnings
+    assert any(w.code == "strong_untrained" and w.param == "method.wmss.mixing_weight" for w in found) == warned
