@@ -14,8 +14,10 @@ from wmss.config import parse_job
 from wmss.data.tokenization import load_tokenized
 from wmss.errors import ConfigError, TrainingError
 from wmss.models.loading import load_model
+from wmss.rounds import scores
 from wmss.rounds.phases import phases_of
 from wmss.rounds.stages import run_job
+from wmss.scoring.torch_scorer import TorchEntropyScorer
 from wmss.training.loop import train
 
 FROZEN = {"weak_update": "frozen"}
@@ -185,3 +187,27 @@ def test_a_schedule_is_told_with_both_ends(tmp_path, checkpoints, files, start, 
         **schedule,
     )
     assert any(event.startswith("joint: ") and event.endswith(f", mixing weight {said}") for event in journal.events)
+
+
+def test_no_call_of_a_scorer_with_states_is_larger_than_asked(monkeypatch, tmp_path, checkpoints, files):
+    """Of the validation file neither: its states are not kept, but they come."""
+    sizes = []
+    original = TorchEntropyScorer.score
+
+    def score(self, sequences):
+        sizes.append((self._keep_states, sum(map(len, sequences))))
+        return original(self, sequences)
+
+    monkeypatch.setattr(TorchEntropyScorer, "score", score)
+    monkeypatch.setitem(scores.STATES_CALL, "batch_tokens", 200)
+    changes = {"validation_file": files / "validation.jsonl"}
+    run_wmss(tmp_path, checkpoints, files, preset="efficient", weak_cache=True, job_changes=changes)
+    assert max(size for keeps, size in sizes if keeps) <= 200 < max(size for keeps, size in sizes if not keeps)
+
+
+@pytest.mark.parametrize(
+    ("knobs", "warned"), [({}, True), ({"mixing_schedule": "linear", "mixing_weight_end": 1.0}, False)]
+)
+def test_a_mix_that_never_trains_what_is_kept_is_warned_of(tmp_path, checkpoints, files, knobs, warned):
+    found = look(job_of(tmp_path, checkpoints, files, mixing_weight=0.0, **knobs)).warnings
+    assert any(w.code == "strong_untrained" and w.param == "method.wmss.mixing_weight" for w in found) == warned

@@ -6,7 +6,7 @@ from itertools import chain, pairwise
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from wmss.config import JobSpec, WmssMethod
+from wmss.config import JobSpec, WmssConfig, WmssMethod
 from wmss.data.dataset import Sample
 from wmss.data.sampler import BatchSampler
 from wmss.data.tokenization import tokenize_samples
@@ -311,8 +311,9 @@ def warnings(spec: JobSpec, found: Findings, figures: FileFigures, planned: Plan
     training, validation = found.training, found.validation
     assert training is not None
     said = [*_rows_cut(training, figures, spec), *_few_steps(planned, spec), *_unusual_learning_rate(spec)]
-    if isinstance(spec.method, WmssMethod) and spec.method.wmss.reads_entropy:
-        said += _noisy_entropy(training)
+    if isinstance(spec.method, WmssMethod):
+        said += _untrained_strong(spec.method.wmss)
+        said += _noisy_entropy(training) if spec.method.wmss.reads_entropy else ()
     if validation is not None:
         said += [*_imprecise_accuracy(validation), *_shared_prompts(training, validation)]
     return said
@@ -348,6 +349,12 @@ def _unusual_learning_rate(spec: JobSpec) -> Iterator[Finding]:
     if not low <= rate <= high:
         message = f"a learning rate of {rate:g} is outside the {low:g} to {high:g} usual in fine-tuning"
         yield Finding(code="unusual_learning_rate", message=message, param=_knob(spec, "learning_rate"))
+
+
+def _untrained_strong(wmss: WmssConfig) -> Iterator[Finding]:
+    if wmss.mixing_weight == 0 and not wmss.mixing_weight_end:
+        message = "with a mixing weight of 0 no gradient reaches the strong model, the one that is kept; raise it"
+        yield Finding(code="strong_untrained", message=message, param="method.wmss.mixing_weight")
 
 
 def _noisy_entropy(training: FileContent) -> Iterator[Finding]:

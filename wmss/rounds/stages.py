@@ -34,7 +34,7 @@ from wmss.rounds.report import gigabytes
 from wmss.rounds.scores import Scores
 from wmss.scoring.interfaces import Progress
 from wmss.scoring.tables import EntropyTable
-from wmss.training.checkpoints import Reading, load_metrics, load_readings
+from wmss.training.checkpoints import Reading, is_complete, load_metrics, load_readings
 from wmss.training.run import ModelSource, TrainingRun
 
 
@@ -191,7 +191,9 @@ class _Stage:
         saturated_at = metrics.get("saturated_at")
         if not readings:
             return {"saturated_at": saturated_at, "useful_weak": None}
-        stored = {int(load_metrics(other)["step"]): other for other in folder.parent.glob("step-*")}
+        # A worker that was killed while it copied a checkpoint leaves a part of it.
+        whole = [other for other in folder.parent.glob("step-*") if is_complete(other)]
+        stored = {int(load_metrics(other)["step"]): other for other in whole}
         steps = [step for step in stored if step < metrics["step"]]
         entropies = {0: readings[0].entropy} | {step: _entropy_at(step, readings) for step in steps}
         strong_entropy = _entropy_at(int(metrics["step"]), readings)
