@@ -1,5 +1,6 @@
 """Which stored checkpoint becomes the weak model where fine-tuning has flattened."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -29,3 +30,4 @@ def test_a_half_written_checkpoint_is_no_weak_model(monkeypatch, tmp_path, check
     run_job(job, LittersEngines(tmp_path / "runs"), journal)
     weak = journal.finished["sft"]["useful_weak"]
     assert Path(weak["checkpoint"]).parent.name == "step-0010"
+    assert json.loads((job.result / "wmss.json").read_text())["weak"] == weak["checkpoint"]

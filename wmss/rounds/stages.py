@@ -47,9 +47,10 @@ def run_job(job: Job, engines: Engines, journal: Journal) -> Artifacts:
         knobs = method.supervised.hyperparameters
         tuned = stage.once("sft", lambda: stage.sft(knobs, knobs.num_epochs))
         models = {"base": Checkpoint.whole(job.base), "result": Checkpoint.read(tuned)}
+        weak = None
     else:
-        models = _weak_driven(stage, method.wmss)
-    exported = stage.once("export", lambda: stage.export(models["result"].folder))
+        models, weak = _weak_driven(stage, method.wmss)
+    exported = stage.once("export", lambda: stage.export(models["result"].folder, weak))
     if job.validation_file is not None:
         # The model that is handed out, not the checkpoint it was made from: export rounds to the base's precision.
         folders = {name: model.folder for name, model in models.items()} | {"result": job.result}
@@ -57,8 +58,8 @@ def run_job(job: Job, engines: Engines, journal: Journal) -> Artifacts:
     return exported
 
 
-def _weak_driven(stage: "_Stage", wmss: WmssConfig) -> dict[str, Checkpoint]:
-    """Supervised fine-tuning, then the rounds; returns the models to compare, the result last.
+def _weak_driven(stage: "_Stage", wmss: WmssConfig) -> tuple[dict[str, Checkpoint], Path]:
+    """Supervised fine-tuning, then the rounds; returns the models to compare, the result last, and the first weak one.
 
     In round t the weak model is M_{t-1} and the strong one M_t; the strong branch becomes M_{t+1}, the trained weak one
     is thrown away, and H(M_t) serves again as the next round's weak entropy.
@@ -78,12 +79,13 @@ def _weak_driven(stage: "_Stage", wmss: WmssConfig) -> dict[str, Checkpoint]:
         if until_flat and job.weak is None and tuned["useful_weak"] is not None:
             weak = Checkpoint.read(tuned["useful_weak"])
     models = {"base": Checkpoint.whole(job.base), "strong_before": strong}
+    first_weak = weak.folder
     weak_scores: Artifacts | None = None
     for number in range(1, wmss.rounds + 1):
         result, strong_scores = _one_round(stage, wmss, number, weak, strong, weak_scores)
         weak, strong, weak_scores = strong, result, strong_scores
         models["result" if number == wmss.rounds else f"round_{number}"] = result
-    return models
+    return models, first_weak
 
 
 def _one_round(
@@ -357,8 +359,9 @@ class _Stage:
         trained = Checkpoint.of_training(folder, run)
         return folder, trained.record() | {"num_steps": int(metrics["step"])}
 
-    def export(self, checkpoint: Path) -> Artifacts:
-        """Put the strong branch, alone, where finished models lie, with a record of where it comes from."""
+    def export(self, checkpoint: Path, weak: Path | None) -> Artifacts:
+        """Put the strong branch, alone, where finished models lie, with a record of where it comes from: the weak model
+        is the first round's."""
         job = self.job
         staging = job.folder / "export"
         shutil.rmtree(staging, ignore_errors=True)
@@ -369,7 +372,7 @@ class _Stage:
             "job": job.id,
             "wmss_version": __version__,
             "base": str(job.base),
-            "weak": str(job.weak) if job.weak else None,
+            "weak": str(weak) if weak else None,
             "strong": str(job.strong) if job.strong else None,
             "method": job.spec.method.model_dump(mode="json"),
             "seed": job.spec.seed,
