@@ -21,8 +21,10 @@ help: ## show the targets
 demo: $(VENV)/ready ## run the main job on this machine and print what came of it
 	$(BIN)/wmss demo
 
-test: $(VENV)/ready ## run the test suite (CPU, about ten minutes)
-	$(BIN)/python -m pytest
+# Unit tests on all cores; then, one after the other, what shares a running service.
+test: $(VENV)/ready ## run the test suite (CPU, about twelve minutes)
+	$(BIN)/python -m pytest --ignore tests/integration --numprocesses auto --maxprocesses 4
+	$(BIN)/python -m pytest tests/integration
 
 test-slow: $(VENV)/ready ## run the long tests as well
 	$(BIN)/python -m pytest -m "not gpu"
@@ -35,7 +37,7 @@ check: $(VENV)/ready ## formatting, lint, types
 serve: $(VENV)/ready ## run the service on this machine until Ctrl-C
 	$(BIN)/wmss serve
 
-bench: $(VENV)/ready ## run the benchmarks: one JSON line per arm
+bench: $(VENV)/ready ## run the benchmarks: one JSON line per arm, about twelve minutes
 	$(BIN)/python -m benchmarks
 
 clean: ## remove .venv and caches (not the service's home)

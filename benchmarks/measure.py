@@ -8,6 +8,7 @@ import json
 import math
 import os
 import platform
+import resource
 import statistics
 import subprocess
 import time
@@ -73,28 +74,46 @@ def gradients(module: nn.Module) -> dict[str, Tensor]:
     return {name: p.grad.clone() for name, p in module.named_parameters() if p.grad is not None}
 
 
+class Seconds(float):
+    """What an arm took; `user` of it in its own code, the rest in the operating system's, which hands out memory."""
+
+    user: float
+
+    @classmethod
+    def of(cls, total: float, user: float) -> "Seconds":
+        """Both together."""
+        seconds = cls(total)
+        seconds.user = user
+        return seconds
+
+
 def interleave(
     arms: Mapping[Key, Callable[[], object]], *, repetitions: int, device: str = "cpu"
-) -> dict[Key, list[float]]:
+) -> dict[Key, list[Seconds]]:
     """Seconds of every arm in every repetition, taken in turn: A B C A B C."""
     torch.set_num_threads(1)
-    seconds: dict[Key, list[float]] = {name: [] for name in arms}
+    seconds: dict[Key, list[Seconds]] = {name: [] for name in arms}
     for repetition in range(repetitions + 1):
         for name, arm in arms.items():
-            started = clock(device)
+            total, user = _clocks(device)
             arm()
-            elapsed = clock(device) - started
+            ended, user_ended = _clocks(device)
             if repetition > 0:
-                seconds[name].append(elapsed)
+                seconds[name].append(Seconds.of(ended - total, user_ended - user))
     return seconds
 
 
-def clock(device: str) -> float:
-    """CPU seconds of this process; on a GPU wall seconds, when all that was asked of it is done."""
-    if device == "cpu":
-        return time.process_time()
-    torch.cuda.synchronize()
-    return time.perf_counter()
+def _clocks(device: str) -> tuple[float, float]:
+    """CPU seconds of this process, and those in its own code; on a GPU wall seconds when all it was asked is done."""
+    if device != "cpu":
+        torch.cuda.synchronize()
+        return time.perf_counter(), time.perf_counter()
+    return time.process_time(), resource.getrusage(resource.RUSAGE_SELF).ru_utime
+
+
+def least_user(seconds: Sequence[Any]) -> float:
+    """The shortest time in the arm's own code."""
+    return min(float(each.user) for each in seconds)
 
 
 def peak_bytes(arm: Callable[[], object]) -> int:
@@ -130,6 +149,8 @@ def line(
             "s_median": _rounded(statistics.median(seconds)),
             "repetitions": len(seconds),
         }
+        if all(isinstance(each, Seconds) for each in seconds):
+            result["s_user_min"] = _rounded(least_user(seconds))
     if peak is not None:
         result["peak_mib"] = _rounded(peak / 2**20)
     result["figures"] = {name: _rounded(value) for name, value in figures.items()}

@@ -82,12 +82,12 @@ def loss_and_gradients(branches: Branches, batch: MicroBatch) -> dict[str, Tenso
 class Step:
     """One optimizer step of the product on one micro-batch: forward, backward, joint clip, AdamW."""
 
-    def __init__(self, branches: Branches, batch: MicroBatch) -> None:
-        self._branches, self._batch = branches, batch
+    def __init__(self, branches: Branches, batch: MicroBatch, *, telemetry_rows: int = 0) -> None:
+        self._branches, self._batch, self._telemetry_rows = branches, batch, telemetry_rows
         self._optimizer = make_optimizer(branches, KNOBS)
 
     def __call__(self) -> None:
-        loss = self._branches(self._batch)[0]
+        loss, _ = self._branches(self._batch, self._telemetry_rows)
         (loss / self._batch.labels.numel()).backward()
         norm = gradient_norm(self._branches.parameters())
         assert KNOBS.gradient_clip is not None

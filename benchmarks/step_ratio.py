@@ -4,7 +4,7 @@ python -m benchmarks.step_ratio
 """
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -41,10 +41,15 @@ TARGETS = {
 }
 PEAK_TARGETS = {"frozen": Target("P-T4", at_most=1.1, aim=1.02)}
 NOTES = {
+    "sft_telemetry": "a step that reads the telemetry; one in ten does",
+    "joint_telemetry": "a step that reads the telemetry; one in ten does",
     "lora_adapter_off": "the weak model is the strong one's base with its adapter switched off: no second copy of "
     "weights, and the shared head is projected once",
     "frozen_cached": "the weak states are in memory already; reading them from disk is not in the time",
 }
+TELEMETRY = ("sft", "joint")
+TELEMETRY_ROWS, TELEMETRY_EVERY = 256, 10
+"""The training loop's own: targets of one reading, and steps between readings by default."""
 TOLERANCE = 1e-4
 """Of the product's packed chunks against full logits, both in float32, relative."""
 
@@ -59,10 +64,11 @@ def run(
         modes = make_modes(shape, batch, checkpointing)
         _check(modes, batch)
         steps = {name: Step(branches, given) for name, (branches, given) in modes.items()}
+        if checkpointing == "none":
+            steps |= {f"{name}_telemetry": Step(*modes[name], telemetry_rows=TELEMETRY_ROWS) for name in TELEMETRY}
         seconds = interleave(steps, repetitions=repetitions, device=device)
         peaks = {name: peak_bytes(step) for name, step in steps.items()}
-        for name in modes:
-            peer = "lora_sft" if name.startswith("lora") else "sft"
+        for name in steps:
             yield line(
                 "step_ratio",
                 name,
@@ -72,14 +78,23 @@ def run(
                 figures={
                     "time_over_sft": min(seconds[name]) / min(seconds["sft"]),
                     "peak_over_sft": peaks[name] / peaks["sft"],
-                    **({"time_over_lora_sft": min(seconds[name]) / min(seconds[peer])} if peer != "sft" else {}),
-                },
+                }
+                | _special_figures(name, seconds),
                 targets={
                     **({"time_over_sft": TARGETS[name]} if name in TARGETS else {}),
                     **({"peak_over_sft": PEAK_TARGETS[name]} if name in PEAK_TARGETS else {}),
                 },
                 note=NOTES.get(name),
             )
+
+
+def _special_figures(name: str, seconds: Mapping[str, Sequence[float]]) -> dict[str, float]:
+    if name.startswith("lora"):
+        return {"time_over_lora_sft": min(seconds[name]) / min(seconds["lora_sft"])}
+    if name.endswith("_telemetry"):
+        step = min(seconds[name.removesuffix("_telemetry")])
+        return {"share_of_a_run": (min(seconds[name]) - step) / (TELEMETRY_EVERY * step)}
+    return {}
 
 
 def make_modes(

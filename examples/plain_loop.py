@@ -13,7 +13,10 @@ from wmss.core.mixing import mixed_linear_cross_entropy
 
 weak_folder, strong_folder, text_file, output_folder = sys.argv[1:]
 tokenizer = AutoTokenizer.from_pretrained(strong_folder)
-strong, weak = (AutoModelForCausalLM.from_pretrained(folder) for folder in (strong_folder, weak_folder))
+strong, weak = (
+    AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)  # bfloat16 weights would round small steps away
+    for folder in (strong_folder, weak_folder)
+)
 optimizer = torch.optim.AdamW([*strong.parameters(), *weak.parameters()], lr=1e-5)
 
 for line in Path(text_file).read_text(encoding="utf-8").splitlines():

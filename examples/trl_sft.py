@@ -20,7 +20,7 @@ class WeakDrivenSFTTrainer(WeakDriven, SFTTrainer):
 weak_folder, strong_folder, data_file, output_folder = sys.argv[1:]
 trainer = WeakDrivenSFTTrainer(
     model=strong_folder,
-    weak_model=AutoModelForCausalLM.from_pretrained(weak_folder),
+    weak_model=AutoModelForCausalLM.from_pretrained(weak_folder, dtype=torch.float32),  # as TRL loads the strong one
     mixing_weight=0.5,
     train_dataset=load_dataset("json", data_files=data_file, split="train"),
     args=SFTConfig(

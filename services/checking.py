@@ -92,7 +92,7 @@ def _cost(console: Console, cost: Cost) -> None:
     console.print("\nCost, estimated")
     for name, text in {
         "memory": f"{workers}{engine}",
-        "disk": f"{kept}, and {moment} for a moment (a checkpoint is {gigabytes(cost.checkpoint_bytes)})",
+        "disk": f"{kept}, and {moment} for a while (a checkpoint is {gigabytes(cost.checkpoint_bytes)})",
         "work": f"{cost.training_flops:.1e} FLOPs of training, {cost.scoring_flops:.1e} of scoring",
         "time": f"{taken}; {cost.basis}",
     }.items():

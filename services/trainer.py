@@ -124,8 +124,7 @@ class RayHost:
         """Record a step; written at most twice a second, so that the database never slows a step down."""
         self._pending.append(metrics)
         if "saturated_at" in metrics:
-            step = int(metrics["saturated_at"])
-            self._fence.record_events([NewEvent(f"{self._phase}: the logit margin has flattened at step {step}")])
+            self._fence.record_events([_saturation_event(self._phase, int(metrics["saturated_at"]))])
         if time.monotonic() - self._flushed_at >= FLUSH_S:
             self._flush()
 
@@ -165,6 +164,11 @@ class RayHost:
 
 def _checkpoint_name(metrics: dict[str, float]) -> str:
     return f"step-{int(metrics['step']):08d}"
+
+
+def _saturation_event(phase: str, step: int) -> NewEvent:
+    kind, number = kind_and_round(phase)
+    return NewEvent(f"{phase}: the logit margin has flattened at step {step}", key=f"{kind}-{number}-saturated")
 
 
 def _metrics_event(phase: str, metrics: dict[str, float]) -> NewEvent:

@@ -101,6 +101,15 @@ def test_presets_fill_what_is_left_out():
         (wmss(weighting="uniform", alpha=0.2), "method.wmss", "unused with weighting 'uniform'"),
         (wmss(strong_model="s", hyperparameters={"sft_epochs": 2}), "method.wmss", "unused when strong_model is given"),
         (wmss(weighting="all", max_share=0.1), "method.wmss", "max_share: unused with weighting 'all'"),
+        (wmss(weighting="uniform", max_share=0.1), "method.wmss", "max_share: unused with weighting 'uniform'"),
+        (wmss(mixing="off", weak_shares=[1.0]), "method.wmss", "weak_shares: unused with mixing 'off'"),
+        (wmss(mixing="off", mixing_weight=0.9), "method.wmss", "mixing_weight: unused with mixing 'off'"),
+        (wmss(mixing="strong_scaled", mixing_weight=0.0), "method.wmss", "mixing_weight: expected above 0 with mixing"),
+        (
+            wmss(mixing="strong_scaled", weighting="all", weak_model="w"),
+            "method.wmss",
+            "weak_model: unused with mixing 'strong_scaled' and weighting 'all'",
+        ),
         (wmss(mixing="off", more_weak_models=["w"]), "method.wmss", "more_weak_models: unused with mixing 'off'"),
         (
             wmss(mixing="strong_scaled", weak_cache=True),
@@ -115,11 +124,6 @@ def test_presets_fill_what_is_left_out():
             wmss(preset="efficient", weak_cache=True, more_weak_models=["w"]),
             "method.wmss",
             "weak_cache: for a single weak model only",
-        ),
-        (
-            wmss(preset="efficient", weak_cache=True, hyperparameters={"neftune_alpha": 5.0}),
-            "method.wmss",
-            "weak_cache: not with neftune_alpha",
         ),
         (wmss(weak_shares=[0.5, 0.5]), "method.wmss", "weak_shares: expected 1 numbers"),
         (

@@ -27,6 +27,7 @@ MAX_COUNT = 2**24
 DEFAULT_EPOCHS = 1
 DEFAULT_LEARNING_RATE = 1e-5
 """What `n_epochs: auto` and `learning_rate_multiplier: auto` mean."""
+DEFAULT_MIXING_WEIGHT = 0.5
 
 Auto = Literal["auto"]
 
@@ -186,7 +187,7 @@ class WmssConfig(Knobs):
     mixing: Literal["logits", "strong_scaled", "off"] = "logits"
     """What the weak-driven phase trains on: mixed logits; as a control, λ z_strong without a weak model; or plain
     z_strong (the curriculum alone)."""
-    mixing_weight: float = Field(default=0.5, ge=0, le=1)
+    mixing_weight: float = Field(default=DEFAULT_MIXING_WEIGHT, ge=0, le=1)
     """λ, the weight of the strong logits; 1 = plain fine-tuning of the strong model."""
     mixing_weight_end: float | None = Field(default=None, ge=0, le=1)
     """λ of each weak-driven phase's last step; null = λ is constant."""
@@ -256,8 +257,19 @@ class WmssConfig(Knobs):
             raise ValueError(f"more_weak_models: {alone}")
         if self.mixing != "logits" and self.weak_cache:
             raise ValueError(f"weak_cache: {alone}")
+        if self.mixing != "logits" and self.weak_shares is not None:
+            raise ValueError(f"weak_shares: {alone}")
+        if self.mixing != "logits" and self.weak_model is not None and not self.reads_entropy:
+            raise ValueError(
+                f"weak_model: unused with mixing {self.mixing!r} and weighting {self.weighting!r}, which neither mix "
+                "nor score it; remove it"
+            )
         if self.mixing == "off" and self.mixing_weight_end is not None:
             raise ValueError("mixing_weight_end: unused with mixing 'off', which has no λ; remove it")
+        if self.mixing == "off" and self.mixing_weight != DEFAULT_MIXING_WEIGHT:
+            raise ValueError("mixing_weight: unused with mixing 'off', which has no λ; remove it")
+        if self.mixing == "strong_scaled" and self.mixing_weight == 0 and not self.mixing_weight_end:
+            raise ValueError("mixing_weight: expected above 0 with mixing 'strong_scaled', 0 z_strong teaches nothing")
         if (self.mixing_schedule == "constant") != (self.mixing_weight_end is None):
             raise ValueError(
                 "mixing_schedule and mixing_weight_end: expected both, a schedule other than 'constant' and the λ it "
@@ -267,8 +279,6 @@ class WmssConfig(Knobs):
             raise ValueError("weak_cache: for a single weak model only; remove more_weak_models")
         if self.weak_cache and self.weak_update != "frozen":
             raise ValueError("weak_cache: expected weak_update 'frozen', a model in training changes its states")
-        if self.weak_cache and self.hyperparameters.neftune_alpha is not None:
-            raise ValueError("weak_cache: not with neftune_alpha, whose noise would be missing from the stored states")
         return self
 
     @model_validator(mode="after")
@@ -285,8 +295,8 @@ class WmssConfig(Knobs):
             raise ValueError("start_at: 'saturation' watches supervised fine-tuning, which strong_model replaces")
         if self.start_at == "saturation" and self.hyperparameters.telemetry_every is None:
             raise ValueError("start_at: 'saturation' reads the margin; give hyperparameters.telemetry_every a number")
-        if self.weighting == "all" and self.max_share is not None:
-            raise ValueError("max_share: unused with weighting 'all', which draws nothing; remove it")
+        if not self.reads_entropy and self.max_share is not None:
+            raise ValueError(f"max_share: unused with weighting {self.weighting!r}, all shares are equal; remove it")
         return self
 
     @model_validator(mode="after")

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests import reference
-from wmss.core.curriculum import draw, sampling_weights
+from wmss.core.curriculum import cap_weights, draw, sampling_weights
 
 WEAK = [1.0, 0.5, 0.2, 0.0]
 STRONG = [0.5, 0.5, 0.4, 0.0]
@@ -112,3 +112,31 @@ def test_deduplicated_uniform_draw_keeps_one_minus_one_over_e():
 def test_draw_refuses(weights):
     with pytest.raises(ValueError, match="weights: expected"):
         draw(weights, num_draws=1, seed=0, deduplicate=False)
+
+
+def test_cap_by_hand():
+    # 0.6 is cut to 0.4; the 0.2 left over goes to the others as 3 : 1.
+    np.testing.assert_allclose(cap_weights([0.6, 0.3, 0.1], 0.4), [0.4, 0.4, 0.2], atol=1e-15)
+    np.testing.assert_allclose(cap_weights([0.6, 0.3, 0.1, 0.0], 0.5), [0.5, 0.375, 0.125, 0.0], atol=1e-15)
+    np.testing.assert_allclose(cap_weights([2.0, 1.0, 1.0], 1.0), [0.5, 0.25, 0.25], atol=1e-15)
+    np.testing.assert_allclose(cap_weights([0.9, 0.06, 0.04], 1 / 3), [1 / 3] * 3, atol=1e-12)
+
+
+@given(st.lists(st.floats(1e-6, 1.0), min_size=2, max_size=40), st.floats(0.0, 1.0))
+def test_cap_keeps_the_ratios_of_what_it_does_not_cut(weights, share):
+    max_share = 1 / len(weights) + share * (1 - 1 / len(weights))
+    capped = cap_weights(weights, max_share)
+    p = np.array(weights) / np.sum(weights)
+    assert capped.sum() == pytest.approx(1.0)
+    assert capped.max() <= max_share * (1 + 1e-9)
+    free = capped < max_share * (1 - 1e-9)
+    if free.any():
+        ratios = capped[free] / p[free]
+        np.testing.assert_allclose(ratios, ratios[0], rtol=1e-9)
+    np.testing.assert_allclose(capped[~free], max_share, rtol=1e-8)
+
+
+@pytest.mark.parametrize("max_share", [0.0, 0.3, 1.1, float("nan")])
+def test_cap_that_leaves_no_distribution_is_refused(max_share):
+    with pytest.raises(ValueError, match=r"max_share: expected between 0.333333 \(1 over the 3 samples that have any"):
+        cap_weights([0.5, 0.3, 0.2, 0.0], max_share)

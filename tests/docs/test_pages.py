@@ -7,7 +7,7 @@ import pytest
 
 from services.api.app import create_app
 from services.knobs import describe
-from wmss.config import Hyperparameters, WmssConfig
+from wmss.config import Hyperparameters, WmssConfig, parse_job, read_toml
 
 ROOT = Path(__file__).parents[2]
 ELSEWHERE = {
@@ -32,6 +32,14 @@ def test_every_knob_of_the_method_stands_on_its_page():
     text = (ROOT / "docs" / "method.md").read_text()
     knobs = {*WmssConfig.model_fields, *Hyperparameters.model_fields} - ELSEWHERE
     assert [name for name in sorted(knobs) if f"`{name}`" not in text and f'`{name} = "' not in text] == []
+
+
+def test_job_files_of_the_method_page_are_valid(tmp_path):
+    blocks = re.findall(r"```toml\n(.*?)```", (ROOT / "docs" / "method.md").read_text(), flags=re.DOTALL)
+    assert len(blocks) >= 5
+    for block in blocks:
+        (tmp_path / "job.toml").write_text(f'model = "m"\ntraining_file = "t"\n{block}')
+        assert parse_job(read_toml(tmp_path / "job.toml")).method.type == "wmss"
 
 
 def test_every_knob_is_described():

@@ -7,15 +7,15 @@ from transformers import RecurrentGemmaConfig, RecurrentGemmaForCausalLM
 from tests import reference
 from wmss.errors import ModelError
 from wmss.models.loading import batch_states, check_packing, hidden_states, load_model
-from wmss.models.packed_attention import PACKED, packed_attention, runs_of
+from wmss.models.packed_attention import PACKED, Runs, packed_attention
 
 LENGTHS = [9, 9, 6, 4, 4, 4, 1]
 
 
 def test_runs_by_hand():
-    assert runs_of([5, 5, 3, 5]) == ((2, 5), (1, 3), (1, 5))
-    assert runs_of([7]) == ((1, 7),)
-    assert runs_of([]) == ()
+    assert Runs([5, 5, 3, 5]).pairs == ((2, 5), (1, 3), (1, 5))
+    assert Runs([7]).pairs == ((1, 7),)
+    assert Runs([]).pairs == ()
 
 
 def heads(*, query_heads, key_heads, seed=0, width=8):
@@ -31,7 +31,7 @@ def heads(*, query_heads, key_heads, seed=0, width=8):
 def test_equals_a_dense_mask(key_heads, sliding_window):
     tensors = [t.requires_grad_() for t in heads(query_heads=4, key_heads=key_heads)]
     output, _ = packed_attention(
-        torch.nn.Module(), *tensors, None, packed_runs=runs_of(LENGTHS), sliding_window=sliding_window
+        torch.nn.Module(), *tensors, None, packed_runs=Runs(LENGTHS), sliding_window=sliding_window
     )
     expected = reference.attention(*(t[0] for t in tensors), LENGTHS, sliding_window=sliding_window)
     torch.testing.assert_close(output[0].transpose(0, 1), expected, rtol=0, atol=1e-13)
@@ -50,7 +50,7 @@ def test_without_runs_every_row_is_one_sample():
 
 def test_scale_is_the_models_own():
     query, key, value = heads(query_heads=2, key_heads=2)
-    runs = runs_of(LENGTHS)
+    runs = Runs(LENGTHS)
     scaled, _ = packed_attention(torch.nn.Module(), query, key, value, None, packed_runs=runs, scaling=0.7)
     plain, _ = packed_attention(torch.nn.Module(), query * 0.7 * 8**0.5, key, value, None, packed_runs=runs)
     torch.testing.assert_close(scaled, plain, rtol=0, atol=1e-13)
@@ -60,7 +60,7 @@ def pack(samples):
     return (
         torch.cat(samples)[None],
         torch.cat([torch.arange(len(sample)) for sample in samples])[None],
-        runs_of([len(sample) for sample in samples]),
+        Runs([len(sample) for sample in samples]),
     )
 
 

@@ -525,7 +525,7 @@ def test_several_weak_models_share_what_is_left(monkeypatch, tmp_path, checkpoin
 def test_no_sample_takes_more_than_its_share(tmp_path, checkpoints, files):
     _, _, journal = run_wmss(tmp_path, checkpoints, files, max_share=0.03, deduplicate=False)
     assert journal.finished["weigh"]["largest_share"] <= 0.03 + 1e-12
-    with pytest.raises(ConfigError, match=r"max_share: expected between .* and 1, got 0.001; raise it") as caught:
+    with pytest.raises(ConfigError, match=r"max_share: expected at least .*, got 0.001; raise it") as caught:
         run_wmss(tmp_path / "less", checkpoints, files, max_share=0.001)
     assert caught.value.param == "method.wmss.max_share"
 

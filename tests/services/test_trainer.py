@@ -76,3 +76,14 @@ def test_lost_workers_say_what_to_do(monkeypatch, run, tmp_path, error, kind, me
     with pytest.raises(kind, match=message) as caught:
         train_with(monkeypatch, run, tmp_path, fit)
     assert "lower micro_batch_tokens" in caught.value.message
+
+
+def test_a_resumed_run_tells_its_saturation_once():
+    """The steps after the last checkpoint run again, and what they say has a key, by which the store knows it."""
+    host = object.__new__(trainer.RayHost)
+    told = []
+    host._phase, host._pending, host._flushed_at = "joint_2", [], float("inf")
+    host._fence = SimpleNamespace(record_events=told.extend)
+    for _ in range(2):
+        host.log({"step": 12.0, "saturated_at": 12.0})
+    assert {event.key for event in told} == {"joint-2-saturated"}

@@ -40,7 +40,11 @@ class LocalHost:
 
     def checkpoint(self, folder, metrics):
         self.saved = metrics
-        shutil.copytree(folder, self.folder / f"step-{int(metrics['step']):04d}")
+        # Under its name only when whole: a kill may come at any moment.
+        partial = self.folder / "partial"
+        shutil.rmtree(partial, ignore_errors=True)
+        shutil.copytree(folder, partial)
+        partial.rename(self.folder / f"step-{int(metrics['step']):04d}")
 
 
 def write_samples(path: Path, checkpoint: Path) -> None:

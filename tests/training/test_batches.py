@@ -24,7 +24,7 @@ def test_packed_by_hand():
     assert batch.input_ids.tolist() == [[10, 11, 12, 13, 20, 21, 30, 31, 32]]
     assert batch.position_ids.tolist() == [[0, 1, 2, 3, 0, 1, 0, 1, 2]]
     assert batch.lengths.tolist() == [[4, 4, 4, 4, 2, 2, 3, 3, 3]]
-    assert batch.runs == ((1, 4), (1, 2), (1, 3))
+    assert batch.runs.pairs == ((1, 4), (1, 2), (1, 3))
     # A target is predicted one position before it.
     assert batch.rows.tolist() == [1, 2, 4, 6]
     assert batch.labels.tolist() == [12, 13, 21, 31]

@@ -9,6 +9,7 @@ from transformers import GraniteConfig, GraniteForCausalLM
 
 from tests.training.runs import NUM_SAMPLES, SFT, LocalHost, last_weights, losses, make_run
 from wmss.config import Hyperparameters, LoraConfig
+from wmss.core.telemetry import statistics_of
 from wmss.data.tokenization import load_tokenized
 from wmss.errors import ModelError, TrainingError
 from wmss.models.loading import load_model
@@ -91,11 +92,15 @@ def test_micro_batch_split_does_not_change_the_result(checkpoints, samples_file,
     for name, budget in (("many", 60), ("one", 100_000)):
         host = LocalHost(tmp_path / name)
         knobs = Hyperparameters(learning_rate=1e-4, micro_batch_tokens=budget)
-        train(make_run(checkpoints, samples_file, hyperparameters=knobs, num_epochs=1), host)
+        train(make_run(checkpoints, samples_file, hyperparameters=knobs, num_epochs=1, batch_size=4), host)
         hosts.append(host)
     assert losses(hosts[0]) == pytest.approx(losses(hosts[1]), rel=1e-5)
     norms = [[m["grad_norm"] for m in host.metrics] for host in hosts]
     assert norms[0] == pytest.approx(norms[1], rel=1e-4)
+    # A reading takes from all of them, not from the first, which holds the longest samples.
+    names = statistics_of(2)
+    readings = [{name: host.metrics[0][name] for name in names} for host in hosts]
+    assert readings[0] == pytest.approx(readings[1], rel=1e-5)
 
 
 def test_mixing_weight_one_is_plain_fine_tuning(checkpoints, samples_file, tmp_path):

@@ -165,10 +165,10 @@ def branch_names(num_branches: int) -> list[str]:
 
 
 def _merge_shared_heads(branches: Sequence[Branch]) -> list[Branch]:
-    """Branches whose head is one and the same frozen tensor as one: Σ w_i (h_i Wᵀ + b) = (Σ w_i h_i) Wᵀ + b Σ w_i."""
-    groups: dict[int, list[Branch]] = {}
+    """Branches of one and the same frozen head and bias as one: Σ w_i (h_i Wᵀ + b) = (Σ w_i h_i) Wᵀ + b Σ w_i."""
+    groups: dict[tuple[int, ...], list[Branch]] = {}
     for branch in branches:
-        key = id(branch.head) if not branch.head.requires_grad else id(branch)
+        key = (id(branch),) if branch.head.requires_grad else (id(branch.head), id(branch.bias))
         groups.setdefault(key, []).append(branch)
     merged = []
     for group in groups.values():

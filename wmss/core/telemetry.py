@@ -10,10 +10,14 @@ from torch import Tensor
 
 from wmss.core.entropy import entropy_of_logits_
 from wmss.core.mixing import Branch
-from wmss.core.rows import compute_dtype, resolve_chunk_size, supervised_rows
+from wmss.core.rows import compute_dtype, supervised_rows
 
 STRONG_STATISTICS = ("nll_strong", "entropy_strong", "margin")
 PAIR_STATISTICS = ("nll_weak", "entropy_weak", "nll_mix", "entropy_mix", "divergence", "hard_negative_mass")
+
+CHUNK_ROWS = 64
+"""Some eight [C, V] tensors live at once here, where the loss has one: with the loss's 256 rows a reading would set the
+memory peak of a whole run, and take half as long again on a CPU."""
 
 
 def statistics_of(num_branches: int) -> tuple[str, ...]:
@@ -23,7 +27,7 @@ def statistics_of(num_branches: int) -> tuple[str, ...]:
 
 @torch.no_grad()
 def mix_statistics(
-    branches: Sequence[Branch], labels: Tensor, *, max_rows: int, chunk_size: int | None = None
+    branches: Sequence[Branch], labels: Tensor, *, max_rows: int, chunk_size: int = CHUNK_ROWS
 ) -> Tensor:
     """Sums over at most `max_rows` supervised rows, evenly spaced, of what `statistics_of` names; last, their number.
 
@@ -42,6 +46,7 @@ def mix_statistics(
         branches: strong first; a strong branch alone gives its own statistics (weight aside).
         labels: [N], as for the loss.
         max_rows: bound on the rows looked at: each costs one row of full logits a branch, and no gradient.
+        chunk_size: rows projected at a time.
 
     Returns:
         float64 [number of statistics + 1].
@@ -55,9 +60,8 @@ def mix_statistics(
     labels_R = labels[rows_R].long()
     dtype = compute_dtype(*(branch.hidden for branch in branches))
     sums = torch.zeros(len(statistics_of(len(branches))) + 1, dtype=torch.float64, device=labels.device)
-    rows = resolve_chunk_size(chunk_size, labels.device)
-    for start in range(0, rows_R.numel(), rows):
-        chunk = slice(start, start + rows)
+    for start in range(0, rows_R.numel(), chunk_size):
+        chunk = slice(start, start + chunk_size)
         logits = [_logits(branch, rows_R[chunk], dtype) for branch in branches]
         weights = [branch.weight for branch in branches]
         columns = _strong_columns(logits[0], labels_R[chunk])

@@ -14,6 +14,7 @@ import torch
 from numpy.lib.format import open_memmap
 from torch import Tensor
 
+from wmss.errors import TrainingError
 from wmss.records import TokenizedSample
 
 _STATES, _OFFSETS = "states.npy", "offsets.npy"
@@ -54,8 +55,15 @@ class StateCache:
     """Reads what `StateWriter` wrote; the file stays on disk and is mapped."""
 
     def __init__(self, folder: Path) -> None:
-        self._states = np.load(folder / _STATES, mmap_mode="r")
-        self._offsets = np.load(folder / _OFFSETS)
+        """Raises `TrainingError` if the cache is not there or cannot be read."""
+        try:
+            self._states = np.load(folder / _STATES, mmap_mode="r")
+            self._offsets = np.load(folder / _OFFSETS)
+        except (OSError, ValueError, EOFError) as error:
+            raise TrainingError(
+                f"weak_cache: expected the weak model's hidden states in {folder}: {error}; start the job anew",
+                param="method.wmss.weak_cache",
+            ) from error
 
     def rows(self, indices: Sequence[int]) -> Tensor:
         """States [R, D] of these samples, one after the other."""

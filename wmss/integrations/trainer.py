@@ -40,7 +40,8 @@ class WeakDriven:
             weak_update: train the weak model too, or hold it fixed.
 
         Raises:
-            ValueError: λ or `weak_update` out of range, vocabularies of different sizes, or more than one process.
+            ValueError: λ or `weak_update` out of range, vocabularies of different sizes, more than one process, or
+                label smoothing, which the mixed loss does not have.
             ModelError: a model changes its logits after the output head.
         """
         if not 0.0 <= mixing_weight <= 1.0:
@@ -53,6 +54,8 @@ class WeakDriven:
                 "WeakDriven runs in one process: the hidden states are taken past the wrapper that would synchronise "
                 "gradients; for several workers use wmss.training.loop or the service"
             )
+        if self._trainer.args.label_smoothing_factor:
+            raise ValueError("label_smoothing_factor: expected 0, the mixed loss has no smoothing; remove it")
         sizes = [output_head(model)[0].shape[0] for model in (self._strong, weak_model)]
         if sizes[0] != sizes[1]:
             raise ValueError(f"weak_model: expected a vocabulary of {sizes[0]} as the strong model's, got {sizes[1]}")
@@ -97,9 +100,13 @@ class WeakDriven:
             )
         labels_BT = nn.functional.pad(inputs["labels"][:, 1:], (0, 1), value=-100)
         body = {name: value for name, value in inputs.items() if name != "labels"} | {"use_cache": False}
-        strong_ND = self._strong.base_model(**body).last_hidden_state.flatten(0, 1)
-        with torch.set_grad_enabled(not self._frozen):
-            weak_ND = self._weak.base_model(**body).last_hidden_state.flatten(0, 1)
+        if self._frozen:
+            self._weak.eval()
+        # The bodies are called past the wrapper in which accelerate casts.
+        with self._trainer.accelerator.autocast():
+            strong_ND = self._strong.base_model(**body).last_hidden_state.flatten(0, 1)
+            with torch.set_grad_enabled(not self._frozen):
+                weak_ND = self._weak.base_model(**body).last_hidden_state.flatten(0, 1)
         (strong_head, strong_bias), (weak_head, weak_bias) = output_head(self._strong), output_head(self._weak)
         loss = mixed_linear_cross_entropy(
             strong_ND,

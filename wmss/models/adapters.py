@@ -119,7 +119,9 @@ def save_adapter(state: dict[str, Tensor], folder: Path, name: str, knobs: LoraC
     }
     save_file(tensors, folder / _WEIGHTS, metadata={"format": "pt"})
     layers = {key.split(".lora_")[0].rsplit(".", 1)[1] for key in tensors}
-    config = _peft_config(knobs, target_modules=sorted(layers))
+    config = _peft_config(knobs, target_modules=[])
+    # Assigned, not passed: PEFT would make a set of it, whose order in the file differs from process to process.
+    config.target_modules = sorted(layers)
     config.base_model_name_or_path = str(base)
     config.inference_mode = True
     config.save_pretrained(str(folder))

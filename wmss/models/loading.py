@@ -21,7 +21,7 @@ from transformers import (
 )
 
 from wmss.errors import ModelError
-from wmss.models.packed_attention import PACKED, Runs, runs_of
+from wmss.models.packed_attention import PACKED, Runs
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
 
@@ -195,7 +195,7 @@ def check_packing(model: PreTrainedModel, *, param: str) -> None:
     lengths = [3, 5]
     input_ids = torch.arange(sum(lengths), device=model.device)[None] % int(model.config.vocab_size)
     position_ids = torch.cat([torch.arange(length, device=model.device) for length in lengths])[None]
-    packed = batch_states(model, input_ids, position_ids, runs_of(lengths))[0]
+    packed = batch_states(model, input_ids, position_ids, Runs(lengths))[0]
     parts = torch.split(input_ids, lengths, dim=1)
     alone = torch.cat([hidden_states(model, part, torch.ones_like(part))[0] for part in parts])
     if float((packed - alone).norm() / alone.norm()) > 1e-3:

@@ -15,15 +15,20 @@ from transformers import AttentionInterface, AttentionMaskInterface
 
 PACKED = "wmss_packed"
 
-Runs = tuple[tuple[int, int], ...]
-"""Packed samples as (number, length) of neighbours of one length: a run is one batched call."""
+
+class Runs:
+    """Packed samples as (number, length) of neighbours of one length: a run is one batched call.
+
+    A class of its own, and attention outside the graph, because torch.compile looks into tuples and would compile
+    every block of the model anew for each batch.
+    """
+
+    def __init__(self, lengths: Sequence[int]) -> None:
+        """`lengths` of the samples in order; sorted ones make few and long runs."""
+        self.pairs = tuple((len(list(group)), length) for length, group in groupby(lengths))
 
 
-def runs_of(lengths: Sequence[int]) -> Runs:
-    """Lengths of packed samples, in order, as runs. Samples sorted by length make few and long ones."""
-    return tuple((len(list(group)), length) for length, group in groupby(lengths))
-
-
+@torch.compiler.disable  # type: ignore[untyped-decorator]
 def packed_attention(
     module: nn.Module,
     query: Tensor,
@@ -45,11 +50,11 @@ def packed_attention(
     attend = partial(_attend, dropout=dropout, scaling=scaling, sliding_window=sliding_window)
     if packed_runs is None:
         return attend(query, key, value).transpose(1, 2), None
-    sizes = [count * length for count, length in packed_runs]
+    sizes = [count * length for count, length in packed_runs.pairs]
     outputs = []
     # split and cat: a slice's backward pass would write a full-size tensor of zeros for every run.
     parts = zip(*(torch.split(tensor, sizes, dim=2) for tensor in (query, key, value)), strict=True)
-    for (count, length), (q, k, v) in zip(packed_runs, parts, strict=True):
+    for (count, length), (q, k, v) in zip(packed_runs.pairs, parts, strict=True):
         output = attend(*(_unpack(tensor, count, length) for tensor in (q, k, v)))
         outputs.append(output.transpose(1, 2).reshape(1, count * length, output.shape[1], output.shape[3]))
     return torch.cat(outputs, dim=1), None

@@ -1,12 +1,12 @@
 """What a dry run says of a job: refusals, warnings, one masked sample, figures of the files, the plan and its cost."""
 
-from collections.abc import Iterator, Sequence
-from itertools import pairwise
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain, pairwise
 
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from wmss.config import JobSpec, WmssMethod
+from wmss.config import JobSpec, WmssConfig, WmssMethod
 from wmss.data.dataset import Sample
 from wmss.data.sampler import BatchSampler
 from wmss.data.tokenization import tokenize_samples
@@ -14,6 +14,7 @@ from wmss.errors import ModelError
 from wmss.models.loading import load_tokenizer
 from wmss.records import TokenizedSample
 from wmss.rounds.estimates import (
+    FLOAT_BYTES,
     MATRIX_SHARE,
     PROCESS_BYTES,
     Branch,
@@ -181,10 +182,12 @@ def _branches(sources: Sources, phase: str) -> list[Branch]:
     if phase == "sft" or not isinstance(method, WmssMethod):
         return [Branch(read_shape(base), lora=lora)]
     strong = models.get("method.wmss.strong_model", base)
+    _, number = kind_and_round(phase)
     branches = [Branch(read_shape(strong), lora=lora)]
     if method.wmss.mixing != "logits":
         return branches
-    first = models.get("method.wmss.weak_model", base)
+    # From the second round on the weak model is the strong one of the round before.
+    first = models.get("method.wmss.weak_model", base) if number == 1 else strong
     more = [models[f"method.wmss.more_weak_models.{i}"] for i in range(len(method.wmss.more_weak_models))]
     trained = method.wmss.weak_update == "joint"
     for folder in (first, *more):
@@ -223,7 +226,7 @@ def _cost(sources: Sources, found: Findings, planned: Plan, machine: Machine) ->
         else None,
         checkpoint_bytes=max(one.values()),
         disk_bytes=kept + base.stored_bytes + base.tokenizer_bytes,
-        temporary_disk_bytes=2 * max(one.values()),
+        temporary_disk_bytes=2 * max(one.values()) + _states_bytes(spec, chain.from_iterable(branches.values()), found),
         training_flops=training,
         scoring_flops=_scoring_flops(base, found, spec),
         training_s=training_s,
@@ -246,6 +249,18 @@ def _phase_flops(phase: PlannedPhase, branches: list[Branch], found: Findings) -
 def _num_kept(spec: JobSpec, num_steps: int) -> int:
     made = -(-num_steps // spec.checkpointing.every_steps)
     return min(spec.checkpointing.keep_last, made)
+
+
+def _states_bytes(spec: JobSpec, models: Iterable[Branch], found: Findings) -> int:
+    """Cached hidden states, 4·D bytes a supervised token: a round's own, and the next one's, written before."""
+    hidden = max((branch.shape.hidden for branch in models if branch.cached), default=0)
+    if not hidden or not isinstance(spec.method, WmssMethod):
+        return 0
+    assert found.training is not None
+    wmss = spec.method.wmss
+    num_targets = sum(sample.num_targets for sample in found.training.tokenized)
+    at_once = 2 if wmss.rounds > 1 and wmss.reads_entropy else 1
+    return FLOAT_BYTES * at_once * hidden * num_targets
 
 
 def _micro_batch_tokens(found: Findings, spec: JobSpec) -> int:
@@ -296,8 +311,9 @@ def warnings(spec: JobSpec, found: Findings, figures: FileFigures, planned: Plan
     training, validation = found.training, found.validation
     assert training is not None
     said = [*_rows_cut(training, figures, spec), *_few_steps(planned, spec), *_unusual_learning_rate(spec)]
-    if isinstance(spec.method, WmssMethod) and spec.method.wmss.reads_entropy:
-        said += _noisy_entropy(training)
+    if isinstance(spec.method, WmssMethod):
+        said += _untrained_strong(spec.method.wmss)
+        said += _noisy_entropy(training) if spec.method.wmss.reads_entropy else ()
     if validation is not None:
         said += [*_imprecise_accuracy(validation), *_shared_prompts(training, validation)]
     return said
@@ -333,6 +349,12 @@ def _unusual_learning_rate(spec: JobSpec) -> Iterator[Finding]:
     if not low <= rate <= high:
         message = f"a learning rate of {rate:g} is outside the {low:g} to {high:g} usual in fine-tuning"
         yield Finding(code="unusual_learning_rate", message=message, param=_knob(spec, "learning_rate"))
+
+
+def _untrained_strong(wmss: WmssConfig) -> Iterator[Finding]:
+    if wmss.mixing_weight == 0 and not wmss.mixing_weight_end:
+        message = "with a mixing weight of 0 no gradient reaches the strong model, the one that is kept; raise it"
+        yield Finding(code="strong_untrained", message=message, param="method.wmss.mixing_weight")
 
 
 def _noisy_entropy(training: FileContent) -> Iterator[Finding]:

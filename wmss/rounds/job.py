@@ -115,8 +115,9 @@ class Checkpoint:
 
     @classmethod
     def read(cls, artifacts: Artifacts) -> "Checkpoint":
-        """What `record` gave."""
-        return cls(Path(artifacts["checkpoint"]), ModelSource.model_validate(artifacts["source"]))
+        """What `record` gave. A job begun by a release without adapters recorded no source: its models are whole."""
+        folder, source = Path(artifacts["checkpoint"]), artifacts.get("source")
+        return cls.whole(folder) if source is None else cls(folder, ModelSource.model_validate(source))
 
     def record(self) -> Artifacts:
         """As JSON values."""

@@ -48,7 +48,8 @@ def about_to_train(run: TrainingRun) -> str:
     num_steps, knobs = run.sampler().num_steps, run.hyperparameters
     at_most = "at most " if run.stop_at_saturation else ""
     start, end = run.mixing_weight, run.mixing_weight_end
-    mix = "" if start == 1.0 and not run.weak else f", mixing weight {start:g}" + (f" to {end:g}" if end else "")
+    to = "" if end is None else f" to {end:g}"
+    mix = "" if start == 1.0 and end is None and not run.weak else f", mixing weight {start:g}{to}"
     return (
         f"{run.phase}: {at_most}{num_steps:,} steps, {len(run.indices):,} samples an epoch, learning rate up to "
         f"{knobs.peak_learning_rate:g}{mix}"

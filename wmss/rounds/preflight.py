@@ -9,7 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TypeVar
 
-from wmss.config import JobSpec, resolve_batch_size, resolve_max_length
+from wmss.config import JobSpec, WmssMethod, resolve_batch_size, resolve_max_length
 from wmss.data.dataset import Sample, read_samples
 from wmss.data.tokenization import tokenize_samples
 from wmss.errors import ConfigError, DataError, ModelError, WmssError
@@ -80,6 +80,7 @@ def examine(sources: Sources, refusals: Refusals) -> Findings:
     found.attempt(_optimizer, sources.spec)
     if found.training is not None:
         found.batch_size = found.attempt(_batch_size, sources.spec, len(found.training.samples))
+        found.attempt(_max_share, sources.spec, len(found.training.samples))
     return found
 
 
@@ -148,6 +149,17 @@ def _batch_size(spec: JobSpec, num_samples: int) -> int:
             param=f"method.{spec.method.type}.hyperparameters.batch_size",
         )
     return batch_size
+
+
+def _max_share(spec: JobSpec, num_samples: int) -> None:
+    """What fails for every draw; whether some samples have no weight at all is known only when they are scored."""
+    share = spec.method.wmss.max_share if isinstance(spec.method, WmssMethod) else None
+    if share is not None and share * num_samples < 1.0:
+        raise ConfigError(
+            f"max_share: expected at least {1 / num_samples:g}, 1 over the {num_samples} samples of the training file, "
+            f"got {share}; raise it",
+            param="method.wmss.max_share",
+        )
 
 
 MAX_LINES = 20

@@ -86,7 +86,7 @@ class Cost(_Part):
     disk_bytes: int
     """Everything the job leaves: the checkpoints that are kept, and the finished model."""
     temporary_disk_bytes: int
-    """More that is needed for a moment: a checkpoint is written before an older one goes."""
+    """More that is needed for a while: a checkpoint is written before an older one goes; cached hidden states."""
     training_flops: float
     scoring_flops: float
     """Reading every sample once under each checkpoint; generated answers come on top."""

@@ -19,7 +19,10 @@ from wmss.scoring.interfaces import Progress
 from wmss.scoring.rewards import is_verifiable
 from wmss.scoring.tables import EntropyTable, score_samples
 
-SCORE_BATCH_TOKENS = 32768
+SCORE_CALL = {"batch_tokens": 32768}
+"""How much is asked of a scorer at a time."""
+STATES_CALL = {"batch_tokens": 8192, "min_samples": 1}
+"""With hidden states, 4·D bytes a token: 134 MB a call at a width of 4096, and still a full step of the engine."""
 CACHE_VERSION = 2
 """Part of every cache key; raise it when the same question would get another answer (positions, pooler, verifier)."""
 
@@ -122,12 +125,13 @@ class Scores:
     ) -> float:
         provenance = self._engines.provenance()
         first = next(iter(tables))
+        size = SCORE_CALL if states is None else STATES_CALL
         with self._engines.scorer(checkpoint, max_length=self._max_length, keep_states=states is not None) as scorer:
             assert scorer.provenance() == provenance, f"{scorer.provenance()} is not the promised {provenance}"
             started = time.monotonic()
             for name, rows in samples.items():
                 writer = StateWriter(states, rows) if states is not None and name == first else None
-                table = score_samples(rows, scorer, batch_tokens=SCORE_BATCH_TOKENS, progress=progress, states=writer)
+                table = score_samples(rows, scorer, progress=progress, states=writer, **size)
                 if writer is not None:
                     writer.close()
                 self._publish(tables[name], table.save)

@@ -34,7 +34,7 @@ from wmss.rounds.report import gigabytes
 from wmss.rounds.scores import Scores
 from wmss.scoring.interfaces import Progress
 from wmss.scoring.tables import EntropyTable
-from wmss.training.checkpoints import Reading, load_metrics, load_readings
+from wmss.training.checkpoints import Reading, is_complete, load_metrics, load_readings
 from wmss.training.run import ModelSource, TrainingRun
 
 
@@ -47,16 +47,19 @@ def run_job(job: Job, engines: Engines, journal: Journal) -> Artifacts:
         knobs = method.supervised.hyperparameters
         tuned = stage.once("sft", lambda: stage.sft(knobs, knobs.num_epochs))
         models = {"base": Checkpoint.whole(job.base), "result": Checkpoint.read(tuned)}
+        weak = None
     else:
-        models = _weak_driven(stage, method.wmss)
-    exported = stage.once("export", lambda: stage.export(models["result"].folder))
+        models, weak = _weak_driven(stage, method.wmss)
+    exported = stage.once("export", lambda: stage.export(models["result"].folder, weak))
     if job.validation_file is not None:
-        stage.once("evaluate", lambda: stage.evaluate({name: model.folder for name, model in models.items()}))
+        # The model that is handed out, not the checkpoint it was made from: export rounds to the base's precision.
+        folders = {name: model.folder for name, model in models.items()} | {"result": job.result}
+        stage.once("evaluate", lambda: stage.evaluate(folders))
     return exported
 
 
-def _weak_driven(stage: "_Stage", wmss: WmssConfig) -> dict[str, Checkpoint]:
-    """Supervised fine-tuning, then the rounds; returns the models to compare, the result last.
+def _weak_driven(stage: "_Stage", wmss: WmssConfig) -> tuple[dict[str, Checkpoint], Path]:
+    """Supervised fine-tuning, then the rounds; returns the models to compare, the result last, and the first weak one.
 
     In round t the weak model is M_{t-1} and the strong one M_t; the strong branch becomes M_{t+1}, the trained weak one
     is thrown away, and H(M_t) serves again as the next round's weak entropy.
@@ -76,12 +79,13 @@ def _weak_driven(stage: "_Stage", wmss: WmssConfig) -> dict[str, Checkpoint]:
         if until_flat and job.weak is None and tuned["useful_weak"] is not None:
             weak = Checkpoint.read(tuned["useful_weak"])
     models = {"base": Checkpoint.whole(job.base), "strong_before": strong}
+    first_weak = weak.folder
     weak_scores: Artifacts | None = None
     for number in range(1, wmss.rounds + 1):
         result, strong_scores = _one_round(stage, wmss, number, weak, strong, weak_scores)
         weak, strong, weak_scores = strong, result, strong_scores
         models["result" if number == wmss.rounds else f"round_{number}"] = result
-    return models
+    return models, first_weak
 
 
 def _one_round(
@@ -108,6 +112,8 @@ def _one_round(
         drawn = stage.once(weigh, lambda: stage.weigh(wmss, number, weak_scores, strong_scores))
     states = weak_scores["states"] if wmss.weak_cache and weak_scores is not None else None
     trained = stage.once(joint, lambda: stage.joint(wmss, joint, weak, strong, drawn, states))
+    if states is not None and (strong_scores is None or strong_scores["states"] != states):
+        shutil.rmtree(states, ignore_errors=True)  # as large as the data times the width, and read here only
     return Checkpoint.read(trained), strong_scores
 
 
@@ -187,7 +193,9 @@ class _Stage:
         saturated_at = metrics.get("saturated_at")
         if not readings:
             return {"saturated_at": saturated_at, "useful_weak": None}
-        stored = {int(load_metrics(other)["step"]): other for other in folder.parent.glob("step-*")}
+        # A worker that was killed while it copied a checkpoint leaves a part of it.
+        whole = [other for other in folder.parent.glob("step-*") if is_complete(other)]
+        stored = {int(load_metrics(other)["step"]): other for other in whole}
         steps = [step for step in stored if step < metrics["step"]]
         entropies = {0: readings[0].entropy} | {step: _entropy_at(step, readings) for step in steps}
         strong_entropy = _entropy_at(int(metrics["step"]), readings)
@@ -228,8 +236,8 @@ class _Stage:
         # Another stream of random numbers for every round, the same for every restart.
         seed = self.job.spec.seed if number == 1 else [self.job.spec.seed, number]
         every_draw = draw(weights, num_draws=num_samples, seed=seed, deduplicate=False)
-        indices = np.unique(every_draw) if wmss.deduplicate else every_draw
         times_drawn = np.bincount(every_draw, minlength=num_samples)
+        indices = np.flatnonzero(times_drawn) if wmss.deduplicate else every_draw
         table = self.job.folder / f"{in_round('curriculum', number)}.parquet"
         samples = load_tokenized(self._samples_file)
         columns: dict[str, Any] = {
@@ -351,8 +359,9 @@ class _Stage:
         trained = Checkpoint.of_training(folder, run)
         return folder, trained.record() | {"num_steps": int(metrics["step"])}
 
-    def export(self, checkpoint: Path) -> Artifacts:
-        """Put the strong branch, alone, where finished models lie, with a record of where it comes from."""
+    def export(self, checkpoint: Path, weak: Path | None) -> Artifacts:
+        """Put the strong branch, alone, where finished models lie, with a record of where it comes from: the weak model
+        is the first round's."""
         job = self.job
         staging = job.folder / "export"
         shutil.rmtree(staging, ignore_errors=True)
@@ -363,7 +372,7 @@ class _Stage:
             "job": job.id,
             "wmss_version": __version__,
             "base": str(job.base),
-            "weak": str(job.weak) if job.weak else None,
+            "weak": str(weak) if weak else None,
             "strong": str(job.strong) if job.strong else None,
             "method": job.spec.method.model_dump(mode="json"),
             "seed": job.spec.seed,

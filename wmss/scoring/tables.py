@@ -57,15 +57,17 @@ def score_samples(
     batch_tokens: int,
     progress: Progress,
     states: StateWriter | None = None,
+    min_samples: int = MIN_BATCH_SAMPLES,
 ) -> EntropyTable:
-    """Score every sample: longest first, in calls of about `batch_tokens` tokens but at least 64 samples.
+    """Score every sample: longest first, in calls of about `batch_tokens` tokens but at least `min_samples` samples.
 
-    `states` takes the hidden states at supervised positions, from a scorer that keeps them.
+    `states` takes the hidden states at supervised positions, from a scorer that keeps them. The answers of such a one
+    are D / 2 times as large: `min_samples` is better 1 then, and memory bounded by `batch_tokens` alone.
     """
     entropy = np.full(len(samples), np.nan)
     nll = np.full(len(samples), np.nan)
     done = 0
-    for batch in _batches(samples, batch_tokens):
+    for batch in _batches(samples, batch_tokens, min_samples):
         results = scorer.score([samples[i].input_ids.tolist() for i in batch])
         for index, statistics in zip(batch, results, strict=True):
             rows = statistics[samples[index].predicting_positions]
@@ -83,13 +85,15 @@ def score_samples(
     )
 
 
-def _batches(samples: Sequence[TokenizedSample], batch_tokens: int) -> list[list[int]]:
+def _batches(
+    samples: Sequence[TokenizedSample], batch_tokens: int, min_samples: int = MIN_BATCH_SAMPLES
+) -> list[list[int]]:
     order = sorted(range(len(samples)), key=lambda i: (-len(samples[i].input_ids), i))
     batches: list[list[int]] = []
     tokens = 0
     for index in order:
         length = len(samples[index].input_ids)
-        if not batches or (tokens + length > batch_tokens and len(batches[-1]) >= MIN_BATCH_SAMPLES):
+        if not batches or (tokens + length > batch_tokens and len(batches[-1]) >= min_samples):
             batches.append([])
             tokens = 0
         batches[-1].append(index)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from wmss.models.packed_attention import Runs, runs_of
+from wmss.models.packed_attention import Runs
 from wmss.records import TokenizedSample
 
 
@@ -67,7 +67,7 @@ def collate(
         input_ids=input_ids_N.view(shape).to(device),
         position_ids=position_ids_N.view(shape).to(device),
         lengths=lengths_N.view(shape).to(device),
-        runs=runs_of(lengths) if packing else None,
+        runs=Runs(lengths) if packing else None,
         rows=torch.cat([none, *rows]).to(device),
         labels=torch.cat([none, *labels]).to(device),
         weak_states=tuple(states.to(device) for states in weak_states),

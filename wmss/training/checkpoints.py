@@ -182,17 +182,33 @@ def load_readings(folder: Path) -> list[Reading]:
 
 def verify(folder: Path) -> None:
     """Raise `TrainingError` unless every file of a checkpoint is there and has the digest it was written with."""
-    records = sorted(folder.glob("digests_rank*.json"))
+    records = _digests(folder)
     if not records:
         raise TrainingError(f"{folder} is no complete checkpoint: it has no digests; remove it to resume from another")
-    for record in records:
-        for name, digest in json.loads(record.read_text(encoding="utf-8")).items():
-            file = folder / name
-            if not file.is_file() or _digest(file) != digest:
-                raise TrainingError(
-                    f"{file} is {'damaged' if file.is_file() else 'missing'}; remove the checkpoint {folder} to resume "
-                    "from an earlier one"
-                )
+    for file, digest in records.items():
+        if not file.is_file() or _digest(file) != digest:
+            raise TrainingError(
+                f"{file} is {'damaged' if file.is_file() else 'missing'}; remove the checkpoint {folder} to resume "
+                "from an earlier one"
+            )
+
+
+def is_complete(folder: Path) -> bool:
+    """Whether all files of a checkpoint are there; what is in them is `verify`'s to read."""
+    try:
+        records = _digests(folder)
+    except ValueError:  # half of a JSON file
+        return False
+    return bool(records) and all(file.is_file() for file in records)
+
+
+def _digests(folder: Path) -> dict[Path, str]:
+    """What the workers wrote down, file by file."""
+    return {
+        folder / name: digest
+        for record in sorted(folder.glob("digests_rank*.json"))
+        for name, digest in json.loads(record.read_text(encoding="utf-8")).items()
+    }
 
 
 def _part(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -122,7 +122,7 @@ class _Trainer:
         self._stop_if_not_finite(mean_loss, norms["grad_norm"], step, batch.tolist())
         if knobs.gradient_clip is not None:
             self._clip(norms["grad_norm"], knobs.gradient_clip)
-        learning_rate = self._schedule.get_last_lr()[0]
+        learning_rate = float(self._schedule.get_last_lr()[0])  # torchao keeps it in a tensor
         self._optimizer.step()
         self._schedule.step()
         self._optimizer.zero_grad(set_to_none=True)
@@ -162,9 +162,11 @@ class _Trainer:
         loss_sum = torch.zeros((), dtype=torch.float64, device=host.device)
         names = statistics_of(1 + len(self._run.weak))
         sums = torch.zeros(len(names) + 1, dtype=torch.float64, device=host.device)
+        # From every micro-batch: the first one holds the longest samples.
+        rows_each = -(-TELEMETRY_ROWS // len(groups))
         for number, group in enumerate(groups):
             micro = self._collate(group, of=batch)
-            rows = TELEMETRY_ROWS if telemetry and number == 0 else 0
+            rows = rows_each if telemetry else 0
             last = number == len(groups) - 1
             with contextlib.nullcontext() if last else no_sync(self._module):
                 loss, statistics = self._module(micro, rows)

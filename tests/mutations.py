@@ -1,0 +1,339 @@
+"""Does a test fail for every mistake that matters? `python -m tests.mutations [NAME ...]`
+
+Each mutation is made alone, in a copy of the package, and the fast tests that should see it are run on the copy. It
+prints which test did, and fails if none does, or if the text that a mutation replaces is no longer there.
+"""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).resolve().parents[1]
+COPIED = ("wmss", "services", "tests", "pyproject.toml")
+
+MIXING, TELEMETRY = "tests/core/test_mixing.py", "tests/core/test_telemetry.py"
+LOOP, EQUIVALENCES = "tests/training/test_loop.py", "tests/training/test_equivalences.py"
+DISTRIBUTED, BATCHES = "tests/training/test_distributed.py", "tests/training/test_batches.py"
+PACKED = "tests/models/test_packed_attention.py"
+
+
+class Mutation(NamedTuple):
+    name: str
+    file: str
+    """Inside the repository."""
+    replaced: tuple[tuple[str, str], ...]
+    """Texts, each of which must be there exactly once, and what takes their place."""
+    tests: tuple[str, ...]
+
+
+def mutation(name: str, file: str, *replaced: tuple[str, str], tests: Iterable[str]) -> Mutation:
+    return Mutation(name, f"wmss/{file}", replaced, tuple(tests))
+
+
+MUTATIONS = (
+    mutation(
+        "the target's term of the gradient has the wrong sign",
+        "core/mixing.py",
+        ("torch.full_like(target_C1, -1.0)", "torch.full_like(target_C1, 1.0)"),
+        tests=[MIXING],
+    ),
+    mutation("the gradient points uphill", "core/mixing.py", ("z_CV.mul_(scale)", "z_CV.mul_(-scale)"), tests=[MIXING]),
+    mutation(
+        "the target's term of the loss has the wrong sign",
+        "core/mixing.py",
+        ("(normaliser_C1.log() - target_C1)", "(normaliser_C1.log() + target_C1)"),
+        tests=[MIXING],
+    ),
+    mutation(
+        "the mean term of the entropy has the wrong sign",
+        "core/entropy.py",
+        ("entropy_C = log_normaliser_C - exp_CV", "entropy_C = log_normaliser_C + exp_CV"),
+        tests=["tests/core/test_entropy.py"],
+    ),
+    mutation(
+        "a branch enters the mix without its weight",
+        "core/mixing.py",
+        (
+            "z_CV.addmm_(self.hidden_RD[chunk], self.head_VD.t(), alpha=self.weight)",
+            "z_CV.addmm_(self.hidden_RD[chunk], self.head_VD.t())",
+        ),
+        tests=[MIXING],
+    ),
+    mutation(
+        "a branch's hidden states receive their gradient without its weight",
+        "core/mixing.py",
+        ("addmm_(grad_CV, self.head_VD, beta=0.0, alpha=self.weight)", "addmm_(grad_CV, self.head_VD, beta=0.0)"),
+        tests=[MIXING],
+    ),
+    mutation(
+        "a branch's head receives its gradient without its weight",
+        "core/mixing.py",
+        ("addmm_(grad_CV.t(), self.hidden_RD[chunk], alpha=self.weight)", "addmm_(grad_CV.t(), self.hidden_RD[chunk])"),
+        tests=[MIXING],
+    ),
+    mutation(
+        "weak branches that share a frozen head enter without their weights",
+        "core/mixing.py",
+        (
+            "sum(branch.hidden.to(dtype) * branch.weight for branch in group)",
+            "sum(branch.hidden.to(dtype) for branch in group)",
+        ),
+        tests=[MIXING],
+    ),
+    mutation(
+        "training forgets the weak models' 1-λ",
+        "training/branches.py",
+        ("[(1.0 - self.mixing_weight) * share for share in", "[share for share in"),
+        tests=[LOOP],
+    ),
+    mutation(
+        "λ keeps its first value",
+        "training/loop.py",
+        ("self._branches.mixing_weight = mixing_weight_at(", "_ = mixing_weight_at("),
+        tests=[EQUIVALENCES],
+    ),
+    mutation(
+        "a target is predicted at its own position",
+        "records.py",
+        ("return np.flatnonzero(self.target_mask) - 1", "return np.flatnonzero(self.target_mask)"),
+        tests=[BATCHES, "tests/data"],
+    ),
+    mutation(
+        "a position is to predict its own token",
+        "training/batches.py",
+        ("labels.append(ids[positions + 1])", "labels.append(ids[positions])"),
+        tests=[BATCHES],
+    ),
+    mutation(
+        "the loss weighs the strong model with 1-λ",
+        "core/mixing.py",
+        (
+            "Branch(strong_hidden, strong_head, strong_bias, mixing_weight)",
+            "Branch(strong_hidden, strong_head, strong_bias, 1.0 - mixing_weight)",
+        ),
+        (
+            "Branch(weak_hidden, weak_head, weak_bias, 1.0 - mixing_weight)",
+            "Branch(weak_hidden, weak_head, weak_bias, mixing_weight)",
+        ),
+        tests=[MIXING],
+    ),
+    mutation(
+        "training weighs the strong model with 1-λ",
+        "training/branches.py",
+        ("[(1.0 - self.mixing_weight) * share for share in", "[self.mixing_weight * share for share in"),
+        ("batch), head, bias, self.mixing_weight)]", "batch), head, bias, 1.0 - self.mixing_weight)]"),
+        tests=[LOOP],
+    ),
+    mutation(
+        "the draw takes the weak model for the strong one",
+        "core/curriculum.py",
+        ("delta = strong_entropy - weak_entropy", "delta = weak_entropy - strong_entropy"),
+        tests=["tests/core/test_curriculum.py"],
+    ),
+    mutation(
+        "hard negatives are those the strong model finds harder",
+        "core/telemetry.py",
+        ("harder_CV = gap_CV < gap_CV", "harder_CV = gap_CV > gap_CV"),
+        tests=[TELEMETRY],
+    ),
+    mutation(
+        "the loss is taken on prompts too",
+        "training/batches.py",
+        ("positions = torch.from_numpy(sample.predicting_positions)", "positions = torch.arange(length - 1)"),
+        tests=[BATCHES, LOOP],
+    ),
+    mutation(
+        "rows without a label are not left out of the entropy's likelihood",
+        "core/entropy.py",
+        (".masked_fill_(labels_C == DEFAULT_IGNORE_INDEX, torch.nan)", ""),
+        tests=["tests/core/test_entropy.py"],
+    ),
+    mutation(
+        "a micro-batch is divided by its own number of targets",
+        "training/loop.py",
+        (
+            "(loss * (host.world_size / num_targets)).backward()",
+            "(loss * (host.world_size / max(1, micro.labels.numel()))).backward()",
+        ),
+        tests=[LOOP, EQUIVALENCES],
+    ),
+    mutation(
+        "workers average what they should sum",
+        "training/loop.py",
+        ("(loss * (host.world_size / num_targets)).backward()", "(loss / num_targets).backward()"),
+        tests=[DISTRIBUTED],
+    ),
+    mutation(
+        "workers that divide the weights make different numbers of passes",
+        "training/loop.py",
+        ('self._run.parallelism == "fsdp"', "False"),
+        tests=[DISTRIBUTED],
+    ),
+    mutation(
+        "the second term of v2 is the weak model's entropy",
+        "core/curriculum.py",
+        ('"v2": ("drop", "strong", "rise")', '"v2": ("drop", "weak", "rise")'),
+        tests=["tests/core/test_curriculum.py"],
+    ),
+    mutation(
+        "per_term does not scale its terms",
+        "core/curriculum.py",
+        ('if weighting == "per_term":', "if False:"),
+        tests=["tests/core/test_curriculum.py"],
+    ),
+    mutation(
+        "a resumed run forgets the generator's state",
+        "training/loop.py",
+        ("            resumed.restore_rng()\n", ""),
+        tests=[f"{LOOP}::test_resumed_run_is_bit_identical"],
+    ),
+    mutation(
+        "a resumed run forgets the optimizer's moments",
+        "training/loop.py",
+        ("            checkpoints.restore_optimizer(resumed, self._branches, self._optimizer)\n", ""),
+        tests=[f"{LOOP}::test_resumed_run_is_bit_identical"],
+    ),
+    mutation(
+        "a resumed run forgets where its schedule was",
+        "training/loop.py",
+        ("            self._schedule.load_state_dict(resumed.schedule)\n", ""),
+        tests=[f"{LOOP}::test_resumed_run_is_bit_identical"],
+    ),
+    mutation(
+        "a resumed run takes the weak model from where it began",
+        "training/build.py",
+        ("stored = resumed.weak_folder(number) if resumed is not None and trained else None", "stored = None"),
+        tests=[f"{LOOP}::test_resumed_run_is_bit_identical"],
+    ),
+    mutation(
+        "a damaged checkpoint is used",
+        "training/checkpoints.py",
+        ("    verify(folder)\n", ""),
+        tests=[f"{EQUIVALENCES}::test_damaged_checkpoint_is_refused_by_name"],
+    ),
+    mutation(
+        "packed samples see each other",
+        "models/packed_attention.py",
+        ("    if packed_runs is None:\n", "    if True:\n"),
+        tests=[PACKED],
+    ),
+    mutation(
+        "the sliding window is one token too long",
+        "models/packed_attention.py",
+        ("(back < sliding_window)", "(back <= sliding_window)"),
+        tests=[PACKED],
+    ),
+    mutation(
+        "a frozen weak model is trained",
+        "training/build.py",
+        ("trained = run.hyperparameters.lora, not run.weak_frozen", "trained = run.hyperparameters.lora, True"),
+        tests=[LOOP],
+    ),
+    mutation(
+        "a frozen weak model has dropout",
+        "training/branches.py",
+        ("            model.eval()\n", ""),
+        tests=[EQUIVALENCES],
+    ),
+    mutation(
+        "weak adapters run under the strong one",
+        "training/branches.py",
+        ("using_adapter(model, self.adapter):", "using_adapter(model, STRONG_ADAPTER):"),
+        ("import adapter_parameters, using_adapter", "import STRONG_ADAPTER, adapter_parameters, using_adapter"),
+        tests=[EQUIVALENCES],
+    ),
+    mutation(
+        "a merged adapter is not scaled",
+        "models/adapters.py",
+        ("tensor + (knobs.alpha / knobs.rank) * (", "tensor + ("),
+        tests=[EQUIVALENCES],
+    ),
+    mutation(
+        "gradients are clipped to twice their bound",
+        "training/loop.py",
+        ("torch._foreach_mul_(gradients, limit / norm)", "torch._foreach_mul_(gradients, 2 * limit / norm)"),
+        tests=[f"{EQUIVALENCES}::test_first_step_by_hand"],
+    ),
+    mutation(
+        "noise takes the width for the length",
+        "training/branches.py",
+        ("(self.lengths * embeddings.shape[-1]).sqrt()", "(0 * self.lengths + embeddings.shape[-1] ** 2).sqrt()"),
+        tests=["tests/training/test_branches.py"],
+    ),
+    mutation(
+        "cached states are those of the sample before",
+        "data/states.py",
+        (
+            "self._states[self._offsets[index] : self._offsets[index + 1]]",
+            "self._states[self._offsets[index - 1] : self._offsets[index]]",
+        ),
+        tests=["tests/data/test_states.py"],
+    ),
+)
+
+
+def killer(copy: Path, tests: Iterable[str]) -> str | None:
+    """The first of `tests` that fails in a copy of the repository, None if all pass."""
+    command = [sys.executable, "-m", "pytest", "-x", "-q", "--tb=no", "-rfE", "-p", "no:cacheprovider", *tests]
+    environment = os.environ | {"PYTHONPATH": str(copy), "PYTHONDONTWRITEBYTECODE": "1"}
+    done = subprocess.run(command, cwd=copy, env=environment, capture_output=True, text=True)
+    found = re.search(r"^(?:FAILED|ERROR) (tests/\S+)", done.stdout, flags=re.MULTILINE)
+    # Anything but "all passed" and "a test failed" is no answer.
+    if done.returncode not in (0, 1) or (done.returncode == 1) != (found is not None):
+        raise RuntimeError(f"pytest ended with {done.returncode} and no result:\n{done.stdout}\n{done.stderr}")
+    return found[1] if found else None
+
+
+def mutated(source: str, change: Mutation) -> str:
+    for old, new in change.replaced:
+        if source.count(old) != 1:
+            raise LookupError(
+                f"{change.name}: expected once in {change.file}, found {source.count(old)} times: {old!r}"
+            )
+        source = source.replace(old, new)
+    return source
+
+
+def survivors(changes: Iterable[Mutation]) -> list[str]:
+    """Names of the mutations that no test saw; prints a line for each as it goes."""
+    changes, alive = list(changes), []
+    sources = {change.name: mutated((ROOT / change.file).read_text(encoding="utf-8"), change) for change in changes}
+    with tempfile.TemporaryDirectory(prefix="wmss-mutations-") as name:
+        copy = Path(name)
+        for part in COPIED:
+            source = ROOT / part
+            if source.is_dir():
+                shutil.copytree(source, copy / part, ignore=shutil.ignore_patterns("__pycache__"))
+            else:
+                shutil.copyfile(source, copy / part)
+        # Without it, a test that always fails would be said to see everything.
+        broken = killer(copy, sorted({test.split("::")[0] for change in changes for test in change.tests}))
+        if broken is not None:
+            raise RuntimeError(f"{broken} fails without any mutation")
+        for change in changes:
+            file = copy / change.file
+            original = file.read_text(encoding="utf-8")
+            file.write_text(sources[change.name], encoding="utf-8")
+            found = killer(copy, change.tests)
+            file.write_text(original, encoding="utf-8")
+            print(f"{'SURVIVED' if found is None else 'seen'}  {change.name}  {found or ''}".rstrip(), flush=True)
+            if found is None:
+                alive.append(change.name)
+    return alive
+
+
+def main(names: list[str]) -> int:
+    unknown = set(names) - {change.name for change in MUTATIONS}
+    if unknown:
+        raise SystemExit(f"no such mutation: {sorted(unknown)}")
+    return 1 if survivors(change for change in MUTATIONS if not names or change.name in names) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
