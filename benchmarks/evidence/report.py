@@ -9,6 +9,7 @@ from benchmarks.evidence.rows import Key, Row, missing
 from benchmarks.evidence.statistics import Difference, paired_difference
 from benchmarks.evidence.task import MODULUS, NUM_FACTS
 
+NO_DIFFERENCE = "–"
 OTHERS = tuple(name for name in ARMS if name != REFERENCE_ARM)
 MIXED = tuple(name for name, arm in ARMS.items() if arm.mixing == "logits")
 
@@ -28,9 +29,9 @@ class Measure:
         return 100.0 * test["num_correct"] / test["num_problems"] if self.unit == "points" else float(test["nll"])
 
     def verdict(self, difference: Difference) -> str:
-        """`better`, `worse`, or `-` where the interval holds 0."""
+        """`better`, `worse`, or `NO_DIFFERENCE` where the interval holds 0."""
         if not difference.is_clear:
-            return "–"
+            return NO_DIFFERENCE
         return "better" if (difference.mean > 0) == self.higher_is_better else "worse"
 
 
@@ -39,6 +40,7 @@ MEASURES = tuple(
     for kind, unit in (("accuracy", "points"), ("NLL", "nats"))
     for test in TESTS
 )
+ACCURACIES = MEASURES[: len(TESTS)]
 
 
 @dataclass(frozen=True)
@@ -97,7 +99,7 @@ def write_report(rows: dict[Key, Row], docs: Path) -> None:
 
 def report(results: Sequence[Results]) -> str:
     """The whole page."""
-    parts = [_INTRODUCTION, _what_was_done(results[0].setting), _arms()]
+    parts = [_INTRODUCTION, _summary(results), _what_was_done(results[0].setting), _arms()]
     for result in results:
         parts += [_setting(result)]
     parts += [_reading(results), _WHY, _CHOICE, _LIMITS, _provenance(results)]
@@ -112,6 +114,25 @@ page is written by `python -m benchmarks.evidence --report` from the rows in `be
 every figure and every verdict on it follows from those rows.
 """
 
+
+def _summary(results: Sequence[Results]) -> str:
+    lines = [
+        f"In short, by accuracy against `{REFERENCE_ARM}` (better or worse: the 95 % interval of the paired difference",
+        "leaves out 0 on one of the two tests or on both, the same way):",
+        "",
+    ]
+    for result in results:
+        groups: dict[str, list[str]] = {"better": [], "worse": [], "mixed": [], "no difference shown": []}
+        for arm in OTHERS:
+            verdicts = {m.verdict(result.against(arm, REFERENCE_ARM, m)) for m in ACCURACIES} - {NO_DIFFERENCE}
+            word = "no difference shown" if not verdicts else verdicts.pop() if len(verdicts) == 1 else "mixed"
+            groups[word].append(f"`{arm}`")
+        found = "; ".join(f"{word}: {', '.join(arms)}" for word, arms in groups.items() if arms)
+        lines.append(f"- `{result.setting.name}`: {found}.")
+    lines += ["", "![Paired differences of every seed, with their intervals](evidence.png)"]
+    return "\n".join(lines)
+
+
 _WHY = """
 A guess at why, which nothing here tests: a strong model that fits the data together with a fixed weak one ends at
 P_s ∝ q^{1/λ} P_w^{−(1−λ)/λ} (q the data's distribution). It leans away from the weak model, also on the half of the
@@ -123,12 +144,13 @@ _CHOICE = """
 ## How the settings came about
 
 They were chosen by M0 and M1 alone, before any arm was run on them: M1 well under 100 % though its training loss has
-flattened. Before that, single draws of four other regimes were tried with an earlier state of the code (modulo 11, a
-base without misconceptions, 120 to 3,000 samples, 0 to 20 % wrong steps), six trials of the arms in all, at peak
+flattened. Before that, single draws of four other regimes were tried with an earlier state of the code (modulo 11,
+bases whose mistakes were random, 120 to 3,000 samples, 0 to 20 % wrong steps), six trials of the arms in all, at peak
 learning rates of 1e-3 and 3e-4 for all arms alike. In each of the six, the arms with mixed logits that were run
-answered fewer problems of the trained lengths right than plain fine-tuning. Restarting at 1e-3 made every arm forget,
-so 3e-4 it is, again for all arms alike. No regime was left out for what its arms showed. The arms with λ = 0.8 were
-added after the others had been seen, to learn whether their result hangs on λ = 0.5.
+answered fewer problems of the trained lengths right than plain fine-tuning. The search went on from there to a base
+with systematic mistakes, because a weak model that knows which wrong answers are near should help most there. In the
+last of the six a restart at 1e-3 made plain fine-tuning forget, so 3e-4 it is, again for all arms alike. The arms with
+λ = 0.8 were added after the others had been seen, to learn whether their result hangs on λ = 0.5.
 """
 
 _LIMITS = """
@@ -141,8 +163,8 @@ _LIMITS = """
   itself; a better λ, learning rate or weak checkpoint for an arm may exist.
 - The effect of de-duplication on cost: at equal steps `joint_v2` goes round its smaller set more often, and a joint
   step costs about two plain ones. Equal compute would favour `sft` further.
-- Small effects: five pairs show differences of about one standard deviation of the pairs' differences and more. The
-  intervals are not corrected for their number; with 95 % intervals one in twenty leaves out 0 by chance.
+- Small effects: with five pairs an interval reaches 1.24 standard deviations of the pairs' differences to each side.
+  The intervals are not corrected for their number; one in twenty leaves out 0 by chance.
 """
 
 
@@ -258,17 +280,17 @@ def _reading(results: Sequence[Results]) -> str:
     for result in results:
         lines.append(f"Setting `{result.setting.name}`:")
         lines.append("")
-        moved = _moves([result.against(REFERENCE_ARM, "strong", m) for m in MEASURES[: len(TESTS)]])
-        lines.append(f"- More plain fine-tuning of M1 changes its accuracy by {moved}.")
         for arm in OTHERS:
             of_arm = [c for c in result.comparisons() if c.arm == arm]
             better = [c.measure.name for c in of_arm if c.measure.verdict(c.difference) == "better"]
             worse = [c.measure.name for c in of_arm if c.measure.verdict(c.difference) == "worse"]
             lines.append(f"- `{arm}` against `{REFERENCE_ARM}`: {_judgement(better, worse)}.")
+        lines += ["", "Against M1 itself, that is against no second phase, by accuracy:", ""]
+        lines += [f"- `{arm}`: {_moves([result.against(arm, 'strong', m) for m in ACCURACIES])}." for arm in ARMS]
         lines += ["", "Against `strong_scaled` of the same λ, which has no weak model, by accuracy:", ""]
         for arm in MIXED:
             control = "strong_scaled" if ARMS[arm].mixing_weight == 0.5 else f"strong_scaled_{ARMS[arm].mixing_weight}"
-            moved = _moves([result.against(arm, control, m) for m in MEASURES[: len(TESTS)]])
+            moved = _moves([result.against(arm, control, m) for m in ACCURACIES])
             lines.append(f"- `{arm}`: {moved}.")
         lines.append("")
     return "\n".join(lines)
@@ -298,13 +320,12 @@ def _provenance(results: Sequence[Results]) -> str:
         [
             "## How it was run",
             "",
-            "`python -m benchmarks.evidence`: two processes of one thread each, no Ray, no vLLM. It can be stopped and "
-            "started again; a stored row is never computed again.",
+            "`python -m benchmarks.evidence`: two processes of one thread each, no Ray, no vLLM, on a machine that",
+            "others used as well (the seconds above are no benchmark). It can be stopped and started again: a stored",
+            "row is never computed again.",
             "",
             *lines,
             f"- {len(rows)} rows, {hours:.1f} hours of wall time over all processes; {state}",
-            "",
-            "![Paired differences of every seed, with their intervals](evidence.png)",
         ]
     )
 
@@ -316,12 +337,11 @@ def draw_picture(results: Sequence[Results], file: Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    measures = MEASURES[: len(TESTS)]
     figure, axes = pyplot.subplots(
-        len(results), len(measures), figsize=(10, 3.6 * len(results)), squeeze=False, layout="constrained"
+        len(results), len(ACCURACIES), figsize=(10, 3.6 * len(results)), squeeze=False, layout="constrained"
     )
     for line, result in zip(axes, results, strict=True):
-        for axis, measure in zip(line, measures, strict=True):
+        for axis, measure in zip(line, ACCURACIES, strict=True):
             axis.axhline(0.0, color="0.6", linewidth=1)
             for x, arm in enumerate(OTHERS):
                 d = result.against(arm, REFERENCE_ARM, measure)

@@ -132,7 +132,9 @@ def test_report_says_what_the_rows_say_and_is_the_same_again(tmp_path):
 def test_page_is_what_the_stored_rows_say():
     rows = load_rows(command.ROOT / "benchmarks/results/evidence/rows.jsonl")
     page = (command.ROOT / "docs/evidence.md").read_text(encoding="utf-8")
-    assert page == report([Results(setting, rows) for setting in SETTINGS]), "run: python -m benchmarks.evidence --report"
+    assert page == report([Results(setting, rows) for setting in SETTINGS]), (
+        "run: python -m benchmarks.evidence --report"
+    )
 
 
 def test_losses_are_called_losses():
