@@ -199,7 +199,7 @@ class Experiment:
             return list(range(len(tokens)))
         weak, strong = (self._score(self.trained(name) / STRONG_FOLDER, tokens).entropy for name in CHECKPOINTS)
         weights = sampling_weights(weak, strong, weighting="v2")
-        return draw(weights, num_draws=len(tokens), seed=self.seed, deduplicate=True).tolist()
+        return [int(index) for index in draw(weights, num_draws=len(tokens), seed=self.seed, deduplicate=True)]
 
     def _run(self, name: str, start: Path, training: Training, *, indices: Sequence[int] | None = None) -> TrainingRun:
         """Plain supervised fine-tuning from `start` on the setting's samples, or on some of them."""
