@@ -124,7 +124,12 @@ def peak_bytes(arm: Callable[[], object]) -> int:
 
 
 def log_slope(sizes: Sequence[float], values: Sequence[float]) -> float:
-    """Least-squares slope of log value against log size: 1 where cost grows in proportion."""
+    """Least-squares slope of log value against log size: 1 where cost grows in proportion.
+
+    Not a number where a value is not positive: a difference of times that noise hides.
+    """
+    if min(values) <= 0:
+        return math.nan
     slope, _ = statistics.linear_regression([math.log(size) for size in sizes], [math.log(value) for value in values])
     return slope
 
@@ -162,8 +167,8 @@ def line(
     return result if note is None else result | {"note": note}
 
 
-def _rounded(value: float) -> float:
-    return float(f"{value:.4g}")
+def _rounded(value: float) -> float | None:
+    return float(f"{value:.4g}") if math.isfinite(value) else None
 
 
 def print_lines(lines: Iterable[Line]) -> None:

@@ -87,7 +87,10 @@ def _verdicts(line: Line) -> list[list[str]]:
 
 
 def _arm(line: Line) -> list[str]:
-    figures = ", ".join(f"{name.replace('_', ' ')} {value:g}" for name, value in line["figures"].items())
+    figures = ", ".join(
+        f"{name.replace('_', ' ')} {'–' if value is None else format(value, 'g')}"
+        for name, value in line["figures"].items()
+    )
     numbers = [str(line.get(key, "")) for key in ("s_min", "s_median", "s_user_min", "peak_mib")]
     return [line["arm"], _setting(line), *numbers, figures]
 

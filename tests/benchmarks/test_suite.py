@@ -166,6 +166,13 @@ def test_arms_take_turns_and_the_first_round_is_not_counted():
 def test_slope_and_targets():
     assert log_slope([1, 2, 4], [3, 6, 12]) == pytest.approx(1.0)
     assert log_slope([1, 2, 4], [3, 12, 48]) == pytest.approx(2.0)
+
+
+def test_a_slope_that_noise_hides_is_no_number_and_no_success():
+    slope = log_slope([1, 2, 4], [3, 0.0, 12])
+    given = line("b", "a", {}, figures={"s": slope}, targets={"s": Target("t", at_most=9)})
+    assert (given["figures"], given["targets"]["s"]["passed"]) == ({"s": None}, False)
+    json.dumps(given, allow_nan=False)
     slope = Target("P-T13", at_least=0.95, at_most=1.05)
     assert [slope.holds(value) for value in (0.94, 0.95, 1.05, 1.06)] == [False, True, True, False]
 
