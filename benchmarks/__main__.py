@@ -48,10 +48,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--save", action="store_true", help=f"write {report.RESULTS.name}/DEVICE-COMMIT.jsonl as well")
     parser.add_argument(
         "--report",
-        nargs="?",
-        const="",
+        nargs="*",
         metavar="FILE",
-        help=f"measure nothing; write {report.PAGE.name} from FILE, or from the newest results",
+        help=f"measure nothing; write {report.PAGE.name} from the FILEs, or from all stored results",
     )
     given = parser.parse_args(arguments)
     unknown = sorted(set(given.names) - set(BENCHMARKS))
@@ -60,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if given.repetitions < 1:
         parser.error(f"--repetitions: expected a positive number, got {given.repetitions}")
     if given.report is not None:
-        report.write(Path(given.report) if given.report else report.newest())
+        report.write([Path(file) for file in given.report] or report.stored())
         return 0
     lines: list[Line] = [{"environment": environment()}]
     print_lines(lines)

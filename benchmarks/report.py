@@ -16,12 +16,12 @@ PAGE = ROOT / "docs" / "benchmarks.md"
 BEGIN, END = "<!-- results: made by `python -m benchmarks --report` -->", "<!-- end of results -->"
 
 
-def newest() -> Path:
-    """The stored results that were measured last."""
-    files = list(RESULTS.glob("*.jsonl"))
+def stored() -> list[Path]:
+    """All stored results, those that were measured last at the end."""
+    files = sorted(RESULTS.glob("*.jsonl"), key=lambda file: str(load(file)[0]["environment"]["measured"]))
     if not files:
         raise SystemExit(f"{RESULTS.name}: no stored results; run `python -m benchmarks --save` first")
-    return max(files, key=lambda file: str(load(file)[0]["environment"]["measured"]))
+    return files
 
 
 def load(file: Path) -> list[Line]:
@@ -29,21 +29,23 @@ def load(file: Path) -> list[Line]:
     return [json.loads(row) for row in file.read_text(encoding="utf-8").splitlines()]
 
 
-def write(file: Path, page: Path = PAGE) -> None:
-    """Put the tables of a result file between the page's marks."""
+def write(files: Sequence[Path], page: Path = PAGE) -> None:
+    """Put the tables of result files between the page's marks; of a benchmark in several files, the last one's."""
     text = page.read_text(encoding="utf-8")
     before, rest = text.split(BEGIN)
     after = rest.split(END)[1]
-    page.write_text(f"{before}{BEGIN}\n\n{render(load(file), file.name)}\n{END}{after}", encoding="utf-8")
+    page.write_text(f"{before}{BEGIN}\n\n{render(files)}\n{END}{after}", encoding="utf-8")
 
 
-def render(lines: Sequence[Line], source: str) -> str:
-    """Every target with its verdict, then every arm."""
-    environment, rows = lines[0]["environment"], lines[1:]
+def render(files: Sequence[Path]) -> str:
+    """Where the figures come from, every target with its verdict, then every arm."""
+    source: dict[str, Path] = {}
+    for file in files:
+        source |= {line["benchmark"]: file for line in load(file)[1:]}
+    rows = [line for file in files for line in load(file)[1:] if source[line["benchmark"]] == file]
+    rows.sort(key=lambda line: list(source).index(line["benchmark"]))
     parts = [
-        f"From `benchmarks/results/{source}`: commit {environment['commit']}, {environment['machine']}, "
-        f"torch {environment['torch']}, {environment['measured'][:10]}; load of the machine at the start "
-        f"{environment['load_1_min']}.",
+        *(_origin(file, [name for name in source if source[name] == file]) for file in dict.fromkeys(source.values())),
         "### Targets",
         _table(
             ["target", "benchmark", "arm", "setting", "figure", "measured", "must be", "aim", "met"],
@@ -64,6 +66,15 @@ def render(lines: Sequence[Line], source: str) -> str:
             *notes,
         ]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _origin(file: Path, names: Sequence[str]) -> str:
+    environment = load(file)[0]["environment"]
+    return (
+        f"From `benchmarks/results/{file.name}`: {', '.join(names)}; commit {environment['commit']}, "
+        f"{environment['machine']}, torch {environment['torch']}, {environment['measured'][:10]}; load of the machine "
+        f"at the start {environment['load_1_min']}."
+    )
 
 
 def _verdicts(line: Line) -> list[list[str]]:

@@ -203,7 +203,7 @@ def test_stored_results_become_the_page(monkeypatch, tmp_path):
     ]
     monkeypatch.setattr(packing, "run", lambda **_: iter(lines))
     assert command.main(["packing", "--save"]) == 0
-    report.write(report.newest(), page)
+    report.write(report.stored(), page)
     text = page.read_text()
     assert text.startswith("before\n") and text.endswith("after\n") and "old" not in text
     assert "| P-T0 | demo | ours | rows 2 | time | 1.0 | ≤ 1.1 |  | yes |" in text
