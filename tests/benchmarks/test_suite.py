@@ -61,7 +61,9 @@ def test_every_arm_runs(name):
     for given in lines:
         assert json.loads(json.dumps(given)) == given
         assert given["benchmark"] == name
-        assert all(math.isfinite(value) for value in given["figures"].values()), given
+        # At this size noise may hide what a weak model adds, and a slope of it is no number.
+        figures = {key: value for key, value in given["figures"].items() if key != "log_slope" or value is not None}
+        assert all(math.isfinite(value) for value in figures.values()), given
         assert given["targets"].keys() <= given["figures"].keys()
     assert any(given["targets"] for given in lines) or name == "vs_naive"  # gated at large vocabularies only
 
