@@ -31,7 +31,7 @@ from wmss.models.loading import TOKENIZER_FILES, load_model
 from wmss.scoring.torch_scorer import TorchEntropyScorer
 from wmss.tasks.arithmetic import make_problems, write_jsonl
 from wmss.training.loop import train
-from wmss.training.run import TrainingRun
+from wmss.training.run import ModelSource, TrainingRun
 
 pytestmark = pytest.mark.stack
 
@@ -206,11 +206,9 @@ def test_job_survives_the_death_of_worker_api_and_driver(stack, files, tmp_path)
     host = LocalHost(tmp_path)
     undisturbed = TrainingRun(
         phase="sft",
-        strong=stack.home / "models" / "qwen3",
+        strong=ModelSource(folder=stack.home / "models" / "qwen3"),
         samples=stack.home / "jobs" / job_id / "samples.parquet",
         indices=tuple(range(96)),
-        mixing_weight=1.0,
-        weak_frozen=True,
         batch_size=16,
         num_epochs=999,
         hyperparameters=Hyperparameters(**knobs),
