@@ -73,8 +73,7 @@ class Scores:
         cached = job.cache / "evaluations" / f"{key}.json"
         if cached.is_file():
             return json.loads(cached.read_text(encoding="utf-8"))  # type: ignore[no-any-return]
-        self._score(checkpoint, progress, ["validation"], keep_states=False)
-        table = EntropyTable.load(self._table(checkpoint_digest(checkpoint), tokenized))
+        table = EntropyTable.load(self._score(checkpoint, progress, ["validation"], keep_states=False).table)
         result = {
             "nll": table.token_nll,
             "mean_entropy": table.mean_entropy,

@@ -25,6 +25,7 @@ from wmss.data.tokenization import load_tokenized, save_tokenized
 from wmss.errors import ConfigError, raise_all
 from wmss.models.checkpoints import export_model
 from wmss.models.loading import checkpoint_digest, load_tokenizer
+from wmss.records import TokenizedSample
 from wmss.rounds import messages
 from wmss.rounds.dry_run import file_figures, plan, warnings
 from wmss.rounds.job import Artifacts, Checkpoint, Engines, Job, Journal
@@ -269,12 +270,18 @@ class _Stage:
         pq.write_table(pa.table(columns), table)
         self.journal.event(messages.drawn(len(indices), unique, num_samples), data=found)
         if weak is not None and strong is not None:
-            self._tell_extremes(weak, strong, weights, times_drawn)
+            self._tell_extremes(samples, weak, strong, weights, times_drawn)
         return {"table": str(table), "indices": indices.tolist(), **found}
 
-    def _tell_extremes(self, weak: EntropyTable, strong: EntropyTable, weights: Any, times_drawn: Any) -> None:
+    def _tell_extremes(
+        self,
+        samples: list[TokenizedSample],
+        weak: EntropyTable,
+        strong: EntropyTable,
+        weights: Any,
+        times_drawn: Any,
+    ) -> None:
         """The sample drawn most often, and of those never drawn the least likely one, for a person to look at."""
-        samples = load_tokenized(self._samples_file)
         tokenizer = load_tokenizer(self.job.base)
         most = int(np.argmax(times_drawn))
         chosen = {f"drawn most often, {times_drawn[most]} x": most}

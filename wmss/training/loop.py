@@ -206,9 +206,9 @@ class _Trainer:
 
     def _collate(self, group: list[int], *, of: list[int]) -> MicroBatch:
         """Tensors of a group; of an empty one, those of the batch's shortest sample without its targets."""
-        shortest = min(of, key=lambda index: len(self._samples[index].input_ids))
+        indices = group or [min(of, key=lambda index: len(self._samples[index].input_ids))]
         return collate(
-            [self._samples[index] for index in group or [shortest]],
+            [self._samples[index] for index in indices],
             device=self._host.device,
             packing=self._knobs.packing,
             supervised=bool(group),
