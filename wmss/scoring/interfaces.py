@@ -17,6 +17,9 @@ NUM_STATISTICS = 4
 class Scorer(Protocol):
     """Exact entropy under one checkpoint."""
 
+    calls_at_once: int
+    """Calls of `score` that should be under way together, from as many threads; 1 = one after the other."""
+
     def score(self, sequences: list[list[int]], starts: list[int] | None = None) -> list[npt.NDArray[np.float32]]:
         """Statistics at the positions of each sequence from its start on: row r stands at position starts[i] + r.
 

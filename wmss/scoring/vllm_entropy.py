@@ -138,6 +138,8 @@ class VllmEntropyScorer:
     `enforce_eager` and float32 make the figures exact and the start short; on GPU the caller may choose otherwise.
     """
 
+    calls_at_once = 1
+
     def __init__(
         self,
         checkpoint: Path,
