@@ -170,7 +170,7 @@ class TokenizedFile(Sequence[TokenizedSample]):
         self._lines = table["line"].to_numpy()
         ids = table["input_ids"].combine_chunks()
         self._offsets = ids.offsets.to_numpy().astype(np.int64)
-        self._ids = ids.values.to_numpy()
+        self._ids = ids.values.to_numpy().copy()  # Arrow's own memory is read-only, which torch does not take
         self._mask = table["target_mask"].combine_chunks().values.to_numpy(zero_copy_only=False)
 
     def __len__(self) -> int:
