@@ -3,6 +3,8 @@
 import asyncio
 import hashlib
 import json
+import logging
+import os
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,6 +16,9 @@ from ray.serve.handle import DeploymentHandle
 
 from services.failures import engine_error
 from services.settings import Settings, engine_environment
+from wmss.scoring.interfaces import EngineDiedError
+
+logger = logging.getLogger(__name__)
 
 CALL_TIMEOUT_S = 3600.0
 MAX_RETRIES = 3
@@ -36,8 +41,13 @@ class EngineReplica:
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="engine")
 
     async def run(self, function: Any, *arguments: Any) -> Any:
-        """Call `function` on the engine's thread."""
-        return await asyncio.get_running_loop().run_in_executor(self._thread, function, *arguments)
+        """Call `function` on the engine's thread. A replica whose engine has died goes with it, and Serve makes a new
+        one: whoever called calls again."""
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._thread, function, *arguments)
+        except EngineDiedError:
+            logger.exception("the engine has died; this replica ends")
+            os._exit(1)
 
     def build(self, function: Any) -> Any:
         """Make the engine on its thread; waits."""

@@ -14,6 +14,10 @@ NUM_STATISTICS = 4
 """Columns of a score: entropy, NLL of the next token, logsumexp of the logits, top-1 hit; hidden states follow them."""
 
 
+class EngineDiedError(RuntimeError):
+    """The process behind a scorer or generator is gone; another scorer or generator has to be made."""
+
+
 class Scorer(Protocol):
     """Exact entropy under one checkpoint."""
 
