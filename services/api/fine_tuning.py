@@ -187,24 +187,24 @@ def list_jobs(service: Service, request: Request, after: str | None = None, limi
 @router.get("/{job_id}")
 def retrieve(service: Service, job_id: str) -> JobObject:
     """One job."""
-    return JobObject.of(_job(service, job_id))
+    return JobObject.of(find_job(service, job_id))
 
 
 @router.post("/{job_id}/cancel")
 def cancel(service: Service, job_id: str) -> JobObject:
     """Stop a job; its workers and engines go within seconds. One that has succeeded or failed answers 409."""
-    _job(service, job_id)
+    find_job(service, job_id)
     found = service.store.request_cancel(job_id)
     if found in ("succeeded", "failed"):
         raise Problem(409, "job_ended", f"job {job_id} has already {found}; there is nothing to cancel")
     service.reconciler.wake()
-    return JobObject.of(_job(service, job_id))
+    return JobObject.of(find_job(service, job_id))
 
 
 @router.get("/{job_id}/events")
 def events(service: Service, job_id: str, after: str | None = None, limit: Limit = 20) -> Page[EventObject]:
     """Newest first: messages and, with type `metrics`, every training step."""
-    _job(service, job_id)
+    find_job(service, job_id)
     with cursor(after):
         rows, more = service.store.events(job_id, after=after, limit=limit)
     return Page(data=[EventObject.of(row) for row in rows], has_more=more)
@@ -213,7 +213,7 @@ def events(service: Service, job_id: str, after: str | None = None, limit: Limit
 @router.get("/{job_id}/checkpoints")
 def checkpoints(service: Service, job_id: str, after: str | None = None, limit: Limit = 10) -> Page[CheckpointObject]:
     """Newest first; only checkpoints that still exist."""
-    _job(service, job_id)
+    find_job(service, job_id)
     with cursor(after):
         rows, more = service.store.checkpoints(job_id, after=after, limit=limit)
     return Page(data=[CheckpointObject.of(row) for row in rows], has_more=more)
@@ -222,11 +222,12 @@ def checkpoints(service: Service, job_id: str, after: str | None = None, limit: 
 @router.get("/{job_id}/phases")
 def phases(service: Service, job_id: str) -> Page[PhaseObject]:
     """All phases in order, with progress and what the finished ones found."""
-    job = _job(service, job_id)
+    job = find_job(service, job_id)
     return Page(data=PhaseObject.plan(job, service.store.phases(job_id)), has_more=False)
 
 
-def _job(service: ServiceState, job_id: str) -> JobRow:
+def find_job(service: ServiceState, job_id: str) -> JobRow:
+    """A job's row; answers 404 if there is none."""
     row: JobRow | None = service.store.job(job_id)
     if row is None:
         raise not_found("fine-tuning job", job_id, "fine_tuning_job_id")

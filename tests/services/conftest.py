@@ -1,8 +1,11 @@
 """Every test that touches the job database runs on both databases that are supported."""
 
 import pytest
+from fastapi.testclient import TestClient
 
+from services.api.app import create_app
 from services.jobs.store import Store
+from services.ray_jobs import RayDrivers
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -22,3 +25,13 @@ def job_store(database_url):
     store.migrate()
     yield store
     store.close()
+
+
+@pytest.fixture
+def serve(monkeypatch):
+    """Makes a client of a service with given settings. Its Ray answers and starts nothing: jobs end at the queue."""
+    monkeypatch.setattr(RayDrivers, "ping", lambda self: None)
+    monkeypatch.setattr(RayDrivers, "cluster_resources", lambda self: {"CPU": 4.0})
+    monkeypatch.setattr(RayDrivers, "submit", lambda self, *arguments: None)
+    monkeypatch.setattr(RayDrivers, "status", lambda self, submission: None)
+    return lambda settings: TestClient(create_app(settings), raise_server_exceptions=False)

@@ -6,12 +6,9 @@ import shutil
 import time
 
 import pytest
-from fastapi.testclient import TestClient
 
-from services.api.app import create_app
 from services.jobs.states import State
 from services.jobs.store import Fence, Store, UnknownCheckpointError
-from services.ray_jobs import RayDrivers
 from services.settings import Settings
 from services.supervisor import free_port
 from tests.services.hub_server import running_hub
@@ -29,16 +26,6 @@ def home(tmp_path, checkpoints):
 @pytest.fixture
 def settings(home, database_url):
     return Settings(home=home, database_url=database_url)
-
-
-@pytest.fixture
-def serve(monkeypatch):
-    """Makes a client of a service with these settings, whose Ray starts nothing."""
-    monkeypatch.setattr(RayDrivers, "ping", lambda self: None)
-    monkeypatch.setattr(RayDrivers, "cluster_resources", lambda self: {"CPU": 4.0})
-    monkeypatch.setattr(RayDrivers, "submit", lambda self, *arguments: None)
-    monkeypatch.setattr(RayDrivers, "status", lambda self, submission: None)
-    return lambda settings: TestClient(create_app(settings), raise_server_exceptions=False)
 
 
 @pytest.fixture
