@@ -2,8 +2,11 @@
 
 import pytest
 from fastapi.testclient import TestClient
+from openai import OpenAI
+from typer.testing import CliRunner
 
 from services.api.app import create_app
+from services.cli import app
 from services.jobs.store import Store
 from services.ray_jobs import RayDrivers
 
@@ -35,3 +38,18 @@ def serve(monkeypatch):
     monkeypatch.setattr(RayDrivers, "submit", lambda self, *arguments: None)
     monkeypatch.setattr(RayDrivers, "status", lambda self, submission: None)
     return lambda settings: TestClient(create_app(settings), raise_server_exceptions=False)
+
+
+@pytest.fixture
+def command(monkeypatch):
+    """Runs `wmss` against a service in this process; returns what it printed."""
+
+    def run(client, *arguments):
+        api = OpenAI(base_url="http://testserver/v1", api_key="any", http_client=client, max_retries=0)
+        monkeypatch.setattr("services.client.connect", lambda base_url: api)
+        result = CliRunner(env={"COLUMNS": "160", "NO_COLOR": "1"}).invoke(app, list(arguments))
+        if isinstance(result.exception, Exception):
+            raise result.exception
+        return result.output
+
+    return run

@@ -6,6 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from openai import BadRequestError
 
 from services.api.samples import SampleQuery
 from services.jobs.states import State
@@ -267,3 +268,17 @@ def test_jobs_without_a_draw(api, add_job, draw, job):
 def test_a_table_that_was_deleted_by_hand(api, job, settings):
     (settings.job_folder(job) / "curriculum.parquet").unlink()
     assert problem(ask(api, job), 404)["code"] == "not_found"
+
+
+def test_samples_on_the_terminal(api, job, draw, command):
+    table = make_table(make_rows()[1])
+    lines = command(api, "samples", job, "--sort", "-times_drawn", "--limit", "2").splitlines()
+    first = table["times_drawn"].tolist().index(3)
+    figures = [f"{table[name][first]:.4f}" for name in ("weak_entropy", "strong_entropy", "entropy_delta")]
+    cells = [cell.strip() for cell in lines[3].strip("│").split("│")]
+    assert cells == [str(table["line"][first]), *figures, f"{table['weight'][first]:.3g}", "3", f"#### {first + 1}"]
+    assert lines[-1].strip() == f"2 of {NUM_SAMPLES} samples"
+    plain, _ = draw({name: table[name] for name in ("line", "weight", "times_drawn")}, name="ftjob-plain")
+    assert "2 of 30 samples" in command(api, "samples", plain, "--limit", "2")
+    with pytest.raises(BadRequestError, match="expected one of line"):
+        command(api, "samples", job, "--sort", "colour")
