@@ -1,5 +1,6 @@
 """/v1/fine_tuning/jobs: submit, list, look at and cancel jobs."""
 
+import dataclasses
 import hashlib
 import re
 from collections.abc import Iterator
@@ -12,11 +13,11 @@ from fastapi import APIRouter, Header, Query, Request
 from services.api.problems import Problem, cursor, not_found, ray_unavailable
 from services.api.schemas import CheckpointObject, EventObject, JobObject, Page, PhaseObject
 from services.api.state import Service, ServiceState
-from services.jobs.store import KeyTakenError, UnknownFileError, new_id
-from services.jobs.tables import JobRow
-from services.models import fine_tuned_name, resolve_models
+from services.jobs.store import KeyTakenError, UnknownCheckpointError, UnknownFileError, new_id
+from services.jobs.tables import JobRow, WeakCheckpointRow
+from services.models import fine_tuned_name, named_models, registered_digests, registered_models, resolve_models
 from wmss.config import METADATA_KEY, PATTERNS, JobSpec
-from wmss.errors import WmssError, raise_all, shortened, shown
+from wmss.errors import ModelError, WmssError, raise_all, shortened, shown
 from wmss.rounds.report import Report
 
 router = APIRouter(prefix="/v1/fine_tuning/jobs", tags=["fine-tuning"])
@@ -48,6 +49,7 @@ def create(
     _, problems = _find_files(service, spec)
     models, unknown = resolve_models(spec, service.store, service.settings)
     raise_all([*problems, *unknown, *check_models(models)])
+    registered = registered_models(named_models(spec), service.store)
     with _asking_ray(service, "no job was made"):
         service.drivers.ping()
     job_id = new_id("ftjob")
@@ -55,7 +57,7 @@ def create(
         row = service.store.create_job(
             job_id,
             spec=spec.model_dump(mode="json"),
-            paths=_paths(models),
+            paths=_paths(models, registered),
             fine_tuned_model=fine_tuned_name(spec.model, spec.suffix, job_id),
             request_digest=digest,
             request_key=idempotency_key,
@@ -64,6 +66,8 @@ def create(
         missing = str(error)
         param = "training_file" if missing == spec.training_file else "validation_file"
         raise _no_file(param, missing) from None
+    except UnknownCheckpointError as error:  # deleted since it was looked up
+        raise ModelError(f"there is no registered checkpoint {error} any more; register it again") from None
     except KeyTakenError:  # the same key came twice at once, and the other request was faster
         faster = _earlier_job(service, digest, idempotency_key, is_retry=True)
         assert faster is not None
@@ -88,6 +92,7 @@ def validate(service: Service, spec: JobSpec) -> Report:
         models=models,
         files=files,
         problems=[*problems, *unknown],
+        registered=registered_models(named_models(spec), service.store),
         cluster=_cluster(service),
         settings=service.settings,
     )
@@ -134,8 +139,8 @@ def _no_file(param: str, file_id: str) -> UploadMissingError:
     )
 
 
-def _paths(models: dict[str, Path]) -> dict[str, Any]:
-    """The models of a job as its row keeps them."""
+def _paths(models: dict[str, Path], registered: dict[str, WeakCheckpointRow]) -> dict[str, Any]:
+    """The models of a job as its row keeps them; of registered ones also what they must still be when it runs."""
     paths = {param.removeprefix("method.wmss."): str(folder) for param, folder in models.items()}
     more = sorted((name for name in paths if name.startswith("more_weak_models.")), key=lambda n: int(n.split(".")[1]))
     return {
@@ -143,6 +148,9 @@ def _paths(models: dict[str, Path]) -> dict[str, Any]:
         "weak_model": paths.get("weak_model"),
         "strong_model": paths.get("strong_model"),
         "more_weak_models": [paths[name] for name in more],
+        "registered": {
+            param: {"id": row.id, **dataclasses.asdict(registered_digests(row))} for param, row in registered.items()
+        },
     }
 
 
@@ -179,24 +187,24 @@ def list_jobs(service: Service, request: Request, after: str | None = None, limi
 @router.get("/{job_id}")
 def retrieve(service: Service, job_id: str) -> JobObject:
     """One job."""
-    return JobObject.of(_job(service, job_id))
+    return JobObject.of(find_job(service, job_id))
 
 
 @router.post("/{job_id}/cancel")
 def cancel(service: Service, job_id: str) -> JobObject:
     """Stop a job; its workers and engines go within seconds. One that has succeeded or failed answers 409."""
-    _job(service, job_id)
+    find_job(service, job_id)
     found = service.store.request_cancel(job_id)
     if found in ("succeeded", "failed"):
         raise Problem(409, "job_ended", f"job {job_id} has already {found}; there is nothing to cancel")
     service.reconciler.wake()
-    return JobObject.of(_job(service, job_id))
+    return JobObject.of(find_job(service, job_id))
 
 
 @router.get("/{job_id}/events")
 def events(service: Service, job_id: str, after: str | None = None, limit: Limit = 20) -> Page[EventObject]:
     """Newest first: messages and, with type `metrics`, every training step."""
-    _job(service, job_id)
+    find_job(service, job_id)
     with cursor(after):
         rows, more = service.store.events(job_id, after=after, limit=limit)
     return Page(data=[EventObject.of(row) for row in rows], has_more=more)
@@ -205,7 +213,7 @@ def events(service: Service, job_id: str, after: str | None = None, limit: Limit
 @router.get("/{job_id}/checkpoints")
 def checkpoints(service: Service, job_id: str, after: str | None = None, limit: Limit = 10) -> Page[CheckpointObject]:
     """Newest first; only checkpoints that still exist."""
-    _job(service, job_id)
+    find_job(service, job_id)
     with cursor(after):
         rows, more = service.store.checkpoints(job_id, after=after, limit=limit)
     return Page(data=[CheckpointObject.of(row) for row in rows], has_more=more)
@@ -214,11 +222,12 @@ def checkpoints(service: Service, job_id: str, after: str | None = None, limit: 
 @router.get("/{job_id}/phases")
 def phases(service: Service, job_id: str) -> Page[PhaseObject]:
     """All phases in order, with progress and what the finished ones found."""
-    job = _job(service, job_id)
+    job = find_job(service, job_id)
     return Page(data=PhaseObject.plan(job, service.store.phases(job_id)), has_more=False)
 
 
-def _job(service: ServiceState, job_id: str) -> JobRow:
+def find_job(service: ServiceState, job_id: str) -> JobRow:
+    """A job's row; answers 404 if there is none."""
     row: JobRow | None = service.store.job(job_id)
     if row is None:
         raise not_found("fine-tuning job", job_id, "fine_tuning_job_id")
