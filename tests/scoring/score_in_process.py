@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from wmss.scoring.vllm_entropy import VllmEntropyScorer
+from wmss.scoring.vllm_scorer import VllmEntropyScorer
 
 if __name__ == "__main__":
     checkpoint, sequences, result = (Path(argument) for argument in sys.argv[1:])
