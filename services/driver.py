@@ -36,7 +36,7 @@ from wmss.errors import WmssError
 from wmss.records import CheckpointDigests
 from wmss.rounds.job import Artifacts, Job
 from wmss.rounds.stages import run_job
-from wmss.scoring.vllm_entropy import provenance
+from wmss.scoring.vllm_scorer import provenance
 from wmss.training.run import TrainingRun
 
 logger = logging.getLogger(__name__)

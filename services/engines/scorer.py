@@ -24,7 +24,7 @@ class ScorerReplica(EngineReplica):
 
     def __init__(self, checkpoint: str, max_length: int, keep_states: bool, max_batched_tokens: int) -> None:
         super().__init__()
-        from wmss.scoring.vllm_entropy import VllmEntropyScorer
+        from wmss.scoring.vllm_scorer import VllmEntropyScorer
 
         self._scorer = self.build(
             lambda: VllmEntropyScorer(
