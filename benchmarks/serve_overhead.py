@@ -12,6 +12,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from unittest import mock
 
@@ -48,7 +49,7 @@ def run(*, shape: Shape = SHAPE, sizes: tuple[int, ...] = SIZES, repetitions: in
         engine, through_serve = _scorers(folder, stack)
         for size in sizes:
             sequences = ids[:size]
-            arms = {"engine": lambda: engine.score(sequences), "serve": lambda: through_serve.score(sequences)}
+            arms = {"engine": partial(engine.score, sequences), "serve": partial(through_serve.score, sequences)}
             found, truth = (
                 {str(number): torch.from_numpy(rows[:-1]) for number, rows in enumerate(arm())} for arm in arms.values()
             )
