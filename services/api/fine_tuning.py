@@ -50,6 +50,7 @@ def create(
     models, unknown = resolve_models(spec, service.store, service.settings)
     raise_all([*problems, *unknown, *check_models(models)])
     registered = registered_models(named_models(spec), service.store)
+    base = registered["model"].name if "model" in registered else spec.model
     with _asking_ray(service, "no job was made"):
         service.drivers.ping()
     job_id = new_id("ftjob")
@@ -58,7 +59,7 @@ def create(
             job_id,
             spec=spec.model_dump(mode="json"),
             paths=_paths(models, registered),
-            fine_tuned_model=fine_tuned_name(spec.model, spec.suffix, job_id),
+            fine_tuned_model=fine_tuned_name(base, spec.suffix, job_id),
             request_digest=digest,
             request_key=idempotency_key,
         )
