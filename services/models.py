@@ -49,6 +49,12 @@ def registered_models(names: Mapping[str, str], store: Store | None) -> dict[str
     return {param: row for param, row in rows.items() if row is not None}
 
 
+def name_of(model: str, store: Store) -> str:
+    """The name a model was given: of the id of a registered checkpoint the name it was registered by."""
+    row = store.weak_checkpoint(model) if is_checkpoint_id(model) else None
+    return model if row is None else row.name
+
+
 def registered_digests(checkpoint: WeakCheckpointRow) -> CheckpointDigests:
     """What the folder of a registered checkpoint must still hold."""
     return CheckpointDigests(weights=checkpoint.weights_digest, tokenizer=checkpoint.tokenizer_digest)
