@@ -26,6 +26,8 @@ FROZEN = {"weak_update": "frozen"}
 class DyingEngines(LocalEngines):
     """Engines whose training dies after its third step, as a crash would."""
 
+    calls_at_once = 1
+
     def train(self, run, *, name):
         train(run, LocalHost(self.folder / name, die_at=3))
         raise AssertionError("training went on")
@@ -194,9 +196,9 @@ def test_no_call_of_a_scorer_with_states_is_larger_than_asked(monkeypatch, tmp_p
     sizes = []
     original = TorchEntropyScorer.score
 
-    def score(self, sequences):
+    def score(self, sequences, starts=None):
         sizes.append((self._keep_states, sum(map(len, sequences))))
-        return original(self, sequences)
+        return original(self, sequences, starts)
 
     monkeypatch.setattr(TorchEntropyScorer, "score", score)
     monkeypatch.setitem(scores.STATES_CALL, "batch_tokens", 200)

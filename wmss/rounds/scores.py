@@ -3,7 +3,7 @@
 import hashlib
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -84,7 +84,7 @@ class Scores:
         return result
 
     def _accuracy(
-        self, checkpoint: Path, samples: list[Sample], tokenized: list[TokenizedSample], progress: Progress
+        self, checkpoint: Path, samples: list[Sample], tokenized: Sequence[TokenizedSample], progress: Progress
     ) -> Artifacts | None:
         if not all(is_verifiable(sample.answer) for sample in samples):
             return None
@@ -118,7 +118,7 @@ class Scores:
         self,
         checkpoint: Path,
         progress: Progress,
-        samples: dict[str, list[TokenizedSample]],
+        samples: dict[str, Sequence[TokenizedSample]],
         tables: dict[str, Path],
         states: Path | None,
     ) -> float:
@@ -136,7 +136,7 @@ class Scores:
                 self._publish(tables[name], table.save)
             return time.monotonic() - started
 
-    def _table(self, digest: str, samples: list[TokenizedSample]) -> Path:
+    def _table(self, digest: str, samples: Sequence[TokenizedSample]) -> Path:
         folder = self._job.cache / "entropy"
         folder.mkdir(parents=True, exist_ok=True)
         return folder / f"{_cache_key(digest, tokens_digest(samples), self._engines.provenance())}.parquet"

@@ -7,7 +7,7 @@ what is recorded. Files are written under `Job.folder` and `Job.cache`; `export`
 import json
 import shutil
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -289,7 +289,7 @@ class _Stage:
 
     def _tell_extremes(
         self,
-        samples: list[TokenizedSample],
+        samples: Sequence[TokenizedSample],
         weak: EntropyTable,
         strong: EntropyTable,
         weights: Any,

@@ -6,13 +6,17 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor
 
-from wmss.core.entropy import token_entropy
-from wmss.models.loading import hidden_states, load_model, output_head
+from wmss.core.entropy import entropy_of_logits_, token_entropy
+from wmss.core.rows import DEFAULT_IGNORE_INDEX, compute_dtype
+from wmss.models.loading import has_plain_head, hidden_states, load_model, output_head
 
 
 class TorchEntropyScorer:
     """Scores token sequences under one checkpoint, one sequence at a time. `dtype` float64 gives the reference."""
+
+    calls_at_once = 1
 
     def __init__(
         self, checkpoint: Path, *, dtype: torch.dtype = torch.float32, device: str = "cpu", keep_states: bool = False
@@ -20,27 +24,38 @@ class TorchEntropyScorer:
         self._keep_states = keep_states
         self._model = load_model(checkpoint, dtype=dtype).to(device).eval()
         self._device = torch.device(device)
+        self._plain_head = has_plain_head(self._model)
 
     @torch.no_grad()
-    def score(self, sequences: list[list[int]]) -> list[npt.NDArray[np.float32]]:
-        """Per sequence of T token ids: [T, 2], entropy (nats) at each position and NLL of the next token (last NaN).
-
-        With `keep_states` [T, 2 + D]: the states that enter the output head come after.
-        """
-        head, bias = output_head(self._model)
+    def score(self, sequences: list[list[int]], starts: list[int] | None = None) -> list[npt.NDArray[np.float32]]:
+        """As `Scorer.score`; float64 for a float64 model."""
         results = []
-        for ids in sequences:
+        for ids, start in zip(sequences, starts or [0] * len(sequences), strict=True):
             input_ids = torch.tensor([ids], device=self._device)
-            hidden = hidden_states(self._model, input_ids, torch.ones_like(input_ids))[0]
-            labels = torch.cat([input_ids[0, 1:], input_ids.new_full((1,), -100)])
-            entropy, nll = token_entropy(hidden, head, labels, bias=bias)
-            assert nll is not None
-            statistics = torch.stack([entropy, nll], dim=1)
-            if self._keep_states:
-                statistics = torch.cat([statistics, hidden], dim=1)
-            results.append(statistics.cpu().numpy())
+            labels = torch.cat([input_ids[0, start + 1 :], input_ids.new_full((1,), DEFAULT_IGNORE_INDEX)])
+            results.append(self._rows(input_ids, labels).cpu().numpy())
         return results
 
+    def _rows(self, input_ids: Tensor, labels: Tensor) -> Tensor:
+        """Statistics, and states if they are kept, at the last len(labels) positions of input_ids [1, T]."""
+        columns: list[Tensor | None] = []
+        if self._plain_head or self._keep_states:
+            hidden = hidden_states(self._model, input_ids, torch.ones_like(input_ids))[0, -len(labels) :]
+        if self._plain_head:
+            head, bias = output_head(self._model)
+            columns += token_entropy(hidden, head, labels, bias=bias)
+        else:
+            # What such a model does to its logits is its own affair: they are taken whole, [T, V].
+            logits = self._model(input_ids=input_ids, use_cache=False, logits_to_keep=len(labels)).logits[0]
+            columns += entropy_of_logits_(logits.to(compute_dtype(logits)), labels)
+        statistics = torch.stack([column for column in columns if column is not None], dim=1)
+        return torch.cat([statistics, hidden], dim=1) if self._keep_states else statistics
+
     def provenance(self) -> dict[str, Any]:
-        """Engine, version and precision."""
-        return {"engine": "torch", "version": torch.__version__, "dtype": str(self._model.dtype).removeprefix("torch.")}
+        """Engine, version, precision and batch invariance: sequences are scored one by one."""
+        return {
+            "engine": "torch",
+            "version": torch.__version__,
+            "dtype": str(self._model.dtype).removeprefix("torch."),
+            "batch_invariant": True,
+        }

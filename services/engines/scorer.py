@@ -8,16 +8,23 @@ import numpy.typing as npt
 from ray import serve
 from ray.serve.handle import DeploymentHandle
 
-from services.replicas import ENGINE_DEPLOYMENT, EngineReplica, call_replica, deploy
+from services.engines.replicas import (
+    CALLS_PER_REPLICA,
+    ENGINE_DEPLOYMENT,
+    EngineReplica,
+    call_replica,
+    comes_and_goes,
+    deploy,
+)
 
 
-@serve.deployment(**ENGINE_DEPLOYMENT)
+@serve.deployment
 class ScorerReplica(EngineReplica):
     """Holds one checkpoint in a vLLM pooling engine."""
 
     def __init__(self, checkpoint: str, max_length: int, keep_states: bool, max_batched_tokens: int) -> None:
         super().__init__()
-        from wmss.scoring.vllm_entropy import VllmEntropyScorer
+        from wmss.scoring.vllm_scorer import VllmEntropyScorer
 
         self._scorer = self.build(
             lambda: VllmEntropyScorer(
@@ -28,11 +35,13 @@ class ScorerReplica(EngineReplica):
             )
         )
 
-    async def score(self, token_ids: npt.NDArray[np.int32], lengths: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
-        """Flat ids of several sequences and their lengths -> flat [sum(lengths), 2], entropy and next-token NLL (with
-        `keep_states` [.., 2 + D])."""
+    async def score(
+        self, token_ids: npt.NDArray[np.int32], lengths: npt.NDArray[np.int64], starts: npt.NDArray[np.int64]
+    ) -> npt.NDArray[np.float32]:
+        """Flat ids of several sequences, their lengths and their first wanted positions -> the rows of `Scorer.score`,
+        one after the other: [sum(lengths - starts), NUM_STATISTICS (+ D)]."""
         sequences = [part.tolist() for part in np.split(token_ids, np.cumsum(lengths)[:-1])]
-        return np.concatenate(await self.run(self._scorer.score, sequences))
+        return np.concatenate(await self.run(self._scorer.score, sequences, starts.tolist()))
 
     async def provenance(self) -> dict[str, Any]:
         """Engine, version, precision."""
@@ -42,15 +51,17 @@ class ScorerReplica(EngineReplica):
 class ServeScorer:
     """The driver's side: a `Scorer` whose engine lives in a Serve application."""
 
-    def __init__(self, handle: DeploymentHandle[Any]) -> None:
+    def __init__(self, handle: DeploymentHandle[Any], *, num_replicas: int = 1) -> None:
         self._handle = handle
+        self.calls_at_once = CALLS_PER_REPLICA * num_replicas
 
-    def score(self, sequences: list[list[int]]) -> list[npt.NDArray[np.float32]]:
-        """Per sequence [T, 2] (or [T, 2 + D]); a call that dies with its replica is made again."""
+    def score(self, sequences: list[list[int]], starts: list[int] | None = None) -> list[npt.NDArray[np.float32]]:
+        """As `Scorer.score`; a call that dies with its replica is made again."""
         lengths = np.array([len(ids) for ids in sequences], dtype=np.int64)
         flat = np.fromiter((token for ids in sequences for token in ids), dtype=np.int32, count=int(lengths.sum()))
-        statistics = call_replica(self._handle.score, flat, lengths)
-        return np.split(statistics, np.cumsum(lengths)[:-1])
+        firsts = np.zeros_like(lengths) if starts is None else np.array(starts, dtype=np.int64)
+        statistics = call_replica(self._handle.score, flat, lengths, firsts)
+        return np.split(statistics, np.cumsum(lengths - firsts)[:-1])
 
     def provenance(self) -> dict[str, Any]:
         """What the engine says of itself."""
@@ -63,9 +74,10 @@ def deploy_scorer(
     *,
     max_length: int,
     use_gpu: bool,
+    num_replicas: int = 1,
     keep_states: bool = False,
     max_batched_tokens: int = 8192,
-) -> ServeScorer:
+) -> DeploymentHandle[Any]:
     """Deploy one checkpoint as the application `app` and wait until it scores."""
-    arguments = (str(checkpoint), max_length, keep_states, max_batched_tokens)
-    return ServeScorer(deploy(ScorerReplica, app, *arguments, use_gpu=use_gpu))
+    deployment = ScorerReplica.options(**ENGINE_DEPLOYMENT | comes_and_goes(num_replicas))  # type: ignore[attr-defined]
+    return deploy(deployment, app, str(checkpoint), max_length, keep_states, max_batched_tokens, use_gpu=use_gpu)
