@@ -106,8 +106,8 @@ def resolve_model(name: str, store: Store | None, settings: Settings, *, param: 
 def _registered_folder(checkpoint_id: str, store: Store | None, param: str) -> Path:
     """The folder of a registered checkpoint whose files look as they did.
 
-    Sizes and times of change are compared, which costs nothing; only where a time alone differs are the files read.
-    Whoever computes with them reads them anyway, and compares the digests then.
+    Sizes and times of change are compared, which costs nothing; the files are read only where these differ. Whoever
+    computes with them reads them anyway, and compares the digests then.
     """
     row = store.weak_checkpoint(checkpoint_id) if store is not None else None
     if row is None:
