@@ -15,7 +15,14 @@ from services.api.schemas import CheckpointObject, EventObject, JobObject, Page,
 from services.api.state import Service, ServiceState
 from services.jobs.store import KeyTakenError, UnknownCheckpointError, UnknownFileError, new_id
 from services.jobs.tables import JobRow, WeakCheckpointRow
-from services.models import fine_tuned_name, named_models, registered_digests, registered_models, resolve_models
+from services.models import (
+    fine_tuned_name,
+    name_of,
+    named_models,
+    registered_digests,
+    registered_models,
+    resolve_models,
+)
 from wmss.config import METADATA_KEY, PATTERNS, JobSpec
 from wmss.errors import ModelError, WmssError, raise_all, shortened, shown
 from wmss.rounds.report import Report
@@ -58,7 +65,7 @@ def create(
             job_id,
             spec=spec.model_dump(mode="json"),
             paths=_paths(models, registered),
-            fine_tuned_model=fine_tuned_name(spec.model, spec.suffix, job_id),
+            fine_tuned_model=fine_tuned_name(name_of(spec.model, service.store), spec.suffix, job_id),
             request_digest=digest,
             request_key=idempotency_key,
         )
