@@ -126,5 +126,5 @@ def test_a_model_in_use_is_not_replaced_and_an_idle_engine_leaves(stack, chat_st
     assert chat_store.engine().state == ChatState.READY
     chat_store.end_request(app, lease)
     wait_for(lambda: chat_store.engine() is None, timeout_s=60, what="the idle engine gone")
-    assert not stack.find("ray::ServeReplica")
+    assert not stack.find("ray::ServeReplica", "chat-")
     assert not stack.find("VLLM::EngineCore")
