@@ -93,6 +93,7 @@ def known_models(store: Store | None, settings: Settings) -> list[KnownModel]:
     finished = [
         KnownModel(id=job.fine_tuned_model, created_at=job.finished_at or job.created_at, owned_by=job.id)
         for job in (store.succeeded_jobs() if store is not None else [])
+        if job.fine_tuned_model is not None
     ]
     return [*folders.values(), *finished]
 

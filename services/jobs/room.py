@@ -1,12 +1,14 @@
 """The one rule about CPUs and GPUs: jobs come first, and a chat engine takes a place only where one is left over.
 
-A job's phases follow each other, and its training workers are the most that any of them occupies. So a chat engine that
-leaves the workers of every running job their place can stay beside them, and nobody waits for anybody.
+A job's phases follow each other, and its training workers (of a request for entropy scores, its engines) are the most
+that any of them occupies. So a chat engine that leaves those of every running job their place can stay beside them, and
+nobody waits for anybody.
 """
 
 from collections.abc import Iterable, Mapping
 from typing import Protocol
 
+from services.jobs.kinds import resources_of
 from services.jobs.states import State
 from services.jobs.store import Store
 from wmss.config import Resources
@@ -22,9 +24,7 @@ class Cluster(Protocol):
 def room_for_chat(store: Store, cluster: Cluster) -> bool:
     """Whether a chat engine may be there now, given the jobs that run."""
     running = [job for job in store.active_jobs() if job.state != State.QUEUED]
-    return not running or leaves_room(
-        cluster.cluster_resources(), [Resources.model_validate(job.spec["resources"]) for job in running]
-    )
+    return not running or leaves_room(cluster.cluster_resources(), map(resources_of, running))
 
 
 def leaves_room(total: Mapping[str, float], running: Iterable[Resources]) -> bool:
