@@ -12,6 +12,16 @@ ADAPTER_FOLDER = "adapter"
 
 
 @dataclass(frozen=True)
+class CheckpointDigests:
+    """SHA-256 of a checkpoint's two halves: equal weights compute alike, equal tokenizers read text alike."""
+
+    weights: str
+    """Of config.json and the safetensors files."""
+    tokenizer: str
+    """Of the tokenizer's files, its chat template included."""
+
+
+@dataclass(frozen=True)
 class TokenizedSample:
     """One training sample as the models see it.
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 
 import pytest
 
@@ -9,7 +10,7 @@ from tests.rounds.test_stages import LocalEngines, MemoryJournal, make_job
 from wmss.data.dataset import read_samples
 from wmss.data.tokenization import tokenize_samples
 from wmss.errors import WmssError
-from wmss.models.loading import load_tokenizer
+from wmss.models.loading import checkpoint_digests, load_tokenizer
 from wmss.rounds.dry_run import report
 from wmss.rounds.preflight import examine
 from wmss.rounds.report import Machine
@@ -172,3 +173,23 @@ def test_time_needs_a_measurement(tmp_path, checkpoints, files):
     elsewhere = look(job, MACHINE.model_copy(update={"on_gpu": True})).cost
     assert elsewhere.training_s is None
     assert elsewhere.training_flops == here.training_flops
+
+
+def test_a_registered_checkpoint_that_changed_is_refused(checkpoints, files, tmp_path):
+    folder = tmp_path / "weak"
+    shutil.copytree(checkpoints["qwen3_other"], folder)
+    job = make_job(tmp_path, checkpoints, files, {"type": "wmss", "wmss": {"weak_model": "w"}}, weak=folder)
+    registered = {"method.wmss.weak_model": checkpoint_digests(folder)}
+    job = dataclasses.replace(job, digests=registered)
+    assert look(job).problems == []
+    weights = folder / "model.safetensors"
+    data = bytearray(weights.read_bytes())
+    data[-1] ^= 1
+    weights.write_bytes(data)  # as large as before: only its digest tells
+    [problem] = look(job).problems
+    assert (problem.code, problem.param) == ("invalid_model", "method.wmss.weak_model")
+    assert "weights in" in problem.message and "register it again" in problem.message
+    journal = MemoryJournal()
+    with pytest.raises(WmssError, match="changed since the checkpoint was registered"):
+        run_job(job, LocalEngines(tmp_path / "runs"), journal)
+    assert journal.seen == ["validate"]

@@ -5,6 +5,8 @@ Only safetensors weights are read, and no code that comes with a checkpoint is e
 
 import hashlib
 import json
+from collections.abc import Mapping, Sequence
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ from transformers import (
 
 from wmss.errors import ModelError
 from wmss.models.packed_attention import PACKED, Runs
+from wmss.records import CheckpointDigests
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
 
@@ -205,18 +208,56 @@ def check_packing(model: PreTrainedModel, *, param: str) -> None:
         )
 
 
+def weight_files(path: Path) -> list[Path]:
+    """What decides a checkpoint's arithmetic: its configuration and its weights."""
+    return [path / "config.json", *sorted(path.glob("*.safetensors"))]
+
+
+def tokenizer_files(path: Path) -> list[Path]:
+    """What decides which tokens a text becomes; not every tokenizer has all of them."""
+    return [path / name for name in TOKENIZER_FILES if (path / name).is_file()]
+
+
 def checkpoint_digest(path: Path) -> str:
     """SHA-256 over weights, architecture and tokenizer: equal digests score and generate alike."""
+    return _digest([*weight_files(path), *tokenizer_files(path)])
+
+
+def checkpoint_digests(path: Path) -> CheckpointDigests:
+    """The same in two parts, to tell a new tokenizer from new weights."""
+    return CheckpointDigests(weights=_digest(weight_files(path)), tokenizer=_digest(tokenizer_files(path)))
+
+
+def _digest(files: Sequence[Path]) -> str:
     digest = hashlib.sha256()
-    names = sorted(file.name for file in path.glob("*.safetensors"))
-    for name in ["config.json", *names, *TOKENIZER_FILES]:
-        file = path / name
+    for file in files:
         if not file.is_file():
             continue
-        digest.update(name.encode())
+        digest.update(file.name.encode())
         with file.open("rb") as handle:
             digest.update(hashlib.file_digest(handle, "sha256").digest())
     return digest.hexdigest()
+
+
+def check_digests(path: Path, expected: CheckpointDigests, *, param: str) -> None:
+    """Raise `ModelError` unless the checkpoint is still the one whose digests were taken. Reads every byte of it."""
+    found = checkpoint_digests(path)
+    changed = [name for name in ("weights", "tokenizer") if getattr(found, name) != getattr(expected, name)]
+    if changed:
+        raise ModelError(
+            f"{param}: {' and '.join(changed)} in {path} changed since the checkpoint was registered; register it "
+            "again and name the new id",
+            param=param,
+        )
+
+
+def num_parameters(path: Path) -> int:
+    """Parameters of the checkpoint at `path` as stored, tied weights once. Reads the headers of its weights only."""
+    count = 0
+    for file in path.glob("*.safetensors"):
+        with safe_open(file, framework="pt") as handle:
+            count += sum(prod(handle.get_slice(name).get_shape()) for name in handle.keys())  # noqa: SIM118
+    return count
 
 
 def check_pair(strong: Path, weak: Path, *, param: str) -> None:
@@ -228,17 +269,37 @@ def check_pair(strong: Path, weak: Path, *, param: str) -> None:
             "choose checkpoints of one model family",
             param=param,
         )
-    tokenizers = [load_tokenizer(path, param=param) for path in (strong, weak)]
-    vocabularies = [tokenizer.get_vocab() for tokenizer in tokenizers]
-    if vocabularies[0] != vocabularies[1]:
-        token = next(t for t in sorted({**vocabularies[0], **vocabularies[1]}) if _differs(t, *vocabularies))
+    difference = _first_difference(*(load_tokenizer(path, param=param).get_vocab() for path in (strong, weak)))
+    if difference is not None:
         raise ModelError(
-            f"{param}: the tokenizers of {strong} and {weak} differ, first at token {token!r} "
-            f"(ids {vocabularies[0].get(token)} and {vocabularies[1].get(token)}); logits can only be mixed over one "
+            f"{param}: the tokenizers of {strong} and {weak} differ, {difference}; logits can only be mixed over one "
             "vocabulary, choose checkpoints with the same tokenizer",
             param=param,
         )
 
 
-def _differs(token: str, first: dict[str, int], second: dict[str, int]) -> bool:
-    return first.get(token) != second.get(token)
+def check_same_tokenizer(folders: Mapping[str, Path]) -> None:
+    """Raise `ModelError` unless all checkpoints {field: folder} give every token the same id.
+
+    Their heads may be of different sizes, as padding makes them. The error names the first field and the one that
+    differs from it, `param` is the latter.
+    """
+    vocabularies = {param: load_tokenizer(folder, param=param).get_vocab() for param, folder in folders.items()}
+    (first, expected), *others = vocabularies.items()
+    for param, vocabulary in others:
+        difference = _first_difference(expected, vocabulary)
+        if difference is not None:
+            raise ModelError(
+                f"{param}: its tokenizer ({folders[param]}) differs from that of {first} ({folders[first]}), "
+                f"{difference}; entropies over different tokens cannot be compared, choose checkpoints with the same "
+                "tokenizer",
+                param=param,
+            )
+
+
+def _first_difference(one: dict[str, int], other: dict[str, int]) -> str | None:
+    """The first token, in alphabetical order, to which two vocabularies give different ids."""
+    if one == other:
+        return None
+    token = next(token for token in sorted({**one, **other}) if one.get(token) != other.get(token))
+    return f"first at token {token!r} (ids {one.get(token)} and {other.get(token)})"

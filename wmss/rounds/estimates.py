@@ -9,12 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
 
 from wmss.config import LoraConfig
 from wmss.core.rows import resolve_chunk_size
 from wmss.errors import ModelError
-from wmss.models.loading import TOKENIZER_FILES, model_config
+from wmss.models.loading import model_config, num_parameters, tokenizer_files
 
 FLOAT_BYTES = 4
 MATRIX_SHARE = 0.7
@@ -64,16 +63,10 @@ def read_shape(folder: Path) -> ModelShape:
     except AttributeError as error:
         raise ModelError(f"model: no estimate of its cost: {folder}/config.json: {error}", param="model") from error
     head_dim = int(getattr(config, "head_dim", None) or hidden // heads)
-    files = sorted(folder.glob("*.safetensors"))
-    count = 0
-    for file in files:
-        with safe_open(file, framework="pt") as handle:
-            count += sum(_size(handle.get_slice(name).get_shape()) for name in handle.keys())  # noqa: SIM118
-    tokenizer_files = [folder / name for name in TOKENIZER_FILES]
     return ModelShape(
-        num_parameters=count,
-        stored_bytes=sum(file.stat().st_size for file in files),
-        tokenizer_bytes=sum(file.stat().st_size for file in tokenizer_files if file.is_file()),
+        num_parameters=num_parameters(folder),
+        stored_bytes=sum(file.stat().st_size for file in folder.glob("*.safetensors")),
+        tokenizer_bytes=sum(file.stat().st_size for file in tokenizer_files(folder)),
         hidden=hidden,
         feed_forward=int(getattr(config, "intermediate_size", None) or 4 * hidden),
         layers=layers,
@@ -82,13 +75,6 @@ def read_shape(folder: Path) -> ModelShape:
         vocabulary=int(config.vocab_size),
         tied=bool(config.tie_word_embeddings),
     )
-
-
-def _size(shape: list[int]) -> int:
-    count = 1
-    for length in shape:
-        count *= length
-    return count
 
 
 @dataclass(frozen=True)

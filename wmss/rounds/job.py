@@ -2,13 +2,13 @@
 
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
 from wmss.config import JobSpec
 from wmss.errors import WmssError
-from wmss.records import ADAPTER_FOLDER, STRONG_FOLDER
+from wmss.records import ADAPTER_FOLDER, STRONG_FOLDER, CheckpointDigests
 from wmss.rounds.preflight import Sources
 from wmss.scoring.interfaces import Generator, Scorer
 from wmss.training.run import ModelSource, TrainingRun
@@ -40,6 +40,8 @@ class Job:
     result: Path
     """Where the finished model goes."""
     result_name: str
+    digests: Mapping[str, CheckpointDigests] = field(default_factory=dict)
+    """What the folders of registered checkpoints must still hold, by field."""
 
     @property
     def sources(self) -> Sources:
@@ -51,6 +53,7 @@ class Job:
             spec=self.spec,
             models={param: folder for param, folder in models.items() if folder is not None},
             files={param: file for param, file in files.items() if file is not None},
+            digests=self.digests,
         )
 
 

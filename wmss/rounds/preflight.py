@@ -13,8 +13,15 @@ from wmss.config import JobSpec, WmssMethod, resolve_batch_size, resolve_max_len
 from wmss.data.dataset import Sample, read_samples
 from wmss.data.tokenization import tokenize_samples
 from wmss.errors import ConfigError, DataError, ModelError, WmssError
-from wmss.models.loading import check_checkpoint, check_pair, context_length, load_tokenizer, model_config
-from wmss.records import TokenizedSample
+from wmss.models.loading import (
+    check_checkpoint,
+    check_digests,
+    check_pair,
+    context_length,
+    load_tokenizer,
+    model_config,
+)
+from wmss.records import CheckpointDigests, TokenizedSample
 
 Found = TypeVar("Found")
 
@@ -28,6 +35,8 @@ class Sources:
     """Folders by field: `model`, `method.wmss.weak_model`, `method.wmss.strong_model`."""
     files: Mapping[str, Path]
     """Files by field: `training_file`, `validation_file`."""
+    digests: Mapping[str, CheckpointDigests] = field(default_factory=dict)
+    """What the folders of registered checkpoints must still hold, by field."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +77,9 @@ def examine(sources: Sources, refusals: Refusals) -> Findings:
     """Make every check of a job that needs no engine."""
     found = Findings()
     found.problems += check_models(sources.models)
+    for param, digests in sources.digests.items():
+        if param in sources.models and not _speaks_of(found.problems, param):
+            found.attempt(check_digests, sources.models[param], digests, param=param)
     sound = {param: folder for param, folder in sources.models.items() if not _speaks_of(found.problems, param)}
     if sound:
         found.problems += refusals(sound)
