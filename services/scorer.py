@@ -28,11 +28,13 @@ class ScorerReplica(EngineReplica):
             )
         )
 
-    async def score(self, token_ids: npt.NDArray[np.int32], lengths: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
-        """Flat ids of several sequences and their lengths -> flat [sum(lengths), 2], entropy and next-token NLL (with
-        `keep_states` [.., 2 + D])."""
+    async def score(
+        self, token_ids: npt.NDArray[np.int32], lengths: npt.NDArray[np.int64], starts: npt.NDArray[np.int64]
+    ) -> npt.NDArray[np.float32]:
+        """Flat ids of several sequences, their lengths and their first wanted positions -> the rows of `Scorer.score`,
+        one after the other: [sum(lengths - starts), NUM_STATISTICS (+ D)]."""
         sequences = [part.tolist() for part in np.split(token_ids, np.cumsum(lengths)[:-1])]
-        return np.concatenate(await self.run(self._scorer.score, sequences))
+        return np.concatenate(await self.run(self._scorer.score, sequences, starts.tolist()))
 
     async def provenance(self) -> dict[str, Any]:
         """Engine, version, precision."""
@@ -45,12 +47,13 @@ class ServeScorer:
     def __init__(self, handle: DeploymentHandle[Any]) -> None:
         self._handle = handle
 
-    def score(self, sequences: list[list[int]]) -> list[npt.NDArray[np.float32]]:
-        """Per sequence [T, 2] (or [T, 2 + D]); a call that dies with its replica is made again."""
+    def score(self, sequences: list[list[int]], starts: list[int] | None = None) -> list[npt.NDArray[np.float32]]:
+        """As `Scorer.score`; a call that dies with its replica is made again."""
         lengths = np.array([len(ids) for ids in sequences], dtype=np.int64)
         flat = np.fromiter((token for ids in sequences for token in ids), dtype=np.int32, count=int(lengths.sum()))
-        statistics = call_replica(self._handle.score, flat, lengths)
-        return np.split(statistics, np.cumsum(lengths)[:-1])
+        firsts = np.zeros_like(lengths) if starts is None else np.array(starts, dtype=np.int64)
+        statistics = call_replica(self._handle.score, flat, lengths, firsts)
+        return np.split(statistics, np.cumsum(lengths - firsts)[:-1])
 
     def provenance(self) -> dict[str, Any]:
         """What the engine says of itself."""

@@ -151,7 +151,10 @@ MUTATIONS = (
     mutation(
         "rows without a label are not left out of the entropy's likelihood",
         "core/entropy.py",
-        (".masked_fill_(labels_C == DEFAULT_IGNORE_INDEX, torch.nan)", ""),
+        (
+            "nll_C = (log_normaliser_C - target_C).masked_fill_(unlabelled_C, torch.nan)",
+            "nll_C = log_normaliser_C - target_C",
+        ),
         tests=["tests/core/test_entropy.py"],
     ),
     mutation(

@@ -22,23 +22,29 @@ def make(rows=45, vocabulary=67, width=9, seed=0):
 @pytest.mark.parametrize("chunk_size", [1, 44, 45, None])
 def test_equals_categorical(dtype, tolerance, chunk_size):
     hidden, head, bias, labels = make()
-    labels[3] = -100
     logits = hidden @ head.T + bias
-    entropy, nll = token_entropy(hidden.to(dtype), head.to(dtype), labels, bias=bias.to(dtype), chunk_size=chunk_size)
-    assert entropy.dtype == nll.dtype == dtype
+    labels[:9] = logits.argmax(dim=1)[:9]
+    labels[3] = -100
+    statistics = token_entropy(hidden.to(dtype), head.to(dtype), labels, bias=bias.to(dtype), chunk_size=chunk_size)
+    assert {column.dtype for column in statistics} == {dtype}
+    entropy, nll, logsumexp, top1 = statistics
+    torch.testing.assert_close(logsumexp.double(), logits.logsumexp(dim=1), rtol=0, atol=tolerance)
     torch.testing.assert_close(entropy.double(), reference.entropy(logits), rtol=0, atol=tolerance)
     expected = torch.nn.functional.cross_entropy(logits, labels.clamp(min=0), reduction="none")
     kept = labels >= 0
     torch.testing.assert_close(nll[kept].double(), expected[kept], rtol=0, atol=tolerance)
     assert nll[3].isnan()
+    assert top1[3].isnan()
+    assert torch.equal(top1[kept] == 1, logits.argmax(dim=1)[kept] == labels[kept])
+    assert 0 < top1[kept].sum() < kept.sum()
 
 
 def test_low_precision_inputs_are_computed_in_float32():
     hidden, head, _, _ = make()
-    entropy, nll = token_entropy(hidden.bfloat16(), head.bfloat16())
+    entropy, nll, _, top1 = token_entropy(hidden.bfloat16(), head.bfloat16())
     truth = reference.entropy(hidden.bfloat16().double() @ head.bfloat16().double().T)
     assert entropy.dtype == torch.float32
-    assert nll is None
+    assert nll is None and top1 is None
     torch.testing.assert_close(entropy.double(), truth, rtol=0, atol=5e-6)
 
 
@@ -54,10 +60,19 @@ def test_bounds_and_shift():
 
 def test_padded_vocabulary_entries_do_not_count():
     logits = torch.tensor([[1.0, 2.0, -torch.inf]])
-    entropy, nll = entropy_of_logits_(logits.clone(), torch.tensor([0]))
-    expected, expected_nll = entropy_of_logits_(logits[:, :2].clone(), torch.tensor([0]))
-    assert torch.equal(entropy, expected)
-    assert torch.equal(nll, expected_nll)
+    padded = entropy_of_logits_(logits.clone(), torch.tensor([0]))
+    expected = entropy_of_logits_(logits[:, :2].clone(), torch.tensor([0]))
+    assert all(torch.equal(one, other) for one, other in zip(padded, expected, strict=True))
+
+
+def test_top1_is_one_wherever_no_token_is_likelier():
+    logits = torch.tensor([[1.0, 2.0, 2.0], [1.0, 2.0, 2.0], [1.0, 2.0, 2.0]])
+    assert entropy_of_logits_(logits, torch.tensor([0, 1, 2])).top1.tolist() == [0.0, 1.0, 1.0]
+
+
+def test_no_rows_give_empty_columns():
+    statistics = token_entropy(torch.zeros(0, 3), torch.zeros(5, 3), torch.zeros(0, dtype=torch.int64))
+    assert [column.shape for column in statistics] == [(0,)] * 4
 
 
 def test_refusals():

@@ -28,6 +28,7 @@ from tests.scoring.test_torch_scorer import ragged, truth
 from tests.training.test_loop import LocalHost
 from wmss.config import Hyperparameters, parse_job
 from wmss.models.loading import TOKENIZER_FILES, load_model
+from wmss.scoring.interfaces import NUM_STATISTICS
 from wmss.scoring.torch_scorer import TorchEntropyScorer
 from wmss.tasks.arithmetic import make_problems, write_jsonl
 from wmss.training.loop import train
@@ -92,9 +93,9 @@ def test_entropies_of_vllm_on_serve_torch_and_float64_agree(stack, checkpoints, 
     exact = truth(checkpoints[name], samples)
     for sample, vllm, plain, expected in zip(samples, by_vllm, by_torch, exact, strict=True):
         positions = sample.predicting_positions
-        assert vllm.shape == plain.shape == (len(sample.input_ids), 2 + 64)
+        assert vllm.shape == plain.shape == (len(sample.input_ids), NUM_STATISTICS + 64)
         errors.append([np.abs(figures[positions, :2] - expected).max() for figures in (vllm, plain)])
-        np.testing.assert_allclose(vllm[:, 2:], plain[:, 2:], rtol=1e-4, atol=1e-4)
+        np.testing.assert_allclose(vllm[:, NUM_STATISTICS:], plain[:, NUM_STATISTICS:], rtol=1e-4, atol=1e-4)
     worst_vllm, worst_torch = np.max(errors, axis=0)
     print(f"{name}: worst error vLLM on Serve {worst_vllm:.1e} nat, torch {worst_torch:.1e} nat")
     assert worst_vllm <= 1e-4

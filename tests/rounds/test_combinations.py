@@ -194,9 +194,9 @@ def test_no_call_of_a_scorer_with_states_is_larger_than_asked(monkeypatch, tmp_p
     sizes = []
     original = TorchEntropyScorer.score
 
-    def score(self, sequences):
+    def score(self, sequences, starts=None):
         sizes.append((self._keep_states, sum(map(len, sequences))))
-        return original(self, sequences)
+        return original(self, sequences, starts)
 
     monkeypatch.setattr(TorchEntropyScorer, "score", score)
     monkeypatch.setitem(scores.STATES_CALL, "batch_tokens", 200)

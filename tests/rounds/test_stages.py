@@ -77,7 +77,7 @@ class LocalEngines:
         yield TorchGenerator(checkpoint)
 
     def provenance(self):
-        return {"engine": "torch", "version": torch.__version__, "dtype": "float32"}
+        return {"engine": "torch", "version": torch.__version__, "dtype": "float32", "batch_invariant": True}
 
 
 class MemoryJournal:

@@ -7,6 +7,7 @@ import torch
 from tests import reference
 from wmss.models.loading import load_model
 from wmss.records import TokenizedSample
+from wmss.scoring.interfaces import NUM_STATISTICS
 from wmss.scoring.tables import EntropyTable, _batches, score_samples
 from wmss.scoring.torch_scorer import TorchEntropyScorer
 
@@ -43,23 +44,36 @@ def test_equals_full_logits(checkpoints, name):
     scored = TorchEntropyScorer(checkpoints[name]).score([s.input_ids.tolist() for s in samples])
     for sample, statistics, expected in zip(samples, scored, truth(checkpoints[name], samples), strict=True):
         assert np.isnan(statistics[-1, 1])
-        np.testing.assert_allclose(statistics[sample.predicting_positions], expected, atol=1e-4, rtol=0)
+        np.testing.assert_allclose(statistics[sample.predicting_positions, :2], expected, atol=1e-4, rtol=0)
+
+
+def test_starts_leave_out_rows_and_change_none(checkpoints):
+    sequences = [sample.input_ids.tolist() for sample in ragged(6, seed=2)]
+    starts = [0, 1, 2, *(len(ids) - 1 for ids in sequences[3:])]
+    scorer = TorchEntropyScorer(checkpoints["qwen3"], keep_states=True)
+    for all_rows, rows, start in zip(scorer.score(sequences), scorer.score(sequences, starts), starts, strict=True):
+        assert rows.shape == (len(all_rows) - start, NUM_STATISTICS + 64)
+        np.testing.assert_allclose(rows, all_rows[start:], rtol=1e-5, atol=1e-5)
 
 
 class CountingScorer:
     """Entropy = token id, NLL = 10 × token id."""
 
-    def score(self, sequences):
-        self.calls = [*getattr(self, "calls", []), len(sequences)]
-        return [np.array([[token, 10 * token] for token in ids], dtype=np.float32) for ids in sequences]
+    def score(self, sequences, starts):
+        return [
+            np.array([[token, 10 * token, 0, 0] for token in ids[start:]], dtype=np.float32)
+            for ids, start in zip(sequences, starts, strict=True)
+        ]
 
 
 def test_table_reduces_over_predicting_positions(tmp_path):
     sample = TokenizedSample(
-        line=5, input_ids=np.array([3, 7, 9, 4], dtype=np.int32), target_mask=np.array([False, True, False, True])
+        line=5,
+        input_ids=np.array([5, 3, 7, 9, 4], dtype=np.int32),
+        target_mask=np.array([False, False, True, False, True]),
     )
     table = score_samples([sample], CountingScorer(), batch_tokens=10, progress=lambda done, total: None)
-    # Targets 1 and 3 are predicted at positions 0 and 2, whose tokens are 3 and 9.
+    # Targets 2 and 4 are predicted at positions 1 and 3, whose tokens are 3 and 9.
     assert table.entropy.tolist() == [6.0]
     assert table.nll.tolist() == [60.0]
     assert (table.line.tolist(), table.num_targets.tolist()) == ([5], [2])

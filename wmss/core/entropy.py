@@ -3,10 +3,25 @@
 Shape suffixes: N rows (token positions), C rows of one chunk, V vocabulary, D hidden width.
 """
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
 from wmss.core.rows import DEFAULT_IGNORE_INDEX, compute_dtype, resolve_chunk_size, supervised_rows
+
+
+class TokenStatistics(NamedTuple):
+    """What one pass over a row of logits z [V] tells, as columns of the same length and precision."""
+
+    entropy: Tensor
+    """H = −Σ_v p_v log p_v of p = softmax(z), in nats, 0 <= H <= log V."""
+    nll: Tensor | None
+    """−log p_label, in nats; NaN for a row without a label; None where no labels were given."""
+    logsumexp: Tensor
+    """log Σ_v e^{z_v}."""
+    top1: Tensor | None
+    """1 where no logit is above the label's, else 0; NaN and None as for `nll`."""
 
 
 @torch.no_grad()
@@ -17,7 +32,7 @@ def token_entropy(
     *,
     bias: Tensor | None = None,
     chunk_size: int | None = None,
-) -> tuple[Tensor, Tensor | None]:
+) -> TokenStatistics:
     """Entropy of the full-vocabulary distribution at every row, and the negative log-likelihood of its label.
 
         H = −Σ_v p_v log p_v,   NLL = −log p_label,   p = softmax(h Wᵀ + b)
@@ -30,7 +45,7 @@ def token_entropy(
         chunk_size: rows projected at a time; None chooses 256 on CPU and 2048 elsewhere.
 
     Returns:
-        (entropy [N] in nats, NLL [N] in nats or None without labels), float32, or float64 for float64 inputs.
+        Statistics of N rows, float32, or float64 for float64 inputs.
 
     Source: Weak-Driven Learning (arXiv 2602.08222 v2), Eq. 7 before its mean over positions.
     """
@@ -47,25 +62,31 @@ def token_entropy(
     dtype = compute_dtype(hidden, head)
     head_VD = head.to(dtype)
     rows = resolve_chunk_size(chunk_size, hidden.device)
-    entropy_N = hidden.new_empty(hidden.shape[0], dtype=dtype)
-    nll_N = None if labels is None else torch.empty_like(entropy_N)
+    parts = []
     for start in range(0, hidden.shape[0], rows):
         chunk = slice(start, start + rows)
         logits_CV = hidden[chunk].to(dtype) @ head_VD.t()
         if bias is not None:
             logits_CV.add_(bias.to(dtype))
-        entropy_N[chunk], nll_C = entropy_of_logits_(logits_CV, None if labels is None else labels[chunk])
-        if nll_N is not None and nll_C is not None:
-            nll_N[chunk] = nll_C
-    return entropy_N, nll_N
+        parts.append(entropy_of_logits_(logits_CV, None if labels is None else labels[chunk]))
+    if not parts:
+        parts.append(entropy_of_logits_(hidden.new_empty(0, head.shape[0], dtype=dtype), labels))
+    entropy, nll, logsumexp, top1 = zip(*parts, strict=True)
+    return TokenStatistics(
+        entropy=torch.cat(entropy),
+        nll=None if labels is None else torch.cat(nll),
+        logsumexp=torch.cat(logsumexp),
+        top1=None if labels is None else torch.cat(top1),
+    )
 
 
-def entropy_of_logits_(logits_CV: Tensor, labels_C: Tensor | None) -> tuple[Tensor, Tensor | None]:
-    """Entropy [C] and label NLL [C] of logits [C, V], which are **overwritten**.
+def entropy_of_logits_(logits_CV: Tensor, labels_C: Tensor | None) -> TokenStatistics:
+    """Statistics of C rows of logits [C, V], which are **overwritten**.
 
     With m = max z and s = Σ e^{z−m}:  H = log s − Σ e^{z−m}(z−m) / s, one pass after the projection.
     """
-    logits_CV.sub_(logits_CV.amax(dim=1, keepdim=True))
+    maximum_C1 = logits_CV.amax(dim=1, keepdim=True)
+    logits_CV.sub_(maximum_C1)
     # A logit of -inf (padded vocabulary) has probability 0 and adds 0, but 0·(−inf) would be NaN.
     logits_CV.clamp_(min=torch.finfo(logits_CV.dtype).min)
     target_C = None
@@ -77,7 +98,10 @@ def entropy_of_logits_(logits_CV: Tensor, labels_C: Tensor | None) -> tuple[Tens
     entropy_C = log_normaliser_C - exp_CV.mul_(logits_CV).sum(dim=1) / normaliser_C
     # Rounding can leave a sharp row a hair below its lower bound.
     entropy_C.clamp_(min=0.0)
+    logsumexp_C = maximum_C1.squeeze(1) + log_normaliser_C
     if labels_C is None or target_C is None:
-        return entropy_C, None
-    nll_C = (log_normaliser_C - target_C).masked_fill_(labels_C == DEFAULT_IGNORE_INDEX, torch.nan)
-    return entropy_C, nll_C
+        return TokenStatistics(entropy_C, None, logsumexp_C, None)
+    unlabelled_C = labels_C == DEFAULT_IGNORE_INDEX
+    nll_C = (log_normaliser_C - target_C).masked_fill_(unlabelled_C, torch.nan)
+    top1_C = (target_C == 0).to(target_C.dtype).masked_fill_(unlabelled_C, torch.nan)
+    return TokenStatistics(entropy_C, nll_C, logsumexp_C, top1_C)

@@ -80,9 +80,9 @@ def _logits(branch: Branch, rows_C: Tensor, dtype: torch.dtype) -> Tensor:
 def _strong_columns(z_CV: Tensor, labels_C: Tensor) -> list[Tensor]:
     target_C = z_CV.gather(1, labels_C.unsqueeze(1)).squeeze(1)
     others_C = (z_CV.sum(dim=1) - target_C) / (z_CV.shape[1] - 1)
-    entropy_C, nll_C = entropy_of_logits_(z_CV.clone(), labels_C)
-    assert nll_C is not None
-    return [nll_C, entropy_C, target_C - others_C]
+    own = entropy_of_logits_(z_CV.clone(), labels_C)
+    assert own.nll is not None
+    return [own.nll, own.entropy, target_C - others_C]
 
 
 def _pair_columns(logits: list[Tensor], weights: list[float], labels_C: Tensor) -> list[Tensor]:
@@ -100,7 +100,7 @@ def _pair_columns(logits: list[Tensor], weights: list[float], labels_C: Tensor) 
         (w * torch.logsumexp(z, dim=1) for w, z in zip(weights, logits, strict=True)),
         -torch.logsumexp(mix_CV, dim=1),
     )
-    weak_entropy_C, weak_nll_C = entropy_of_logits_(weak_CV, labels_C)
-    mix_entropy_C, mix_nll_C = entropy_of_logits_(mix_CV, labels_C)
-    assert weak_nll_C is not None and mix_nll_C is not None
-    return [weak_nll_C, weak_entropy_C, mix_nll_C, mix_entropy_C, divergence_C, mass_C]
+    weak_own = entropy_of_logits_(weak_CV, labels_C)
+    mixed = entropy_of_logits_(mix_CV, labels_C)
+    assert weak_own.nll is not None and mixed.nll is not None
+    return [weak_own.nll, weak_own.entropy, mixed.nll, mixed.entropy, divergence_C, mass_C]

@@ -10,17 +10,29 @@ Progress = Callable[[int, int], None]
 """progress(done, total), called as work completes."""
 
 
+NUM_STATISTICS = 4
+"""Columns of a score: entropy, NLL of the next token, logsumexp of the logits, top-1 hit; hidden states follow them."""
+
+
 class Scorer(Protocol):
     """Exact entropy under one checkpoint."""
 
-    def score(self, sequences: list[list[int]]) -> list[npt.NDArray[np.float32]]:
-        """Per sequence of T token ids: [T, 2], entropy (nats) at each position and NLL of the next token (last NaN).
+    def score(self, sequences: list[list[int]], starts: list[int] | None = None) -> list[npt.NDArray[np.float32]]:
+        """Statistics at the positions of each sequence from its start on: row r stands at position starts[i] + r.
 
-        A scorer that keeps states gives [T, 2 + D]: those that enter the output head come after.
+        Args:
+            sequences: token ids, T >= 1 of each.
+            starts: first position wanted of each sequence, in [0, T); those before it are read but never projected
+                through the output head. None = 0 for all.
+
+        Returns:
+            Per sequence [T - start, NUM_STATISTICS]: entropy (nats), NLL of the next token (nats), logsumexp of the
+            logits, and 1 where no token is likelier than the next one, else 0. NLL and the last are NaN at position
+            T - 1. A scorer that keeps states gives [.., NUM_STATISTICS + D]: what enters the output head comes after.
         """
 
     def provenance(self) -> dict[str, Any]:
-        """Engine, version and precision: figures of different provenance are not comparable."""
+        """Engine, version, precision and batch invariance: figures of different provenance are not comparable."""
 
 
 class Generator(Protocol):

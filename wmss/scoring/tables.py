@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 
 from wmss.data.states import StateWriter
 from wmss.records import TokenizedSample
-from wmss.scoring.interfaces import Progress, Scorer
+from wmss.scoring.interfaces import NUM_STATISTICS, Progress, Scorer
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -68,12 +68,14 @@ def score_samples(
     nll = np.full(len(samples), np.nan)
     done = 0
     for batch in _batches(samples, batch_tokens, min_samples):
-        results = scorer.score([samples[i].input_ids.tolist() for i in batch])
-        for index, statistics in zip(batch, results, strict=True):
-            rows = statistics[samples[index].predicting_positions]
+        # A prompt costs its prefill only: nothing reads the distributions before the first supervised token's.
+        starts = [int(samples[i].predicting_positions[0]) for i in batch]
+        results = scorer.score([samples[i].input_ids.tolist() for i in batch], starts)
+        for index, start, statistics in zip(batch, starts, results, strict=True):
+            rows = statistics[samples[index].predicting_positions - start]
             entropy[index], nll[index] = rows[:, :2].astype(np.float64).mean(axis=0)
             if states is not None:
-                states.write(index, rows[:, 2:])
+                states.write(index, rows[:, NUM_STATISTICS:])
         done += len(batch)
         progress(done, len(samples))
     assert np.isfinite(entropy).all() and np.isfinite(nll).all(), "the scorer returned a value that is not finite"

@@ -8,6 +8,7 @@ import numpy.typing as npt
 import torch
 
 from wmss.core.entropy import token_entropy
+from wmss.core.rows import DEFAULT_IGNORE_INDEX
 from wmss.models.loading import hidden_states, load_model, output_head
 
 
@@ -22,25 +23,27 @@ class TorchEntropyScorer:
         self._device = torch.device(device)
 
     @torch.no_grad()
-    def score(self, sequences: list[list[int]]) -> list[npt.NDArray[np.float32]]:
-        """Per sequence of T token ids: [T, 2], entropy (nats) at each position and NLL of the next token (last NaN).
-
-        With `keep_states` [T, 2 + D]: the states that enter the output head come after.
-        """
+    def score(self, sequences: list[list[int]], starts: list[int] | None = None) -> list[npt.NDArray[np.float32]]:
+        """As `Scorer.score`; float64 for a float64 model."""
         head, bias = output_head(self._model)
         results = []
-        for ids in sequences:
+        for ids, start in zip(sequences, starts or [0] * len(sequences), strict=True):
             input_ids = torch.tensor([ids], device=self._device)
-            hidden = hidden_states(self._model, input_ids, torch.ones_like(input_ids))[0]
-            labels = torch.cat([input_ids[0, 1:], input_ids.new_full((1,), -100)])
-            entropy, nll = token_entropy(hidden, head, labels, bias=bias)
-            assert nll is not None
-            statistics = torch.stack([entropy, nll], dim=1)
+            hidden = hidden_states(self._model, input_ids, torch.ones_like(input_ids))[0, start:]
+            labels = torch.cat([input_ids[0, start + 1 :], input_ids.new_full((1,), DEFAULT_IGNORE_INDEX)])
+            entropy, nll, logsumexp, top1 = token_entropy(hidden, head, labels, bias=bias)
+            assert nll is not None and top1 is not None
+            statistics = torch.stack([entropy, nll, logsumexp, top1], dim=1)
             if self._keep_states:
                 statistics = torch.cat([statistics, hidden], dim=1)
             results.append(statistics.cpu().numpy())
         return results
 
     def provenance(self) -> dict[str, Any]:
-        """Engine, version and precision."""
-        return {"engine": "torch", "version": torch.__version__, "dtype": str(self._model.dtype).removeprefix("torch.")}
+        """Engine, version, precision and batch invariance: sequences are scored one by one."""
+        return {
+            "engine": "torch",
+            "version": torch.__version__,
+            "dtype": str(self._model.dtype).removeprefix("torch."),
+            "batch_invariant": True,
+        }

