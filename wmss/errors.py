@@ -41,6 +41,12 @@ class ModelError(WmssError):
     code = "invalid_model"
 
 
+class ScoreError(WmssError):
+    """A table of scores cannot be read, or its scores cannot be compared with another's."""
+
+    code = "invalid_scores"
+
+
 class TrainingError(WmssError):
     """Training had to stop: a non-finite loss, or workers that failed more often than allowed."""
 
