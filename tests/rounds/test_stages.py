@@ -203,6 +203,12 @@ def test_curriculum_is_the_formula_on_both_tables(tmp_path, checkpoints, files):
     )
     exact = truth(job.base, load_tokenized(job.folder / "samples.parquet"))
     np.testing.assert_allclose(weak, [statistics[:, 0].mean() for statistics in exact], atol=1e-5)
+    np.testing.assert_allclose(table["weak_nll"], [statistics[:, 1].mean() for statistics in exact], atol=1e-5)
+    assert table["num_targets"].to_pylist() == [len(statistics) for statistics in exact]
+    assert table["entropy_delta"].to_pylist() == (strong - weak).tolist()
+    origin = json.loads(table.schema.metadata[b"wmss"])
+    assert (origin["job"], origin["round"], origin["weighting"]) == (job.id, 1, "v2")
+    assert origin["weak_provenance"] == origin["strong_provenance"] == journal.finished["score_weak"]["provenance"]
     expected = 0.1 * np.maximum(weak - strong, 0) + 0.8 * strong + 0.1 * np.maximum(strong - weak, 0)
     np.testing.assert_allclose(weight, expected / expected.sum(), rtol=1e-12)
     assert sorted(journal.finished["weigh"]["indices"]) == np.flatnonzero(drawn).tolist()

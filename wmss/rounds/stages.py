@@ -243,6 +243,7 @@ class _Stage:
         samples = load_tokenized(self._samples_file)
         columns: dict[str, Any] = {
             "line": [sample.line for sample in samples],
+            "num_targets": [sample.num_targets for sample in samples],
             "weight": weights,
             "times_drawn": times_drawn,
         }
@@ -254,7 +255,13 @@ class _Stage:
             "largest_share": float(weights.max()),
         }
         if weak is not None and strong is not None:
-            columns |= {"weak_entropy": weak.entropy, "strong_entropy": strong.entropy}
+            columns |= {
+                "weak_entropy": weak.entropy,
+                "strong_entropy": strong.entropy,
+                "entropy_delta": strong.entropy - weak.entropy,
+                "weak_nll": weak.nll,
+                "strong_nll": strong.nll,
+            }
             terms = weighting_terms(weak.entropy, strong.entropy, weighting=wmss.weighting, **wmss.coefficients)
             masses = dict(zip(TERMS[wmss.weighting], (terms.sum(axis=1) / terms.sum()).tolist(), strict=True))
             found |= {
@@ -267,7 +274,14 @@ class _Stage:
             gap = weak.mean_entropy - strong.mean_entropy
             if gap < MIN_ENTROPY_GAP:
                 self.journal.event(messages.close_pair(gap), level="warn", data={"entropy_gap": gap})
-        pq.write_table(pa.table(columns), table)
+        origin = {
+            "job": self.job.id,
+            "round": number,
+            "weighting": wmss.weighting,
+            "weak_provenance": weak_scores and weak_scores["provenance"],
+            "strong_provenance": strong_scores and strong_scores["provenance"],
+        }
+        pq.write_table(pa.table(columns, metadata={"wmss": json.dumps(origin)}), table)
         self.journal.event(messages.drawn(len(indices), unique, num_samples), data=found)
         if weak is not None and strong is not None:
             self._tell_extremes(samples, weak, strong, weights, times_drawn)
