@@ -59,7 +59,9 @@ class FileRow(Base):
 
 
 class JobRow(Base):
-    """A job, of one of `services.jobs.kinds`. `attempt` is the fencing token: only the driver of the current attempt may write.
+    """A job of one of the kinds in `services.jobs.kinds`.
+
+    `attempt` is the fencing token: only the driver of the current attempt may write.
 
     `request_key` is the caller's Idempotency-Key, `request_digest` that of the body: a create that is sent again is
     answered with the job it made.

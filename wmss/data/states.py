@@ -43,14 +43,13 @@ class StateWriter:
         self._rows[start:end] = states
         self._missing.discard(index)
 
-    def close(self) -> str:
-        """Publish the cache under its folder; returns its `states_digest`."""
+    def close(self) -> None:
+        """Publish the cache under its folder."""
         assert self._rows is not None and not self._missing, f"{len(self._missing)} samples have no states"
         self._rows.flush()  # type: ignore[attr-defined]
         np.save(self._partial / _OFFSETS, self._offsets)
         shutil.rmtree(self._folder, ignore_errors=True)
         self._partial.rename(self._folder)
-        return states_digest(self._folder)
 
 
 def states_bytes(samples: Sequence[TokenizedSample], width: int) -> int:

@@ -1,14 +1,13 @@
 """What a job's owner is told: plain sentences of at most some 120 characters, made from what the phases found."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from wmss.config import JobSpec
 from wmss.core.estimators import difference_interval
-from wmss.rounds.phases import PURPOSES, kind_and_round, phases_of
+from wmss.rounds.phases import PURPOSES, kind_and_round
 from wmss.rounds.report import FileFigures
 from wmss.training.run import TrainingRun
 
@@ -24,9 +23,8 @@ TERM_MEANINGS = {
 """What mass on a term of the curriculum stands for."""
 
 
-def phase_done(spec: JobSpec, phase: str, seconds: float) -> str:
-    """That a phase is over, and which one comes next."""
-    phases = phases_of(spec)
+def phase_done(phases: Sequence[str], phase: str, seconds: float) -> str:
+    """That one of the `phases` is over, and which one comes next."""
     following = phases[phases.index(phase) + 1 :]
     upcoming = (
         f"; next is {following[0]}: {PURPOSES[kind_and_round(following[0])[0]]}" if following else ", the last phase"

@@ -1,4 +1,4 @@
-"""A table with one row per supervised token, written in bounded memory: statistics arrive sample by sample, in any order."""
+"""A table with one row per supervised token, in bounded memory: statistics arrive sample by sample, in any order."""
 
 import json
 import shutil
@@ -38,13 +38,14 @@ class TokenTableWriter:
     A row is a supervised token: the sample's `line` in the file, the token's `position` in the sample (from 0), its id,
     and of the distribution that predicts it, which stands one position before: entropy (nats), NLL of the token (nats),
     logsumexp of the logits, and whether no token was likelier. Rows are in file order. Until it is closed, the
-    statistics lie in a file beside it, 16 bytes a token.
+    statistics lie in a file beside it, 16 bytes a token, under a name that only this `owner` uses.
     """
 
-    def __init__(self, path: Path, samples: Sequence[TokenizedSample]) -> None:
+    def __init__(self, path: Path, samples: Sequence[TokenizedSample], owner: str) -> None:
         self._path = path
         self._samples = samples
-        self._scratch = path.with_name(path.name + ".rows")
+        self._partial = path.with_suffix(f".{owner}.partial")
+        self._scratch = path.with_suffix(f".{owner}.rows")
         self._rows = StateWriter(self._scratch, samples)
 
     def write(self, index: int, statistics: npt.NDArray[np.float32]) -> None:
@@ -54,14 +55,13 @@ class TokenTableWriter:
     def close(self, provenance: dict[str, Any]) -> None:
         """Publish the table, with what its scorer said of itself."""
         self._rows.close()
-        partial = self._path.with_name(self._path.name + ".partial")
         schema = _SCHEMA.with_metadata({PROVENANCE: json.dumps(provenance)})
         cache = StateCache(self._scratch)
-        with pq.ParquetWriter(partial, schema) as file:
+        with pq.ParquetWriter(self._partial, schema) as file:
             for group in _groups(self._samples):
                 columns = _columns([self._samples[index] for index in group], cache.rows(group).numpy())
                 file.write_table(pa.table(columns, schema=schema))
-        partial.rename(self._path)
+        self._partial.rename(self._path)
         shutil.rmtree(self._scratch)
 
 
