@@ -278,7 +278,7 @@ has_left() { [ "$(num_processes "^(ray::ServeReplica:chat-|VLLM::)")" = 0 ]; }
 within $((WMSS_CHAT_IDLE_S + 60)) "the idle engine has left" has_left
 [ $((SECONDS - answered)) -ge $((WMSS_CHAT_IDLE_S - 1)) ] || die "chat: it left before WMSS_CHAT_IDLE_S"
 say "$((SECONDS - answered)) s after its last answer (WMSS_CHAT_IDLE_S=$WMSS_CHAT_IDLE_S)"
-deleted() { [ "$(ray_jobs services.engines)" = "SUCCEEDED SUCCEEDED" ]; }
+deleted() { [ "$(ray_jobs services.engines.delete)" = "SUCCEEDED SUCCEEDED" ]; }
 [ "$(ray_jobs services.chat.engine)" = "SUCCEEDED SUCCEEDED" ] || die "chat: $(ray_jobs services.chat.engine)"
 within 60 "two engines were deployed by Ray jobs and deleted by Ray jobs" deleted
 mapped=$(cat "/proc/$(pgrep -u 10001 -f 'python3 .*/uvicorn services.api')/maps")

@@ -7,23 +7,28 @@ import contextlib
 import logging
 import sys
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import ray
-from ray import serve
+from ray.serve.handle import DeploymentHandle
 
 from services import cluster
+from services.chat.store import ChatStore
+from services.engines.generator import ServeGenerator, deploy_generator
+from services.engines.pool import EnginePool
+from services.engines.replicas import app_name
+from services.engines.scorer import ServeScorer, deploy_scorer
+from services.engines.store import Engine, EngineStore
 from services.failures import driver_error
-from services.generator import ServeGenerator, deploy_generator
 from services.jobs.lease import keep_lease
 from services.jobs.reconcile import submission_id
-from services.jobs.room import uses_gpu
+from services.jobs.room import occupied_by, room_left, running_jobs, uses_gpu
 from services.jobs.states import State
 from services.jobs.store import PATIENCE_S, Fence, LostLeaseError, NewEvent, Store, may_be_tried_again
 from services.jobs.tables import JobRow
-from services.scorer import ServeScorer, deploy_scorer
 from services.settings import Settings
 from services.trainer import run_training
 from wmss.config import JobSpec
@@ -49,8 +54,7 @@ def main(job_id: str, attempt: int) -> None:
         with keep_lease(fence, every_s=settings.lease_s / 3):
             ray.init(address="auto", log_to_driver=True)
             job = resolve(row, settings)
-            _delete_left_engines(store, fence, job_id)
-            run_job(job, RayEngines(job, settings, fence, attempt, row.fine_tuned_model), journal)
+            run_job(job, RayEngines(job, settings, store, fence, row.fine_tuned_model), journal)
     except LostLeaseError:
         raise
     except Exception as error:  # the outermost frame: whatever it was, the job must say so
@@ -63,16 +67,6 @@ def main(job_id: str, attempt: int) -> None:
     else:
         tokens = store.trained_tokens(job_id)
         fence.end(State.SUCCEEDED, error=None, message=f"Done: {row.fine_tuned_model}", trained_tokens=tokens)
-
-
-def _delete_left_engines(store: Store, fence: Fence, job_id: str) -> None:
-    """Engines of an attempt that died: its scores may be in the cache, so nobody else would come by to end them."""
-    left = store.engines(job_id)
-    deployed = serve.status().applications if left else {}
-    for app in left:
-        if app in deployed:
-            serve.delete(app)
-        fence.forget_engine(app)
 
 
 def resolve(row: JobRow, settings: Settings) -> Job:
@@ -127,12 +121,17 @@ class DatabaseJournal:
 class RayEngines:
     """The library's `Engines` on this Ray cluster: Ray Train for training, Ray Serve for scoring and generation."""
 
-    def __init__(self, job: Job, settings: Settings, fence: Fence, attempt: int, model_name: str) -> None:
+    def __init__(self, job: Job, settings: Settings, store: Store, fence: Fence, model_name: str) -> None:
         self._job = job
         self._settings = settings
-        self._fence = fence
-        self._record = {"job_id": job.id, "attempt": attempt, "model_name": model_name}
+        self._store = store
+        self._record = {"job_id": job.id, "attempt": fence.attempt, "model_name": model_name}
         self._use_gpu = uses_gpu(job.spec.resources, ray.cluster_resources())
+        self._pool = EnginePool(EngineStore(store), fence, places=settings.max_engines, free=self._free)
+
+    def _free(self) -> dict[str, float]:
+        chat = ChatStore(self._store).engine() is not None
+        return room_left(ray.cluster_resources(), running_jobs(self._store, but_for=self._job.id), chat=chat)
 
     def refusals(self, checkpoints: Mapping[str, Path], *, scoring: bool) -> list[WmssError]:
         """What this cluster can never run: the job would otherwise wait for resources for ever."""
@@ -141,11 +140,13 @@ class RayEngines:
 
     def train(self, run: TrainingRun, *, name: str) -> Path:
         """Run one training phase to its end under Ray Train."""
+        resources = self._job.spec.resources
+        self._pool.make_room(occupied_by(resources, ray.cluster_resources()), purpose=f"training {self._job.id}")
         return run_training(
             run,
             name=name,
             storage=self._settings.runs,
-            num_workers=self._job.spec.resources.num_workers,
+            num_workers=resources.num_workers,
             use_gpu=self._use_gpu,
             num_threads=self._settings.training_threads,
             keep_last=self._job.spec.checkpointing.keep_last,
@@ -154,30 +155,30 @@ class RayEngines:
 
     @contextlib.contextmanager
     def scorer(self, checkpoint: Path, *, max_length: int, keep_states: bool) -> Iterator[ServeScorer]:
-        """A scorer application for the time of the context."""
-        with self._application("scorer") as app:
-            yield deploy_scorer(app, checkpoint, max_length=max_length, keep_states=keep_states, use_gpu=self._use_gpu)
+        """A scorer, for the time of the context."""
+        options = {"max_length": max_length, "keep_states": keep_states}
+        with self._engine("scorer", deploy_scorer, checkpoint, options) as handle:
+            yield ServeScorer(handle)
 
     @contextlib.contextmanager
     def generator(self, checkpoint: Path, *, max_length: int) -> Iterator[ServeGenerator]:
-        """A generator application for the time of the context."""
-        with self._application("generator") as app:
-            yield deploy_generator(app, checkpoint, max_length=max_length, use_gpu=self._use_gpu)
+        """A generator, for the time of the context."""
+        with self._engine("generator", deploy_generator, checkpoint, {"max_length": max_length}) as handle:
+            yield ServeGenerator(handle)
 
     def provenance(self) -> dict[str, Any]:
         """What the engines say of themselves, without starting one."""
         return provenance()
 
-    @contextlib.contextmanager
-    def _application(self, kind: str) -> Iterator[str]:
-        """Name of an application of this job, written down before it exists and crossed out after it is gone."""
-        app = f"{kind}-{self._job.id}"
-        self._fence.use_engine(app)
-        try:
-            yield app
-        finally:
-            serve.delete(app)
-            self._fence.forget_engine(app)
+    def _engine(
+        self, kind: str, deploy: Callable[..., DeploymentHandle[Any]], checkpoint: Path, options: dict[str, Any]
+    ) -> AbstractContextManager[DeploymentHandle[Any]]:
+        """The engine of this kind with these options, whichever job deployed it."""
+        options = options | {"use_gpu": self._use_gpu}
+        root = self._settings.root
+        label = f"{kind} of {checkpoint.relative_to(root) if checkpoint.is_relative_to(root) else checkpoint}"
+        engine = Engine(app_name(kind, checkpoint, options), label, num_replicas=1, use_gpu=self._use_gpu)
+        return self._pool.use(engine, lambda: deploy(engine.app, checkpoint, **options))
 
 
 if __name__ == "__main__":

@@ -100,7 +100,7 @@ class RayDrivers:
     def delete_engines(self, apps: list[str]) -> None:
         """Delete Serve applications and wait until they are gone."""
         submission_id = f"delete-{secrets.token_hex(6)}"
-        self._submit(submission_id, "services.engines", *apps, metadata={})
+        self._submit(submission_id, "services.engines.delete", *apps, metadata={})
         deadline = time.monotonic() + DELETE_ENGINES_TIMEOUT_S
         while (status := self.status(submission_id)) is None or not status.ended:
             if time.monotonic() > deadline:

@@ -69,6 +69,10 @@ class Settings(BaseSettings):
     """Seconds after its last request that a chat engine keeps its place."""
     chat_start_s: float = Field(default=300.0, gt=0)
     """Longest start of a chat engine, and longest wait of a request for it."""
+    max_engines: int = Field(default=2, ge=1)
+    """Scoring and generation engines that may be there at a time; the one that was not used longest leaves."""
+    engine_idle_s: float = Field(default=60.0, gt=0)
+    """Seconds after its last use that a scoring or generation engine keeps its memory, unless it is in the way."""
     max_running_jobs: int = Field(default=1, ge=1)
     """Jobs that run at a time; the others wait in order."""
     max_attempts: int = Field(default=3, ge=1)

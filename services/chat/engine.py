@@ -11,7 +11,7 @@ from typing import Any
 import ray
 from ray import serve
 
-from services.replicas import ENGINE_DEPLOYMENT, deploy
+from services.engines.replicas import ENGINE_DEPLOYMENT, deploy
 
 
 class ChatReplica:

@@ -4,7 +4,7 @@
     running      driver ended                -> claim the next attempt, or fail the job after too many
     running      lease long overdue          -> stop the driver
     cancelling   driver still there          -> stop it; driver gone -> cancelled
-    engines      no live job uses them       -> delete their Serve applications
+    engines      idle too long, left by a driver that died, in the chat engine's place -> delete their applications
     chat engine  see services/chat/keeper.py
 
 It talks to Ray over HTTP and keeps nothing in memory, so it may die and start again at any moment.
@@ -19,7 +19,8 @@ from typing import Protocol
 
 from services.chat.keeper import ChatCluster, ChatKeeper
 from services.chat.store import ChatStore
-from services.jobs.room import Cluster, room_for_chat
+from services.engines.store import EngineStore, too_many
+from services.jobs.room import Cluster, room_for_chat, room_left, running_jobs
 from services.jobs.states import State
 from services.jobs.store import Store
 from services.jobs.tables import JobRow
@@ -47,7 +48,9 @@ class Reconciler:
         self._store = store
         self._drivers = drivers
         self._settings = settings
-        self._chat = ChatKeeper(ChatStore(store), drivers, settings, partial(room_for_chat, store, drivers))
+        self._engines = EngineStore(store)
+        self._chat_store = ChatStore(store)
+        self._chat = ChatKeeper(self._chat_store, drivers, settings, partial(room_for_chat, store, drivers))
         self._wake = threading.Event()
         self._stopping = False
         self._thread = threading.Thread(target=self._run, daemon=True, name="reconcile")
@@ -77,9 +80,7 @@ class Reconciler:
 
     def pass_once(self) -> None:
         """Compare every active job with Ray once; trouble with one job does not hold up the others."""
-        orphans = self._store.orphaned_engines()
-        if orphans:
-            self._attempt("engines", lambda: self._delete_engines(orphans))
+        self._attempt("engines", self._tend_engines)
         jobs = self._store.active_jobs()
         for job in jobs:
             if job.state == State.CANCELLING:
@@ -102,9 +103,15 @@ class Reconciler:
         if self._chat.pass_once():
             self._wake_soon()
 
-    def _delete_engines(self, apps: list[str]) -> None:
-        self._drivers.delete_engines(apps)
-        self._store.forget_engines(apps)
+    def _tend_engines(self) -> None:
+        """Delete the engines that nobody comes back for, and idle ones in the place of a chat engine."""
+        apps = self._engines.abandoned(idle_s=self._settings.engine_idle_s)
+        if self._chat_store.engine() is not None and (idle := self._engines.idle()):
+            left = room_left(self._drivers.cluster_resources(), running_jobs(self._store), chat=True)
+            apps += [engine.app for engine in too_many(idle, left) if engine.app not in apps]
+        if leaving := [app for app in apps if self._engines.leave(app)]:
+            self._drivers.delete_engines(leaving)
+            self._engines.remove(leaving)
 
     def _next_attempt(self, job: JobRow, *, message: str, level: str = "info", driver_lost: bool = False) -> None:
         attempt = self._store.claim(job, message=message, level=level, driver_lost=driver_lost)

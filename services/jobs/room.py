@@ -1,8 +1,8 @@
-"""The one rule about CPUs and GPUs: jobs come first, and a chat engine takes a place only where one is left over.
+"""The one rule about CPUs and GPUs: jobs come first, then a chat engine where a place is left over, then idle engines.
 
 A job's phases follow each other, and its training workers (of a request for entropy scores, its engines) are the most
 that any of them occupies. So a chat engine that leaves those of every running job their place can stay beside them, and
-nobody waits for anybody.
+nobody waits for anybody. An engine that no job uses stays only where nobody else needs its place.
 """
 
 from collections.abc import Iterable, Mapping
@@ -23,15 +23,30 @@ class Cluster(Protocol):
 
 def room_for_chat(store: Store, cluster: Cluster) -> bool:
     """Whether a chat engine may be there now, given the jobs that run."""
-    running = [job for job in store.active_jobs() if job.state != State.QUEUED]
-    return not running or leaves_room(cluster.cluster_resources(), map(resources_of, running))
+    running = running_jobs(store)
+    return not running or leaves_room(cluster.cluster_resources(), running)
+
+
+def room_left(total: Mapping[str, float], running: Iterable[Resources], *, chat: bool) -> dict[str, float]:
+    """CPUs and GPUs of `total` that neither the running jobs nor a chat engine may occupy, by kind."""
+    taken = [occupied_by(resources, total) for resources in running] + ([_chat_engine(total)] if chat else [])
+    return {kind: total.get(kind, 0) - sum(each[kind] for each in taken) for kind in ("CPU", "GPU")}
+
+
+def running_jobs(store: Store, *, but_for: str | None = None) -> list[Resources]:
+    """What the jobs that run asked for."""
+    jobs = [job for job in store.active_jobs() if job.state != State.QUEUED and job.id != but_for]
+    return [resources_of(job) for job in jobs]
 
 
 def leaves_room(total: Mapping[str, float], running: Iterable[Resources]) -> bool:
     """Whether one CPU, and on a cluster with GPUs one GPU, of `total` is left over beside the running jobs."""
-    jobs = [occupied_by(resources, total) for resources in running]
-    needed = {"CPU": 1, "GPU": 1 if total.get("GPU", 0) > 0 else 0}
-    return all(total.get(kind, 0) - sum(job[kind] for job in jobs) >= count for kind, count in needed.items())
+    return all(left >= 0 for left in room_left(total, running, chat=True).values())
+
+
+def _chat_engine(total: Mapping[str, float]) -> dict[str, int]:
+    """CPUs and GPUs of the chat engine."""
+    return {"CPU": 1, "GPU": 1 if total.get("GPU", 0) > 0 else 0}
 
 
 def occupied_by(resources: Resources, total: Mapping[str, float]) -> dict[str, int]:

@@ -9,7 +9,7 @@ import secrets
 import sqlite3
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -38,8 +38,8 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.orm import Session, sessionmaker
 
 from services.jobs.kinds import Kind
-from services.jobs.states import ACTIVE, TERMINAL, State
-from services.jobs.tables import Base, CheckpointRow, EngineRow, EventRow, FileRow, JobRow, PhaseRow
+from services.jobs.states import ACTIVE, State
+from services.jobs.tables import Base, CheckpointRow, EventRow, FileRow, JobRow, PhaseRow
 
 logger = logging.getLogger(__name__)
 
@@ -327,22 +327,6 @@ class Store:
         with self._session.begin() as session:
             return _end(session, job.id, _unchanged(job), state, error=error, message=message)
 
-    def orphaned_engines(self) -> list[str]:
-        """Serve applications of jobs that have ended."""
-        with self._session() as session:
-            query = select(EngineRow.app).join(JobRow, JobRow.id == EngineRow.job_id)
-            return list(session.scalars(query.where(JobRow.state.in_(TERMINAL))))
-
-    def engines(self, job_id: str) -> list[str]:
-        """Serve applications that a job has started and not yet deleted."""
-        with self._session() as session:
-            return list(session.scalars(select(EngineRow.app).where(EngineRow.job_id == job_id)))
-
-    def forget_engines(self, apps: Sequence[str]) -> None:
-        """Their applications are gone."""
-        with self._session.begin() as session:
-            session.execute(delete(EngineRow).where(EngineRow.app.in_(apps)))
-
     # Internals
 
     def _one(self, table: type[Row], *conditions: ColumnElement[bool]) -> Row | None:
@@ -385,45 +369,46 @@ class Fence:
 
     def __init__(self, store: Store, job_id: str, attempt: int, *, lease_s: float) -> None:
         self._store = store
-        self._job_id = job_id
-        self._attempt = attempt
+        self.job_id = job_id
+        self.attempt = attempt
         self._lease_s = lease_s
 
-    def _write(self) -> Any:
-        return self._store.fenced(self._job_id, self._attempt, lease_s=self._lease_s)
+    def transaction(self) -> AbstractContextManager[Session]:
+        """A transaction that renews the lease; raises `LostLeaseError` if the attempt is not the current one."""
+        return self._store.fenced(self.job_id, self.attempt, lease_s=self._lease_s)
 
     def _got_somewhere(self, session: Session) -> None:
-        session.execute(update(JobRow).where(JobRow.id == self._job_id).values(lost_drivers=0))
+        session.execute(update(JobRow).where(JobRow.id == self.job_id).values(lost_drivers=0))
 
     def renew(self) -> None:
         """Keep the lease."""
-        with self._write():
+        with self.transaction():
             pass
 
     def record_events(self, events: Sequence[NewEvent]) -> None:
         """Tell the owner."""
-        with self._write() as session:
-            _add_events(session, self._job_id, events)
+        with self.transaction() as session:
+            _add_events(session, self.job_id, events)
 
     def start_phase(self, name: str) -> None:
         """A phase begins, or begins again."""
-        with self._write() as session:
-            session.merge(PhaseRow(job_id=self._job_id, name=name, started_at=time.time(), done=0, total=0))
+        with self.transaction() as session:
+            session.merge(PhaseRow(job_id=self.job_id, name=name, started_at=time.time(), done=0, total=0))
 
     def progress(self, name: str, done: int, total: int) -> None:
         """How far a phase is."""
-        with self._write() as session:
+        with self.transaction() as session:
             session.execute(
                 update(PhaseRow)
-                .where(PhaseRow.job_id == self._job_id, PhaseRow.name == name)
+                .where(PhaseRow.job_id == self.job_id, PhaseRow.name == name)
                 .values(done=done, total=total)
             )
 
     def finish_phase(self, name: str, artifacts: dict[str, Any]) -> None:
         """A phase is done."""
-        with self._write() as session:
+        with self.transaction() as session:
             self._got_somewhere(session)
-            row = session.get_one(PhaseRow, (self._job_id, name))
+            row = session.get_one(PhaseRow, (self.job_id, name))
             row.finished_at, row.artifacts = time.time(), artifacts
             row.total = max(row.total, 1)
             row.done = row.total
@@ -432,14 +417,14 @@ class Fence:
         self, *, phase: str, step: int, path: Path, model_name: str, metrics: dict[str, Any], keep_last: int
     ) -> None:
         """A checkpoint exists; those of the phase that retention has removed are forgotten."""
-        with self._write() as session:
+        with self.transaction() as session:
             self._got_somewhere(session)
-            same_phase = (CheckpointRow.job_id == self._job_id, CheckpointRow.phase == phase)
+            same_phase = (CheckpointRow.job_id == self.job_id, CheckpointRow.phase == phase)
             session.execute(delete(CheckpointRow).where(*same_phase, CheckpointRow.step == step))
             session.add(
                 CheckpointRow(
                     id=new_id("ftckpt"),
-                    job_id=self._job_id,
+                    job_id=self.job_id,
                     created_at=int(time.time()),
                     phase=phase,
                     step=step,
@@ -453,21 +438,11 @@ class Fence:
             kept_numbers = list(session.scalars(kept))
             session.execute(delete(CheckpointRow).where(*same_phase, CheckpointRow.number.not_in(kept_numbers)))
 
-    def use_engine(self, app: str) -> None:
-        """Before an application is deployed, so that it is found and deleted whatever happens next."""
-        with self._write() as session:
-            session.merge(EngineRow(app=app, job_id=self._job_id))
-
-    def forget_engine(self, app: str) -> None:
-        """After an application was deleted."""
-        with self._write() as session:
-            session.execute(delete(EngineRow).where(EngineRow.app == app))
-
     def end(self, state: State, *, error: dict[str, Any] | None, message: str, trained_tokens: int | None) -> None:
         """Close the job."""
-        with self._write() as session:
-            _end(session, self._job_id, (JobRow.id == self._job_id,), state, error=error, message=message)
-            session.execute(update(JobRow).where(JobRow.id == self._job_id).values(trained_tokens=trained_tokens))
+        with self.transaction() as session:
+            _end(session, self.job_id, (JobRow.id == self.job_id,), state, error=error, message=message)
+            session.execute(update(JobRow).where(JobRow.id == self.job_id).values(trained_tokens=trained_tokens))
 
 
 # Every change of state is one conditional UPDATE: a read first would let two writers both believe they won.

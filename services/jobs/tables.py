@@ -138,12 +138,26 @@ class CheckpointRow(Base):
 
 
 class EngineRow(Base):
-    """A Serve application that a job started; it is deleted when the job has ended, if not before."""
+    """A scoring or generation engine: a Serve application that jobs use in turn."""
 
     __tablename__ = "engines"
 
     app: Mapped[str] = mapped_column(primary_key=True)
-    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"), index=True)
+    label: Mapped[str] = mapped_column(LongCharacters)
+    state: Mapped[str]
+    num_replicas: Mapped[int]
+    use_gpu: Mapped[bool]
+    used_at: Mapped[float]
+
+
+class EngineUserRow(Base):
+    """A driver that uses an engine, for as long as its attempt is the job's current one."""
+
+    __tablename__ = "engine_users"
+
+    app: Mapped[str] = mapped_column(ForeignKey("engines.app"), primary_key=True)
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"), primary_key=True)
+    attempt: Mapped[int] = mapped_column(primary_key=True)
 
 
 class ChatEngineRow(Base):

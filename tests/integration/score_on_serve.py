@@ -11,15 +11,14 @@ import numpy as np
 import ray
 from ray import serve
 
-from services.scorer import deploy_scorer
+from services.engines.scorer import ServeScorer, deploy_scorer
 
 if __name__ == "__main__":
     checkpoint, sequences, result = (Path(argument) for argument in sys.argv[1:])
     ray.init(address="auto")
     # Fewer tokens a step than most sequences have: prefill is chunked, within and across sequences.
-    scorer = deploy_scorer(
-        "test-scorer", checkpoint, max_length=256, use_gpu=False, keep_states=True, max_batched_tokens=64
-    )
+    options = {"max_length": 256, "keep_states": True, "max_batched_tokens": 64}
+    scorer = ServeScorer(deploy_scorer("test-scorer", checkpoint, use_gpu=False, **options))
     arrays = scorer.score(json.loads(sequences.read_text()))
     np.savez(result, *arrays, provenance=json.dumps(scorer.provenance()))
     serve.delete("test-scorer")

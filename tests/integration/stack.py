@@ -47,8 +47,16 @@ class Stack:
 
     def run_on_ray(self, *arguments: str, timeout_s: float = 180) -> None:
         """Run a Python module of the tests as a Ray job and wait for it."""
+        self.await_on_ray(self.submit_on_ray(*arguments), timeout_s=timeout_s)
+
+    def submit_on_ray(self, *arguments: str) -> str:
+        """Start a Python module of the tests as a Ray job; returns the job's name."""
+        entrypoint = f"cd {Path.cwd()} && {sys.executable} -m {' '.join(arguments)}"
+        return str(self.ray_jobs().submit_job(entrypoint=entrypoint))
+
+    def await_on_ray(self, submission: str, *, timeout_s: float) -> None:
+        """Wait until a Ray job has succeeded."""
         jobs = self.ray_jobs()
-        submission = jobs.submit_job(entrypoint=f"cd {Path.cwd()} && {sys.executable} -m {' '.join(arguments)}")
         deadline = time.monotonic() + timeout_s
         while not (status := jobs.get_job_status(submission)).is_terminal():
             assert time.monotonic() < deadline, jobs.get_job_logs(submission)

@@ -27,6 +27,8 @@ FROZEN = {"weak_update": "frozen"}
 class DyingEngines(LocalEngines):
     """Engines whose training dies after its third step, as a crash would."""
 
+    calls_at_once = 1
+
     def train(self, run, *, name):
         train(run, LocalHost(self.folder / name, die_at=3))
         raise AssertionError("training went on")

@@ -1,6 +1,8 @@
 """How many samples go to a scorer in one call, what is kept of the answers, and which of them may be compared."""
 
 import dataclasses
+import queue
+import time
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -16,6 +18,8 @@ from wmss.scoring.token_table import TokenTableWriter
 
 class RecordingScorer:
     """Three hidden numbers a token behind the statistics; keeps how many tokens each call had."""
+
+    calls_at_once = 1
 
     def __init__(self):
         self.calls = []
@@ -123,3 +127,56 @@ def test_an_unfinished_table_of_tokens_does_not_exist(tmp_path):
     with pytest.raises(AssertionError, match="1 samples have no states"):
         writer.close({})
     assert not (tmp_path / "t.parquet").exists()
+
+
+class SlowAndFast:
+    """Two engines behind one scorer: whichever is free takes the next call; one needs ten times as long."""
+
+    calls_at_once = 2
+
+    def __init__(self):
+        self._free = queue.SimpleQueue()
+        for seconds in (0.02, 0.002):
+            self._free.put(seconds)
+        self.under_way, self.most, self.calls = 0, 0, {0.02: 0, 0.002: 0}
+
+    def score(self, sequences, starts):
+        seconds = self._free.get()
+        self.under_way += 1
+        self.most = max(self.most, self.under_way)
+        time.sleep(seconds)
+        self.calls[seconds] += 1
+        self.under_way -= 1
+        self._free.put(seconds)
+        return [np.full((len(ids) - start, 4), ids[0]) for ids, start in zip(sequences, starts, strict=True)]
+
+    def provenance(self):
+        return {"engine": "two"}
+
+
+def test_a_slow_engine_holds_nobody_up_and_every_sample_gets_its_own_answer():
+    lengths = np.random.default_rng(0).integers(2, 30, 300)
+    samples = [
+        TokenizedSample(
+            line=n + 1, input_ids=np.full(length, n, dtype=np.int32), target_mask=np.arange(length) >= length // 2
+        )
+        for n, length in enumerate(lengths)
+    ]
+    scorer, told = SlowAndFast(), []
+    table = score_samples(samples, scorer, batch_tokens=64, progress=lambda *given: told.append(given), min_samples=1)
+    assert table.entropy.tolist() == list(range(300))
+    assert told == sorted(told) and told[-1] == (300, 300)
+    assert scorer.most == 2
+    assert scorer.calls[0.002] > 3 * scorer.calls[0.02]
+
+
+def test_a_call_that_fails_ends_the_scoring():
+    class Broken(RecordingScorer):
+        calls_at_once = 3
+
+        def score(self, sequences, starts):
+            raise RuntimeError("lost")
+
+    sample = TokenizedSample(line=1, input_ids=np.zeros(9, dtype=np.int32), target_mask=np.arange(9) > 0)
+    with pytest.raises(RuntimeError, match="lost"):
+        score_samples([sample] * 9, Broken(), batch_tokens=9, progress=lambda *given: None, min_samples=1)

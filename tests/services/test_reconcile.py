@@ -4,11 +4,15 @@ import time
 
 import pytest
 
+from services.chat.store import ChatStore
+from services.engines.store import Engine, EngineStore
 from services.jobs.reconcile import Reconciler, submission_id
 from services.jobs.states import State
 from services.jobs.store import Fence, Store
 from services.ray_jobs import DriverStatus
 from services.settings import Settings
+
+SCORER, OTHER = (Engine(app, f"the {app}", num_replicas=1, use_gpu=False) for app in ("scorer-1", "scorer-2"))
 
 
 class ScriptedDrivers:
@@ -18,6 +22,13 @@ class ScriptedDrivers:
         self.statuses = {}
         self.stopped = []
         self.deleted = []
+        self.total = {"CPU": 4}
+
+    def cluster_resources(self):
+        return self.total
+
+    def start_chat(self, app, checkpoint, model):
+        self.statuses[app] = DriverStatus.RUNNING
 
     def status(self, submission):
         return self.statuses.get(submission)
@@ -44,7 +55,9 @@ def world(tmp_path, database_url):
 
 
 def add_job(store, name="a"):
-    return store.create_job(f"ftjob-{name}", spec={}, paths={}, fine_tuned_model=name, request_digest=name)
+    return store.create_job(
+        f"ftjob-{name}", spec={"resources": {}}, paths={}, fine_tuned_model=name, request_digest=name
+    )
 
 
 def state(store, name="a"):
@@ -175,7 +188,7 @@ def test_cancel_stops_the_driver_then_ends_the_job_and_its_engines(world):
     store, drivers, reconciler = world
     add_job(store)
     reconciler.pass_once()
-    Fence(store, "ftjob-a", 1, lease_s=5).use_engine("scorer-1")
+    EngineStore(store).take(SCORER, Fence(store, "ftjob-a", 1, lease_s=5), places=1)
     store.request_cancel("ftjob-a")
     reconciler.pass_once()
     assert (drivers.stopped, state(store)) == (["ftjob-a-1"], (State.CANCELLING, 1))
@@ -186,7 +199,34 @@ def test_cancel_stops_the_driver_then_ends_the_job_and_its_engines(world):
     assert state(store) == (State.CANCELLED, 1)
     reconciler.pass_once()
     assert drivers.deleted == ["scorer-1"]
-    assert store.orphaned_engines() == []
+    assert EngineStore(store).abandoned(idle_s=0) == []
+
+
+def test_idle_engines_leave_after_a_while_or_when_chat_needs_their_place(world, monkeypatch):
+    store, drivers, reconciler = world
+    engines = EngineStore(store)
+    add_job(store)
+    reconciler.pass_once()
+    fence = Fence(store, "ftjob-a", 1, lease_s=5)
+    for engine in (SCORER, OTHER):
+        engines.take(engine, fence, places=2)
+        engines.ready(engine.app, fence)
+    engines.release(SCORER.app, fence)
+    drivers.total = {"CPU": 4}
+    reconciler.pass_once()
+    assert drivers.deleted == []
+    assert ChatStore(store).want("m", "/m")
+    reconciler.pass_once()
+    assert drivers.deleted == []  # 1 for the job, 1 for chat, 1 for the idle engine
+    drivers.total = {"CPU": 2}
+    reconciler.pass_once()
+    assert drivers.deleted == [SCORER.app]
+    engines.release(OTHER.app, fence)
+    later = time.time() + 61
+    monkeypatch.setattr(time, "time", lambda: later)
+    reconciler.pass_once()
+    assert drivers.deleted == [SCORER.app, OTHER.app]
+    assert engines.idle() == []
 
 
 def test_the_loop_survives_a_failing_ray(world, monkeypatch, caplog):

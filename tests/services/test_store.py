@@ -12,6 +12,7 @@ from sqlalchemy import create_engine, event
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from services.chat.store import ChatStore
+from services.engines.store import Engine, EngineStore
 from services.jobs.kinds import Kind
 from services.jobs.states import State
 from services.jobs.store import (
@@ -96,8 +97,10 @@ def test_a_database_of_the_first_release_keeps_its_jobs(database_url):
     store.migrate("0001")
     with store._engine.begin() as connection:
         connection.exec_driver_sql(OLD_JOB)
+        connection.exec_driver_sql("INSERT INTO engines (app, job_id) VALUES ('scorer-1', 'ftjob-a')")
     store.migrate()
     assert store.job("ftjob-a").fine_tuned_model == "ft:m::ftjob-a"
+    assert EngineStore(store).abandoned(idle_s=1e9) == ["scorer-1"]
     assert ChatStore(store).want("m", "/m")
     store.close()
 
@@ -154,7 +157,7 @@ def test_a_fenced_driver_can_change_nothing(store):
         lambda: old.start_phase("sft"),
         lambda: old.finish_phase("sft", {}),
         lambda: old.progress("sft", 1, 2),
-        lambda: old.use_engine("app"),
+        lambda: EngineStore(store).take(Engine("app", "a", 1, use_gpu=False), old, places=1),
         lambda: old.end(State.SUCCEEDED, error=None, message="done", trained_tokens=1),
         lambda: old.record_checkpoint(phase="sft", step=1, path="p", model_name="n", metrics={}, keep_last=1),
     ]
@@ -260,19 +263,6 @@ def test_checkpoints_follow_retention(store):
     assert [(row.phase, row.step) for row in rows] == [("joint", 1), ("sft", 12), ("sft", 8)]
     assert store.checkpoint_of_model("n-12").path == "/p/12"
     assert store.checkpoint_of_model("n-4") is None
-
-
-def test_engines_of_an_ended_job_are_orphans(store):
-    first, second = start(store, "a"), start(store, "b")
-    for fence, app in ((first, "a1"), (first, "a2"), (second, "b1")):
-        fence.use_engine(app)
-    first.forget_engine("a1")
-    assert (store.engines("ftjob-a"), store.orphaned_engines()) == (["a2"], [])
-    first.end(State.FAILED, error={"message": "x"}, message="x", trained_tokens=None)
-    assert store.orphaned_engines() == ["a2"]
-    store.forget_engines(["a2"])
-    assert store.orphaned_engines() == []
-    assert store.engines("ftjob-b") == ["b1"]
 
 
 def test_trained_tokens_count_each_step_once(store):

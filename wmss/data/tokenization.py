@@ -8,10 +8,9 @@ prefix of the conversation, so a template that rewrites earlier supervised turns
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 from jinja2 import TemplateError
@@ -163,22 +162,35 @@ def save_tokenized(samples: Sequence[TokenizedSample], path: Path) -> None:
     pq.write_table(pa.table(columns, schema=_SCHEMA), path)
 
 
-def load_tokenized(path: Path) -> list[TokenizedSample]:
+class TokenizedFile(Sequence[TokenizedSample]):
+    """The samples of a file, each made when it is asked for: 5 bytes a token, and nothing a sample."""
+
+    def __init__(self, path: Path) -> None:
+        table = pq.read_table(path, schema=_SCHEMA).combine_chunks()
+        self._lines = table["line"].to_numpy()
+        ids = table["input_ids"].combine_chunks()
+        self._offsets = ids.offsets.to_numpy().astype(np.int64)
+        self._ids = ids.values.to_numpy().copy()  # Arrow's own memory is read-only, which torch does not take
+        self._mask = table["target_mask"].combine_chunks().values.to_numpy(zero_copy_only=False)
+
+    def __len__(self) -> int:
+        return len(self._lines)
+
+    @overload
+    def __getitem__(self, index: int) -> TokenizedSample: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[TokenizedSample]: ...
+    def __getitem__(self, index: int | slice) -> TokenizedSample | list[TokenizedSample]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        row = range(len(self))[index]
+        part = slice(self._offsets[row], self._offsets[row + 1])
+        return TokenizedSample(line=int(self._lines[row]), input_ids=self._ids[part], target_mask=self._mask[part])
+
+
+def load_tokenized(path: Path) -> TokenizedFile:
     """Read what `save_tokenized` wrote."""
-    table = pq.read_table(path, schema=_SCHEMA)
-    return [
-        TokenizedSample(line=line, input_ids=ids, target_mask=mask)
-        for line, ids, mask in zip(
-            table["line"].to_pylist(),
-            _rows(table["input_ids"], np.int32),
-            _rows(table["target_mask"], np.bool_),
-            strict=True,
-        )
-    ]
-
-
-def _rows(column: pa.ChunkedArray, dtype: type) -> list[npt.NDArray]:  # type: ignore[type-arg]
-    return [np.asarray(value, dtype=dtype) for value in column.to_pylist()]
+    return TokenizedFile(path)
 
 
 def tokens_digest(samples: Sequence[TokenizedSample]) -> str:

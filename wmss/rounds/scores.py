@@ -55,7 +55,7 @@ class Scored:
 class _Question:
     """One list of samples, and where its answers lie or will lie."""
 
-    samples: list[TokenizedSample]
+    samples: Sequence[TokenizedSample]
     table: Path
     tokens: Path | None = None
     states: Path | None = None
@@ -85,7 +85,7 @@ class Scores:
     def score(
         self,
         checkpoint: Path,
-        samples: Sequence[list[TokenizedSample]],
+        samples: Sequence[Sequence[TokenizedSample]],
         progress: Progress,
         *,
         tokens: bool = False,
@@ -116,7 +116,7 @@ class Scores:
             seconds=seconds,
         )
 
-    def _question(self, digest: str, samples: list[TokenizedSample]) -> _Question:
+    def _question(self, digest: str, samples: Sequence[TokenizedSample]) -> _Question:
         key = _cache_key(digest, tokens_digest(samples), self._engines.provenance())
         return _Question(samples, self._cache / "entropy" / f"{key}.parquet")
 
@@ -148,7 +148,7 @@ class Scores:
                 self.publish(each.table, table.save)
             return time.monotonic() - started
 
-    def _check_room(self, checkpoint: Path, samples: list[TokenizedSample], folder: Path) -> None:
+    def _check_room(self, checkpoint: Path, samples: Sequence[TokenizedSample], folder: Path) -> None:
         needed = states_bytes(samples, int(model_config(checkpoint).hidden_size))
         folder.parent.mkdir(parents=True, exist_ok=True)
         free = shutil.disk_usage(folder.parent).free
@@ -179,7 +179,7 @@ class Evaluations:
         scores: Scores,
         engines: Engines,
         samples: list[Sample],
-        tokenized: list[TokenizedSample],
+        tokenized: Sequence[TokenizedSample],
         *,
         cache: Path,
         max_length: int,

@@ -6,7 +6,7 @@ what is recorded. Files are written under `Job.folder` and `Job.cache`; `export`
 
 import json
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -301,7 +301,7 @@ class _Stage:
 
     def _tell_extremes(
         self,
-        samples: list[TokenizedSample],
+        samples: Sequence[TokenizedSample],
         weak: EntropyTable,
         strong: EntropyTable,
         weights: Any,

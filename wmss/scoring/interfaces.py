@@ -14,8 +14,15 @@ NUM_STATISTICS = 4
 """Columns of a score: entropy, NLL of the next token, logsumexp of the logits, top-1 hit; hidden states follow them."""
 
 
+class EngineDiedError(RuntimeError):
+    """The process behind a scorer or generator is gone; another scorer or generator has to be made."""
+
+
 class Scorer(Protocol):
     """Exact entropy under one checkpoint."""
+
+    calls_at_once: int
+    """Calls of `score` that should be under way together, from as many threads; 1 = one after the other."""
 
     def score(self, sequences: list[list[int]], starts: list[int] | None = None) -> list[npt.NDArray[np.float32]]:
         """Statistics at the positions of each sequence from its start on: row r stands at position starts[i] + r.

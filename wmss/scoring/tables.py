@@ -1,10 +1,12 @@
 """From token statistics to one entropy per sample: the table that the curriculum reads."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +20,10 @@ from wmss.scoring.interfaces import NUM_STATISTICS, Progress, Scorer
 from wmss.scoring.token_table import PROVENANCE, TokenTableWriter
 
 FloatArray = npt.NDArray[np.float64]
+
+Batch = list[int]
+"""Indices of samples."""
+Answer = TypeVar("Answer")
 
 MIN_BATCH_SAMPLES = 64
 """Fewer samples a call leave the engine idle between calls."""
@@ -109,18 +115,23 @@ def score_samples(
 ) -> EntropyTable:
     """Score every sample: longest first, in calls of about `batch_tokens` tokens but at least `min_samples` samples.
 
+    Engines take from the calls that are left whenever they are free, so a slow one holds nobody up.
     `states` takes the hidden states at supervised positions, from a scorer that keeps them. The answers of such a one
     are D / 4 times as large: `min_samples` is better 1 then, and memory bounded by `batch_tokens` alone. `tokens` takes
     the statistics of every supervised token.
     """
     means = np.full((len(samples), NUM_STATISTICS), np.nan)
     done = 0
-    for batch in _batches(samples, batch_tokens, min_samples):
+
+    def ask(batch: Batch) -> list[npt.NDArray[np.float32]]:
         # A prompt costs its prefill only: nothing reads the distributions before the first supervised token's.
         starts = [int(samples[i].predicting_positions[0]) for i in batch]
-        results = scorer.score([samples[i].input_ids.tolist() for i in batch], starts)
-        for index, start, statistics in zip(batch, starts, results, strict=True):
-            rows = statistics[samples[index].predicting_positions - start]
+        return scorer.score([samples[i].input_ids.tolist() for i in batch], starts)
+
+    for batch, results in _answers(_batches(samples, batch_tokens, min_samples), ask, scorer.calls_at_once):
+        for index, statistics in zip(batch, results, strict=True):
+            positions = samples[index].predicting_positions
+            rows = statistics[positions - positions[0]]
             means[index] = rows[:, :NUM_STATISTICS].mean(axis=0, dtype=np.float64)
             if tokens is not None:
                 tokens.write(index, rows[:, :NUM_STATISTICS])
@@ -140,17 +151,33 @@ def score_samples(
     )
 
 
-def _batches(
-    samples: Sequence[TokenizedSample], batch_tokens: int, min_samples: int = MIN_BATCH_SAMPLES
-) -> list[list[int]]:
-    order = sorted(range(len(samples)), key=lambda i: (-len(samples[i].input_ids), i))
-    batches: list[list[int]] = []
+def _answers(
+    batches: Iterable[Batch], ask: Callable[[Batch], Answer], calls_at_once: int
+) -> Iterator[tuple[Batch, Answer]]:
+    """Every batch with its answer, in the order of the answers; no more of them are held than calls are under way."""
+    if calls_at_once == 1:
+        yield from ((batch, ask(batch)) for batch in batches)
+        return
+    left = iter(batches)
+    with ThreadPoolExecutor(calls_at_once, thread_name_prefix="score") as threads:
+        under_way = {threads.submit(ask, batch): batch for batch in islice(left, calls_at_once)}
+        while under_way:
+            for answered in wait(under_way, return_when=FIRST_COMPLETED).done:
+                batch = under_way.pop(answered)
+                under_way |= {threads.submit(ask, another): another for another in islice(left, 1)}
+                yield batch, answered.result()
+
+
+def _batches(samples: Sequence[TokenizedSample], batch_tokens: int, min_samples: int) -> Iterator[Batch]:
+    """Indices of the samples, longest first, a call's worth at a time."""
+    lengths = np.array([len(sample.input_ids) for sample in samples])
+    batch: Batch = []
     tokens = 0
-    for index in order:
-        length = len(samples[index].input_ids)
-        if not batches or (tokens + length > batch_tokens and len(batches[-1]) >= min_samples):
-            batches.append([])
-            tokens = 0
-        batches[-1].append(index)
-        tokens += length
-    return batches
+    for index in np.argsort(-lengths, kind="stable").tolist():
+        if batch and tokens + lengths[index] > batch_tokens and len(batch) >= min_samples:
+            yield batch
+            batch, tokens = [], 0
+        batch.append(index)
+        tokens += lengths[index]
+    if batch:
+        yield batch

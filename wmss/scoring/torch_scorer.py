@@ -15,6 +15,8 @@ from wmss.models.loading import hidden_states, load_model, output_head
 class TorchEntropyScorer:
     """Scores token sequences under one checkpoint, one sequence at a time. `dtype` float64 gives the reference."""
 
+    calls_at_once = 1
+
     def __init__(
         self, checkpoint: Path, *, dtype: torch.dtype = torch.float32, device: str = "cpu", keep_states: bool = False
     ) -> None:

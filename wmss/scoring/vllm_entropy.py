@@ -22,6 +22,7 @@ from wmss.core.entropy import entropy_of_logits_
 from wmss.core.rows import DEFAULT_IGNORE_INDEX, compute_dtype, resolve_chunk_size
 from wmss.errors import ModelError
 from wmss.scoring.interfaces import NUM_STATISTICS
+from wmss.scoring.vllm_engine import telling_deaths
 
 FAMILIES = ("LlamaForCausalLM", "Qwen3ForCausalLM")
 """Architectures that may be scored. Any `*ForCausalLM` with `compute_logits` fits; these two are tested."""
@@ -138,6 +139,8 @@ class VllmEntropyScorer:
     `enforce_eager` and float32 make the figures exact and the start short; on GPU the caller may choose otherwise.
     """
 
+    calls_at_once = 1
+
     def __init__(
         self,
         checkpoint: Path,
@@ -170,12 +173,13 @@ class VllmEntropyScorer:
         """As `Scorer.score`."""
         from vllm import PoolingParams
 
-        outputs = self._llm.encode(
-            [{"prompt_token_ids": ids} for ids in sequences],
-            [PoolingParams(extra_kwargs={START: start}) for start in starts or [0] * len(sequences)],
-            pooling_task="token_classify",
-            use_tqdm=False,
-        )
+        with telling_deaths():
+            outputs = self._llm.encode(
+                [{"prompt_token_ids": ids} for ids in sequences],
+                [PoolingParams(extra_kwargs={START: start}) for start in starts or [0] * len(sequences)],
+                pooling_task="token_classify",
+                use_tqdm=False,
+            )
         return [output.outputs.data.numpy() for output in outputs]
 
     def provenance(self) -> dict[str, Any]:

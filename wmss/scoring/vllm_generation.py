@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+from wmss.scoring.vllm_engine import telling_deaths
+
 
 class VllmGenerator:
     """A vLLM engine that continues token sequences under one checkpoint."""
@@ -29,7 +31,8 @@ class VllmGenerator:
             SamplingParams(temperature=0.0, max_tokens=limit, stop_token_ids=end_token_ids, detokenize=False)
             for limit in max_tokens
         ]
-        outputs = self._llm.generate([{"prompt_token_ids": ids} for ids in prompts], parameters, use_tqdm=False)
+        with telling_deaths():
+            outputs = self._llm.generate([{"prompt_token_ids": ids} for ids in prompts], parameters, use_tqdm=False)
         return [_without_end(output.outputs[0]) for output in outputs]
 
 

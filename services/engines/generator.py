@@ -7,10 +7,10 @@ from typing import Any
 from ray import serve
 from ray.serve.handle import DeploymentHandle
 
-from services.replicas import ENGINE_DEPLOYMENT, EngineReplica, call_replica, deploy
+from services.engines.replicas import ENGINE_DEPLOYMENT, EngineReplica, call_replica, comes_and_goes, deploy
 
 
-@serve.deployment(**ENGINE_DEPLOYMENT)
+@serve.deployment
 class GeneratorReplica(EngineReplica):
     """Holds one checkpoint in a vLLM generation engine."""
 
@@ -39,6 +39,7 @@ class ServeGenerator:
         return list(call_replica(self._handle.generate, prompts, max_tokens, end_token_ids))
 
 
-def deploy_generator(app: str, checkpoint: Path, *, max_length: int, use_gpu: bool) -> ServeGenerator:
+def deploy_generator(app: str, checkpoint: Path, *, max_length: int, use_gpu: bool) -> DeploymentHandle[Any]:
     """Deploy one checkpoint as the application `app` and wait until it generates."""
-    return ServeGenerator(deploy(GeneratorReplica, app, str(checkpoint), max_length, use_gpu=use_gpu))
+    deployment = GeneratorReplica.options(**ENGINE_DEPLOYMENT | comes_and_goes(1))  # type: ignore[attr-defined]
+    return deploy(deployment, app, str(checkpoint), max_length, use_gpu=use_gpu)

@@ -8,10 +8,17 @@ import numpy.typing as npt
 from ray import serve
 from ray.serve.handle import DeploymentHandle
 
-from services.replicas import ENGINE_DEPLOYMENT, EngineReplica, call_replica, deploy
+from services.engines.replicas import (
+    CALLS_PER_REPLICA,
+    ENGINE_DEPLOYMENT,
+    EngineReplica,
+    call_replica,
+    comes_and_goes,
+    deploy,
+)
 
 
-@serve.deployment(**ENGINE_DEPLOYMENT)
+@serve.deployment
 class ScorerReplica(EngineReplica):
     """Holds one checkpoint in a vLLM pooling engine."""
 
@@ -44,8 +51,9 @@ class ScorerReplica(EngineReplica):
 class ServeScorer:
     """The driver's side: a `Scorer` whose engine lives in a Serve application."""
 
-    def __init__(self, handle: DeploymentHandle[Any]) -> None:
+    def __init__(self, handle: DeploymentHandle[Any], *, num_replicas: int = 1) -> None:
         self._handle = handle
+        self.calls_at_once = CALLS_PER_REPLICA * num_replicas
 
     def score(self, sequences: list[list[int]], starts: list[int] | None = None) -> list[npt.NDArray[np.float32]]:
         """As `Scorer.score`; a call that dies with its replica is made again."""
@@ -66,9 +74,10 @@ def deploy_scorer(
     *,
     max_length: int,
     use_gpu: bool,
+    num_replicas: int = 1,
     keep_states: bool = False,
     max_batched_tokens: int = 8192,
-) -> ServeScorer:
+) -> DeploymentHandle[Any]:
     """Deploy one checkpoint as the application `app` and wait until it scores."""
-    arguments = (str(checkpoint), max_length, keep_states, max_batched_tokens)
-    return ServeScorer(deploy(ScorerReplica, app, *arguments, use_gpu=use_gpu))
+    deployment = ScorerReplica.options(**ENGINE_DEPLOYMENT | comes_and_goes(num_replicas))  # type: ignore[attr-defined]
+    return deploy(deployment, app, str(checkpoint), max_length, keep_states, max_batched_tokens, use_gpu=use_gpu)

@@ -1,7 +1,13 @@
 """What every engine behind Ray Serve shares: its options, its thread, and how it is deployed and called."""
 
 import asyncio
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 from ray import serve
@@ -10,9 +16,13 @@ from ray.serve.handle import DeploymentHandle
 
 from services.failures import engine_error
 from services.settings import Settings, engine_environment
+from wmss.scoring.interfaces import EngineDiedError
+
+logger = logging.getLogger(__name__)
 
 CALL_TIMEOUT_S = 3600.0
 MAX_RETRIES = 3
+CALLS_PER_REPLICA = 2
 
 ENGINE_DEPLOYMENT: dict[str, Any] = {
     "max_ongoing_requests": 8,
@@ -31,18 +41,49 @@ class EngineReplica:
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="engine")
 
     async def run(self, function: Any, *arguments: Any) -> Any:
-        """Call `function` on the engine's thread."""
-        return await asyncio.get_running_loop().run_in_executor(self._thread, function, *arguments)
+        """Call `function` on the engine's thread. A replica whose engine has died goes with it, and Serve makes a new
+        one: whoever called calls again."""
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._thread, function, *arguments)
+        except EngineDiedError:
+            logger.exception("the engine has died; this replica ends")
+            os._exit(1)
 
     def build(self, function: Any) -> Any:
         """Make the engine on its thread; waits."""
         return self._thread.submit(function).result()
 
 
+def app_name(kind: str, checkpoint: Path, options: Mapping[str, Any]) -> str:
+    """Name of the application of a checkpoint under these options: another one once the checkpoint's files change."""
+    files = sorted((file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in checkpoint.iterdir())
+    text = json.dumps([str(checkpoint), files, sorted(options.items())])
+    return f"{kind}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+
+
+def comes_and_goes(num_replicas: int) -> dict[str, Any]:
+    """Serve options of an engine that has all its replicas or, after `WMSS_ENGINE_IDLE_S` without a call, none."""
+    idle_s = Settings().engine_idle_s
+    return {
+        "autoscaling_config": {
+            "min_replicas": 0,
+            "initial_replicas": num_replicas,
+            "max_replicas": num_replicas,
+            "target_ongoing_requests": 1,
+            "upscale_delay_s": 0,
+            "downscale_delay_s": idle_s,
+            "downscale_to_zero_delay_s": idle_s,
+        },
+        # One call under way and one at hand, so that a replica never waits for its next, and takes no more than that
+        # from the others.
+        "max_ongoing_requests": CALLS_PER_REPLICA,
+    }
+
+
 def deploy(
     deployment: Any, app: str, *arguments: Any, use_gpu: bool, route_prefix: str | None = None
 ) -> DeploymentHandle[Any]:
-    """One replica of an engine as an application of its own; blocks until it is healthy.
+    """An engine as an application of its own; blocks until it is healthy.
 
     Without a `route_prefix` it can be reached through its handle only, not over HTTP.
     """
@@ -59,6 +100,14 @@ def deploy(
         return serve.run(bound, name=app, route_prefix=route_prefix)
     except RuntimeError as error:
         raise engine_error(app, error) from error
+
+
+def delete_apps(apps: Iterable[str]) -> None:
+    """Delete the applications that are there, and wait until they are gone."""
+    deployed = serve.status().applications
+    for app in apps:
+        if app in deployed:
+            serve.delete(app)
 
 
 def call_replica(method: Any, *arguments: Any) -> Any:

@@ -1,0 +1,106 @@
+"""A driver's hand on the engines: takes one at a time, and makes others leave where there is no room.
+
+Two drivers can never wait for each other: one that waits for an engine uses none, and one that trains uses none.
+"""
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from ray import serve
+from ray.serve.handle import DeploymentHandle
+from ray.serve.schema import ApplicationStatus
+
+from services.engines.replicas import delete_apps
+from services.engines.store import Engine, EngineStore, Found, too_many
+from services.jobs.store import Fence, NewEvent
+
+POLL_S = 0.5
+REASONS = {
+    Found.STARTING: "another job is starting it",
+    Found.LEAVING: "it is just leaving",
+    Found.FULL: "every place is taken",
+}
+
+Deploy = Callable[[], DeploymentHandle[Any]]
+
+
+class EnginePool:
+    """The engines as one driver sees them. `free` says what the cluster has for this job and idle engines together."""
+
+    def __init__(
+        self, store: EngineStore, fence: Fence, *, places: int, free: Callable[[], Mapping[str, float]]
+    ) -> None:
+        self._store = store
+        self._fence = fence
+        self._places = places
+        self._free = free
+        self._uses: str | None = None
+
+    @contextlib.contextmanager
+    def use(self, engine: Engine, deploy: Deploy) -> Iterator[DeploymentHandle[Any]]:
+        """The engine, deployed unless it is there; afterwards it stays, idle, until it is in somebody's way."""
+        assert self._uses is None, f"{self._fence.job_id} uses {self._uses} and wants {engine.app}"
+        found = self._take(engine)
+        self._uses = engine.app
+        try:
+            yield self._handle(engine, found, deploy)
+        finally:
+            self._uses = None
+            self._store.release(engine.app, self._fence)
+
+    def make_room(self, needed: Mapping[str, float], *, purpose: str) -> None:
+        """Let idle engines leave, those first that were not used longest, until `needed` CPUs and GPUs are free."""
+        free = {kind: number - needed.get(kind, 0) for kind, number in self._free().items()}
+        for engine in too_many(self._store.idle(), free):
+            self._let_go(engine, f"its place is needed for {purpose}")
+
+    def _take(self, engine: Engine) -> Found:
+        told = None
+        while (found := self._store.take(engine, self._fence, places=self._places)) not in (Found.NEW, Found.READY):
+            if found is Found.FULL and self._let_oldest_go(engine):
+                continue
+            if found is not told:
+                users = ", ".join(self._store.users()) or "nobody any more"
+                self._tell(f"waiting for the {engine.label}: {REASONS[found]}; engines are in use by {users}")
+                told = found
+            time.sleep(POLL_S)
+        return found
+
+    def _let_oldest_go(self, engine: Engine) -> bool:
+        reason = f"the {engine.label} needs its place ({self._places} in all)"
+        return any(self._let_go(idle, reason) for idle in self._store.idle()[:1])
+
+    def _let_go(self, engine: Engine, reason: str) -> bool:
+        if not self._store.leave(engine.app):
+            return False
+        delete_apps([engine.app])
+        self._store.remove([engine.app])
+        self._tell(f"the {engine.label} left: {reason}")
+        return True
+
+    def _handle(self, engine: Engine, found: Found, deploy: Deploy) -> DeploymentHandle[Any]:
+        """Serve may know nothing of an engine that the database has: its cluster was started anew."""
+        if found is Found.READY and _is_running(engine.app):
+            self._tell(f"the {engine.label} is there already")
+            return serve.get_app_handle(engine.app)
+        self.make_room(engine.occupies, purpose=f"the {engine.label}")
+        started = time.monotonic()
+        try:
+            handle = deploy()
+        except BaseException:
+            delete_apps([engine.app])
+            self._store.remove([engine.app])
+            raise
+        self._store.ready(engine.app, self._fence)
+        self._tell(f"the {engine.label} started in {time.monotonic() - started:.1f} s")
+        return handle
+
+    def _tell(self, message: str) -> None:
+        self._fence.record_events([NewEvent(message)])
+
+
+def _is_running(app: str) -> bool:
+    status = serve.status().applications.get(app)
+    return status is not None and status.status is ApplicationStatus.RUNNING

@@ -1,0 +1,172 @@
+"""Which engines are there and which drivers use them; kept in the job database.
+
+States of an engine, moved by conditional updates only:
+
+    starting  the driver that took the place deploys it     -> ready (that driver, or the next user if it died)
+    ready     answers whoever uses it, or idles             -> leaving (idle too long or in the way, abandoned)
+    leaving   takes no new users                            -> gone (whoever made it leave, or the reconcile loop)
+
+A driver's use of an engine lives as long as its attempt is its job's current one: nothing has to be renewed, and a
+driver that dies gives up its engine.
+"""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+from sqlalchemy import ColumnElement, Exists, and_, delete, exists, func, select, text, update
+from sqlalchemy.orm import Session
+
+from services.jobs.states import State
+from services.jobs.store import Fence, Store, changed
+from services.jobs.tables import EngineRow, EngineUserRow, JobRow
+
+
+class EngineState(StrEnum):
+    """State of an engine."""
+
+    STARTING = "starting"
+    READY = "ready"
+    LEAVING = "leaving"
+
+
+class Found(StrEnum):
+    """What a driver that wants an engine finds."""
+
+    NEW = "new"
+    """A place was free and is taken: deploy the engine."""
+    READY = "ready"
+    """It is there."""
+    STARTING = "starting"
+    """Another driver is deploying it: wait."""
+    LEAVING = "leaving"
+    """It is on its way out: wait, then deploy it anew."""
+    FULL = "full"
+    """All places are taken: make the engine that was not used longest leave, or wait for one to become idle."""
+
+
+@dataclass(frozen=True)
+class Engine:
+    """One application. It occupies `num_replicas` CPUs and, with `use_gpu`, as many GPUs."""
+
+    app: str
+    label: str
+    """What it does, for people: "scorer of models/qwen3"."""
+    num_replicas: int
+    use_gpu: bool
+
+    @property
+    def occupies(self) -> dict[str, int]:
+        """CPUs and GPUs."""
+        return {"CPU": self.num_replicas, "GPU": self.num_replicas if self.use_gpu else 0}
+
+
+class EngineStore:
+    """The engines' part of the database; every method is one transaction."""
+
+    def __init__(self, store: Store) -> None:
+        self._session = store.sessions
+
+    def take(self, engine: Engine, fence: Fence, *, places: int) -> Found:
+        """Become a user of an engine, which is given one of the `places` if it has none and one is free."""
+        with fence.transaction() as session:
+            _lock(session)
+            now = time.time()
+            row = session.get(EngineRow, engine.app, populate_existing=True)
+            if row is None:
+                if (session.scalar(select(func.count()).select_from(EngineRow)) or 0) >= places:
+                    return Found.FULL
+                values = {"label": engine.label, "num_replicas": engine.num_replicas, "use_gpu": engine.use_gpu}
+                session.add(EngineRow(app=engine.app, state=EngineState.STARTING, used_at=now, **values))
+                session.flush()
+                found = Found.NEW
+            elif row.state == EngineState.LEAVING:
+                return Found.LEAVING
+            elif row.state == EngineState.STARTING:
+                if session.scalar(select(_in_use(engine.app))):
+                    return Found.STARTING
+                found = Found.NEW  # whoever was deploying it died
+            else:
+                found = Found.READY
+            session.execute(update(EngineRow).where(EngineRow.app == engine.app).values(used_at=now))
+            session.merge(EngineUserRow(app=engine.app, job_id=fence.job_id, attempt=fence.attempt))
+            return found
+
+    def ready(self, app: str, fence: Fence) -> None:
+        """It answers."""
+        with fence.transaction() as session:
+            session.execute(update(EngineRow).where(EngineRow.app == app).values(state=EngineState.READY))
+
+    def release(self, app: str, fence: Fence) -> None:
+        """This driver uses it no more; it stays, idle."""
+        user = (EngineUserRow.app == app, EngineUserRow.job_id == fence.job_id, EngineUserRow.attempt == fence.attempt)
+        with self._session.begin() as session:
+            session.execute(update(EngineRow).where(EngineRow.app == app).values(used_at=time.time()))
+            session.execute(delete(EngineUserRow).where(*user))
+
+    def idle(self) -> list[Engine]:
+        """Engines that nobody uses, the one that was not used longest first."""
+        with self._session() as session:
+            query = select(EngineRow).where(EngineRow.state == EngineState.READY, ~_in_use(EngineRow.app))
+            return [_engine(row) for row in session.scalars(query.order_by(EngineRow.used_at))]
+
+    def users(self) -> list[str]:
+        """Jobs that use an engine now."""
+        with self._session() as session:
+            query = select(EngineUserRow.job_id).join(JobRow, JobRow.id == EngineUserRow.job_id).where(_is_alive())
+            return list(session.scalars(query.distinct()))
+
+    def leave(self, app: str) -> bool:
+        """Let an engine take no new users, before it is deleted; False if somebody uses it."""
+        with self._session.begin() as session:
+            _lock(session)
+            unused = (EngineRow.app == app, ~_in_use(app))
+            return changed(session, update(EngineRow).where(*unused).values(state=EngineState.LEAVING))
+
+    def abandoned(self, *, idle_s: float) -> list[str]:
+        """Engines to be deleted: on their way out, idle for `idle_s`, or left behind by a driver that died."""
+        with self._session() as session:
+            died = exists().where(EngineUserRow.app == EngineRow.app)  # one that ends well takes its row with it
+            overdue = EngineRow.used_at < time.time() - idle_s
+            query = select(EngineRow.app).where(
+                (EngineRow.state == EngineState.LEAVING) | (~_in_use(EngineRow.app) & (died | overdue))
+            )
+            return list(session.scalars(query))
+
+    def remove(self, apps: Sequence[str]) -> None:
+        """Their applications are gone."""
+        with self._session.begin() as session:
+            session.execute(delete(EngineUserRow).where(EngineUserRow.app.in_(apps)))
+            session.execute(delete(EngineRow).where(EngineRow.app.in_(apps)))
+
+
+def too_many(idle: Sequence[Engine], free: Mapping[str, float]) -> list[Engine]:
+    """Those of the `idle` engines, from the front, that must leave for the rest to fit into what is free."""
+    for number in range(len(idle)):
+        rest = [engine.occupies for engine in idle[number:]]
+        if all(sum(each[kind] for each in rest) <= free.get(kind, 0) for kind in ("CPU", "GPU")):
+            return list(idle[:number])
+    return list(idle)
+
+
+def _engine(row: EngineRow) -> Engine:
+    return Engine(app=row.app, label=row.label, num_replicas=row.num_replicas, use_gpu=row.use_gpu)
+
+
+def _is_alive() -> ColumnElement[bool]:
+    """The user's attempt is its job's current one."""
+    return and_(JobRow.state == State.RUNNING, JobRow.attempt == EngineUserRow.attempt)
+
+
+def _in_use(app: object) -> Exists:
+    users = exists().where(EngineUserRow.app == app, JobRow.id == EngineUserRow.job_id)
+    return users.where(_is_alive())
+
+
+def _lock(session: Session) -> None:
+    """One writer at a time: places are counted and taken in one step. SQLite has only one in any case."""
+    if session.get_bind().dialect.name == "sqlite":
+        session.execute(update(EngineRow).where(EngineRow.app == "").values(state=""))  # takes the write lock
+    else:
+        session.execute(text("LOCK TABLE engines IN SHARE ROW EXCLUSIVE MODE"))

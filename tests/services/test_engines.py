@@ -1,0 +1,132 @@
+"""Places for engines: never more than there are, used in turn, given up by whoever dies; on both databases."""
+
+import threading
+import time
+
+import pytest
+
+from services.engines.store import Engine, EngineStore, Found, too_many
+from services.jobs.states import State
+from services.jobs.store import Fence, LostLeaseError
+
+
+def engine(name, *, num_replicas=1, use_gpu=False):
+    return Engine(f"scorer-{name}", f"scorer of models/{name}", num_replicas, use_gpu)
+
+
+def driver(store, name):
+    row = store.create_job(name, spec={"resources": {}}, paths={}, fine_tuned_model=name, request_digest=name)
+    return Fence(store, name, store.claim(row, message="Starting"), lease_s=30)
+
+
+@pytest.fixture
+def engines(job_store):
+    return EngineStore(job_store)
+
+
+@pytest.fixture
+def fence(job_store):
+    return driver(job_store, "ftjob-a")
+
+
+def deploy(engines, fence, *given, places=9):
+    """Deployed and idle, the first one not used longest."""
+    for each in given:
+        assert engines.take(each, fence, places=places) is Found.NEW
+        engines.ready(each.app, fence)
+        engines.release(each.app, fence)
+
+
+def test_an_engine_is_deployed_once_and_then_there(engines, fence, job_store):
+    other = driver(job_store, "ftjob-b")
+    assert engines.take(engine("a"), fence, places=1) is Found.NEW
+    assert engines.take(engine("a"), other, places=1) is Found.STARTING
+    engines.ready("scorer-a", fence)
+    assert engines.take(engine("a"), other, places=1) is Found.READY
+    assert engines.users() == ["ftjob-a", "ftjob-b"]
+    engines.release("scorer-a", fence)
+    assert not engines.leave("scorer-a"), "the other driver uses it"
+    engines.release("scorer-a", other)
+    assert [each.label for each in engines.idle()] == ["scorer of models/a"]
+
+
+def test_the_engine_that_was_not_used_longest_makes_room(engines, fence):
+    deploy(engines, fence, engine("a"), engine("b"))
+    assert engines.take(engine("a"), fence, places=2) is Found.READY
+    engines.release("scorer-a", fence)
+    assert engines.take(engine("c"), fence, places=2) is Found.FULL
+    assert [each.app for each in engines.idle()] == ["scorer-b", "scorer-a"]
+    assert engines.leave("scorer-b")
+    assert engines.take(engine("b"), fence, places=2) is Found.LEAVING
+    assert engines.take(engine("c"), fence, places=2) is Found.FULL, "until its application is gone"
+    engines.remove(["scorer-b"])
+    assert engines.take(engine("c"), fence, places=2) is Found.NEW
+
+
+def test_an_engine_that_died_with_its_driver_is_deployed_by_the_next_one(engines, fence, job_store):
+    assert engines.take(engine("a"), fence, places=1) is Found.NEW
+    again = Fence(job_store, "ftjob-a", job_store.claim(job_store.job("ftjob-a"), message="Again"), lease_s=30)
+    with pytest.raises(LostLeaseError):
+        engines.ready("scorer-a", fence)
+    assert engines.abandoned(idle_s=1e9) == ["scorer-a"]
+    assert engines.take(engine("a"), again, places=1) is Found.NEW
+    assert engines.abandoned(idle_s=1e9) == []
+
+
+def test_engines_are_abandoned_by_cancelled_drivers_and_by_time(engines, fence, job_store):
+    deploy(engines, fence, engine("a"))
+    assert engines.abandoned(idle_s=60) == []
+    assert engines.abandoned(idle_s=-1) == ["scorer-a"]
+    assert engines.take(engine("a"), fence, places=1) is Found.READY
+    assert engines.abandoned(idle_s=-1) == []
+    job_store.end_job(job_store.job("ftjob-a"), State.CANCELLED, error=None, message="Cancelled")
+    assert engines.abandoned(idle_s=60) == ["scorer-a"]
+    assert engines.leave("scorer-a")
+    assert engines.abandoned(idle_s=60) == ["scorer-a"]
+    engines.remove(["scorer-a"])
+    assert engines.abandoned(idle_s=-1) == []
+
+
+def test_never_more_engines_than_places_however_many_want_one(engines, job_store):
+    """Eight drivers at once on two places; whoever finds them full makes the oldest idle one leave."""
+    fences = [driver(job_store, f"ftjob-{number}") for number in range(8)]
+    used, most = [], []
+
+    def work(fence, number):
+        mine = engine(number)
+        while (found := engines.take(mine, fence, places=2)) is not Found.NEW:
+            assert found is Found.FULL
+            for idle in engines.idle()[:1]:
+                if engines.leave(idle.app):
+                    engines.remove([idle.app])
+            time.sleep(0.01)
+        used.append(number)
+        most.append(len(used))
+        engines.ready(mine.app, fence)
+        time.sleep(0.02)
+        used.remove(number)
+        engines.release(mine.app, fence)
+
+    threads = [threading.Thread(target=work, args=given) for given in zip(fences, range(8), strict=True)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(most) == 8
+    assert max(most) <= 2
+
+
+@pytest.mark.parametrize(
+    ("idle", "free", "leave"),
+    [
+        ([engine("a"), engine("b")], {"CPU": 2, "GPU": 0}, 0),
+        ([engine("a"), engine("b")], {"CPU": 1, "GPU": 0}, 1),
+        ([engine("a"), engine("b", num_replicas=2)], {"CPU": 1}, 2),
+        ([engine("a", use_gpu=True), engine("b")], {"CPU": 8, "GPU": 0}, 1),
+        ([engine("a"), engine("b", use_gpu=True)], {"CPU": 8, "GPU": 0}, 2),
+        ([engine("a")], {"CPU": -1}, 1),
+        ([], {"CPU": -1}, 0),
+    ],
+)
+def test_as_many_idle_engines_leave_as_are_in_the_way(idle, free, leave):
+    assert too_many(idle, free) == idle[:leave]
