@@ -33,6 +33,7 @@ from services.settings import Settings
 from services.trainer import run_training
 from wmss.config import JobSpec
 from wmss.errors import WmssError
+from wmss.records import CheckpointDigests
 from wmss.rounds.job import Artifacts, Job
 from wmss.rounds.stages import run_job
 from wmss.scoring.vllm_entropy import provenance
@@ -86,6 +87,10 @@ def resolve(row: JobRow, settings: Settings) -> Job:
         cache=settings.root / "cache",
         result=settings.models / row.id,
         result_name=row.fine_tuned_model,
+        digests={
+            param: CheckpointDigests(weights=entry["weights"], tokenizer=entry["tokenizer"])
+            for param, entry in paths.get("registered", {}).items()
+        },
     )
 
 

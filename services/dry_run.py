@@ -11,7 +11,8 @@ import torch
 
 from services.cluster import refusals
 from services.jobs.room import uses_gpu
-from services.models import local_store, resolve_models
+from services.jobs.tables import WeakCheckpointRow
+from services.models import local_store, named_models, registered_digests, registered_models, resolve_models
 from services.settings import Settings, engine_environment, ray_cpus
 from wmss.config import JobSpec
 from wmss.errors import WmssError
@@ -27,11 +28,13 @@ def dry_run(
     models: Mapping[str, Path],
     files: Mapping[str, Path],
     problems: Sequence[WmssError],
+    registered: Mapping[str, WeakCheckpointRow],
     cluster: Mapping[str, float],
     settings: Settings,
 ) -> Report:
-    """Check a job whose names led to `models` and `files`, and to `problems` where they led nowhere."""
-    sources = Sources(spec, models, files)
+    """Check a job whose names led to `models` and `files`, and to `problems` where they led nowhere; `registered` are
+    those of the models that must still be what was registered."""
+    sources = Sources(spec, models, files, {param: registered_digests(row) for param, row in registered.items()})
     found = examine(sources, partial(refusals, scoring=needs_engine(spec), resources=spec.resources, cluster=cluster))
     found.problems[:0] = problems
     return report(sources, found, _this_machine(settings, on_gpu=uses_gpu(spec.resources, cluster)))
@@ -42,12 +45,14 @@ def check_here(spec: JobSpec, settings: Settings) -> Report:
     machine. Finished models are known if the home has a database."""
     with local_store(settings) as store:
         models, problems = resolve_models(spec, store, settings)
+        registered = registered_models(named_models(spec), store)
     named = {"training_file": spec.training_file, "validation_file": spec.validation_file}
     return dry_run(
         spec,
         models=models,
         files={param: Path(name) for param, name in named.items() if name is not None},
         problems=problems,
+        registered=registered,
         cluster={"CPU": float(ray_cpus()), "GPU": float(torch.cuda.device_count())},
         settings=settings,
     )

@@ -1,15 +1,20 @@
-"""From the name of a model to its folder: finished jobs, their checkpoints, and folders under allowed roots."""
+"""From the name of a model to its folder: finished jobs, their checkpoints, registered checkpoints, and folders under
+allowed roots."""
 
 import contextlib
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from services.jobs.store import Store
+from services.jobs.tables import WeakCheckpointRow
 from services.settings import Settings
 from wmss.config import JobSpec, WmssMethod
 from wmss.errors import ModelError, WmssError, shown
-from wmss.records import STRONG_FOLDER
+from wmss.records import STRONG_FOLDER, CheckpointDigests
+
+_CHECKPOINT_ID = re.compile("weak-[0-9a-f]{24}")
 
 
 @dataclass(frozen=True)
@@ -21,14 +26,37 @@ class KnownModel:
     owned_by: str
 
 
-def resolve_models(spec: JobSpec, store: Store | None, settings: Settings) -> tuple[dict[str, Path], list[WmssError]]:
-    """Folders of the models a job names, by field, and a problem for each name that leads nowhere."""
+def is_checkpoint_id(name: str) -> bool:
+    """Whether a name is the id of a registered checkpoint; no folder can have such a name."""
+    return _CHECKPOINT_ID.fullmatch(name) is not None
+
+
+def named_models(spec: JobSpec) -> dict[str, str]:
+    """The models a job names, by field."""
     names = {"model": spec.model}
     if isinstance(spec.method, WmssMethod):
         wmss = spec.method.wmss
         others = {"method.wmss.weak_model": wmss.weak_model, "method.wmss.strong_model": wmss.strong_model}
         others |= {f"method.wmss.more_weak_models.{i}": name for i, name in enumerate(wmss.more_weak_models)}
         names |= {param: name for param, name in others.items() if name is not None}
+    return names
+
+
+def registered_models(names: Mapping[str, str], store: Store | None) -> dict[str, WeakCheckpointRow]:
+    """Of the names {field: name} those that are ids of registered checkpoints."""
+    ids = {param: name for param, name in names.items() if is_checkpoint_id(name)}
+    rows = {param: store.weak_checkpoint(name) for param, name in ids.items()} if store is not None else {}
+    return {param: row for param, row in rows.items() if row is not None}
+
+
+def registered_digests(checkpoint: WeakCheckpointRow) -> CheckpointDigests:
+    """What the folder of a registered checkpoint must still hold."""
+    return CheckpointDigests(weights=checkpoint.weights_digest, tokenizer=checkpoint.tokenizer_digest)
+
+
+def resolve_models(spec: JobSpec, store: Store | None, settings: Settings) -> tuple[dict[str, Path], list[WmssError]]:
+    """Folders of the models a job names, by field, and a problem for each name that leads nowhere."""
+    names = named_models(spec)
     folders: dict[str, Path] = {}
     problems: list[WmssError] = []
     for param, name in names.items():
@@ -42,8 +70,10 @@ def resolve_models(spec: JobSpec, store: Store | None, settings: Settings) -> tu
 def resolve_model(name: str, store: Store | None, settings: Settings, *, param: str) -> Path:
     """The folder of a model; raises `ModelError` naming the field, and says what names are possible.
 
-    Without a store (a home in which no service has run yet) there are no finished models.
+    Without a store (a home in which no service has run yet) there are no finished and no registered models.
     """
+    if is_checkpoint_id(name):
+        return _registered_folder(name, store, param)
     if name.startswith("ft:"):
         job = store.job_of_model(name) if store else None
         if job is not None:
@@ -60,10 +90,44 @@ def resolve_model(name: str, store: Store | None, settings: Settings, *, param: 
             return folder
     roots = ", ".join(str(root) for root in settings.allowed_roots)
     raise ModelError(
-        f"{param}: no model {shown(name)}: expected the name of a finished model (ft:...) or a folder with a "
-        f"config.json under {roots}; put it there or add its parent to WMSS_MODEL_ROOTS",
+        f"{param}: no model {shown(name)}: expected the name of a finished model (ft:...), the id of a registered "
+        f"checkpoint (weak-...) or a folder with a config.json under {roots}; put it there or add its parent to "
+        "WMSS_MODEL_ROOTS",
         param=param,
     )
+
+
+def _registered_folder(checkpoint_id: str, store: Store | None, param: str) -> Path:
+    """The folder of a registered checkpoint whose files look as they did.
+
+    Sizes and times of change are compared, which costs nothing; only where a time alone differs are the files read.
+    Whoever computes with them reads them anyway, and compares the digests then.
+    """
+    row = store.weak_checkpoint(checkpoint_id) if store is not None else None
+    if row is None:
+        raise ModelError(
+            f"{param}: there is no registered checkpoint {checkpoint_id}; see /v1/weak_checkpoints", param=param
+        )
+    folder = Path(row.path)
+    try:
+        found = file_stamps([folder / name for name in row.files])
+    except OSError as error:
+        raise ModelError(
+            f"{param}: the files of {checkpoint_id} ({row.name}) are not in {folder} any more ({error.strerror}); put "
+            "them back, or register the checkpoint again",
+            param=param,
+        ) from None
+    if found != row.files:
+        from wmss.models.loading import check_digests  # it loads torch, which the API starts without
+
+        check_digests(folder, registered_digests(row), param=param)
+    return folder
+
+
+def file_stamps(files: Sequence[Path]) -> dict[str, list[int]]:
+    """Size and time of change (ns) of files, by name: what tells cheaply that nobody wrote to them."""
+    stats = {file.name: file.stat() for file in files}
+    return {name: [stat.st_size, stat.st_mtime_ns] for name, stat in stats.items()}
 
 
 def _folder_under(root: Path, name: str) -> Path | None:

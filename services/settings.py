@@ -57,6 +57,8 @@ class Settings(BaseSettings):
     """SQLAlchemy URL of the job database, sqlite:///PATH or postgresql+psycopg://...; default SQLite in the home."""
     model_roots: str = ""
     """Folders models may be taken from, separated by colons, besides the home's `models/`."""
+    hub: bool = False
+    """Whether weak checkpoints may be downloaded from the Hugging Face hub (`HF_ENDPOINT`) when they are registered."""
     ray_dashboard_url: str = "http://127.0.0.1:8265"
     """Address of the Ray dashboard, whose Jobs API runs the drivers."""
     serve_url: str = "http://127.0.0.1:8001"
@@ -113,6 +115,11 @@ class Settings(BaseSettings):
     def models(self) -> Path:
         """Where finished models lie; always an allowed root."""
         return self.root / "models"
+
+    @property
+    def hub_cache(self) -> Path:
+        """Where downloads from the hub lie, in the layout of its own cache."""
+        return self.root / "hub"
 
     @property
     def allowed_roots(self) -> list[Path]:

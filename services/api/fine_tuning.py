@@ -1,5 +1,6 @@
 """/v1/fine_tuning/jobs: submit, list, look at and cancel jobs."""
 
+import dataclasses
 import hashlib
 import re
 from collections.abc import Iterator
@@ -12,11 +13,11 @@ from fastapi import APIRouter, Header, Query, Request
 from services.api.problems import Problem, cursor, not_found, ray_unavailable
 from services.api.schemas import CheckpointObject, EventObject, JobObject, Page, PhaseObject
 from services.api.state import Service, ServiceState
-from services.jobs.store import KeyTakenError, UnknownFileError, new_id
-from services.jobs.tables import JobRow
-from services.models import fine_tuned_name, resolve_models
+from services.jobs.store import KeyTakenError, UnknownCheckpointError, UnknownFileError, new_id
+from services.jobs.tables import JobRow, WeakCheckpointRow
+from services.models import fine_tuned_name, named_models, registered_digests, registered_models, resolve_models
 from wmss.config import METADATA_KEY, PATTERNS, JobSpec
-from wmss.errors import WmssError, raise_all, shortened, shown
+from wmss.errors import ModelError, WmssError, raise_all, shortened, shown
 from wmss.rounds.report import Report
 
 router = APIRouter(prefix="/v1/fine_tuning/jobs", tags=["fine-tuning"])
@@ -48,6 +49,7 @@ def create(
     _, problems = _find_files(service, spec)
     models, unknown = resolve_models(spec, service.store, service.settings)
     raise_all([*problems, *unknown, *check_models(models)])
+    registered = registered_models(named_models(spec), service.store)
     with _asking_ray(service, "no job was made"):
         service.drivers.ping()
     job_id = new_id("ftjob")
@@ -55,7 +57,7 @@ def create(
         row = service.store.create_job(
             job_id,
             spec=spec.model_dump(mode="json"),
-            paths=_paths(models),
+            paths=_paths(models, registered),
             fine_tuned_model=fine_tuned_name(spec.model, spec.suffix, job_id),
             request_digest=digest,
             request_key=idempotency_key,
@@ -64,6 +66,8 @@ def create(
         missing = str(error)
         param = "training_file" if missing == spec.training_file else "validation_file"
         raise _no_file(param, missing) from None
+    except UnknownCheckpointError as error:  # deleted since it was looked up
+        raise ModelError(f"there is no registered checkpoint {error} any more; register it again") from None
     except KeyTakenError:  # the same key came twice at once, and the other request was faster
         faster = _earlier_job(service, digest, idempotency_key, is_retry=True)
         assert faster is not None
@@ -88,6 +92,7 @@ def validate(service: Service, spec: JobSpec) -> Report:
         models=models,
         files=files,
         problems=[*problems, *unknown],
+        registered=registered_models(named_models(spec), service.store),
         cluster=_cluster(service),
         settings=service.settings,
     )
@@ -134,8 +139,8 @@ def _no_file(param: str, file_id: str) -> UploadMissingError:
     )
 
 
-def _paths(models: dict[str, Path]) -> dict[str, Any]:
-    """The models of a job as its row keeps them."""
+def _paths(models: dict[str, Path], registered: dict[str, WeakCheckpointRow]) -> dict[str, Any]:
+    """The models of a job as its row keeps them; of registered ones also what they must still be when it runs."""
     paths = {param.removeprefix("method.wmss."): str(folder) for param, folder in models.items()}
     more = sorted((name for name in paths if name.startswith("more_weak_models.")), key=lambda n: int(n.split(".")[1]))
     return {
@@ -143,6 +148,9 @@ def _paths(models: dict[str, Path]) -> dict[str, Any]:
         "weak_model": paths.get("weak_model"),
         "strong_model": paths.get("strong_model"),
         "more_weak_models": [paths[name] for name in more],
+        "registered": {
+            param: {"id": row.id, **dataclasses.asdict(registered_digests(row))} for param, row in registered.items()
+        },
     }
 
 

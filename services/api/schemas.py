@@ -5,7 +5,7 @@ from typing import Any, Generic, Literal, TypeVar
 from pydantic import BaseModel
 
 from services.jobs.states import State, public_status
-from services.jobs.tables import CheckpointRow, EventRow, FileRow, JobRow, PhaseRow
+from services.jobs.tables import CheckpointRow, EventRow, FileRow, JobRow, PhaseRow, WeakCheckpointRow
 from services.models import KnownModel
 from wmss.config import JobSpec
 from wmss.rounds.phases import phases_of
@@ -53,6 +53,48 @@ class DeletedFile(BaseModel):
 
     id: str
     object: Literal["file"] = "file"
+    deleted: Literal[True] = True
+
+
+class WeakCheckpointObject(BaseModel):
+    """A registered checkpoint; its id can be used wherever a job names a model."""
+
+    id: str
+    object: Literal["weak_checkpoint"] = "weak_checkpoint"
+    created_at: int
+    model: str
+    path: str
+    revision: str | None
+    architecture: str
+    num_parameters: int
+    vocab_size: int
+    weights_digest: str
+    tokenizer_digest: str
+    metadata: dict[str, str] | None
+
+    @classmethod
+    def of(cls, row: WeakCheckpointRow) -> "WeakCheckpointObject":
+        """From its row."""
+        return cls(
+            id=row.id,
+            created_at=row.created_at,
+            model=row.name,
+            path=row.path,
+            revision=row.revision,
+            architecture=row.architecture,
+            num_parameters=row.num_parameters,
+            vocab_size=row.vocab_size,
+            weights_digest=row.weights_digest,
+            tokenizer_digest=row.tokenizer_digest,
+            metadata=row.labels,
+        )
+
+
+class DeletedWeakCheckpoint(BaseModel):
+    """A registered checkpoint that is forgotten."""
+
+    id: str
+    object: Literal["weak_checkpoint"] = "weak_checkpoint"
     deleted: Literal[True] = True
 
 

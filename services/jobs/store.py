@@ -39,7 +39,15 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from services.jobs.kinds import Kind
 from services.jobs.states import ACTIVE, State
-from services.jobs.tables import Base, CheckpointRow, EventRow, FileRow, JobRow, PhaseRow
+from services.jobs.tables import (
+    Base,
+    CheckpointRow,
+    EventRow,
+    FileRow,
+    JobRow,
+    PhaseRow,
+    WeakCheckpointRow,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -55,7 +63,7 @@ FILE_FIELDS = ("training_file", "validation_file", "file")
 """Fields of a job's request that name uploaded files."""
 
 Row = TypeVar("Row", bound=Base)
-Listed = TypeVar("Listed", FileRow, JobRow, CheckpointRow)
+Listed = TypeVar("Listed", FileRow, JobRow, CheckpointRow, WeakCheckpointRow)
 
 
 class LostLeaseError(RuntimeError):
@@ -64,6 +72,10 @@ class LostLeaseError(RuntimeError):
 
 class UnknownFileError(ValueError):
     """A job names a file that is not there."""
+
+
+class UnknownCheckpointError(ValueError):
+    """A job names a registered checkpoint that is not there."""
 
 
 class KeyTakenError(ValueError):
@@ -171,6 +183,46 @@ class Store:
             deleted = delete(FileRow).where(FileRow.id == file_id, ~needed_by.exists())
             return [] if changed(session, deleted) else list(session.scalars(needed_by))
 
+    # Registered checkpoints
+
+    def add_weak_checkpoint(self, **values: Any) -> WeakCheckpointRow:
+        """Register a checkpoint (the columns of its row). The same content under the same name keeps its row, which
+        then says where it lies now."""
+        row = {"id": new_id("weak"), "created_at": int(time.time())} | values
+        where = {column: values[column] for column in ("path", "revision", "files")}
+        with self._session.begin() as session:
+            insert = _insert(session, WeakCheckpointRow).on_conflict_do_update(
+                index_elements=["content_key"], set_=where
+            )
+            session.execute(insert, [row])
+            same = select(WeakCheckpointRow).where(WeakCheckpointRow.content_key == values["content_key"])
+            return session.scalars(same).one()
+
+    def weak_checkpoint(self, checkpoint_id: str) -> WeakCheckpointRow | None:
+        """One registered checkpoint."""
+        return self._one(WeakCheckpointRow, WeakCheckpointRow.id == checkpoint_id)
+
+    def weak_checkpoints(self, *, after: str | None, limit: int) -> tuple[list[WeakCheckpointRow], bool]:
+        """Newest first, after the one with id `after`."""
+        return self._page(WeakCheckpointRow, [], after=after, limit=limit)
+
+    def is_registered(self, path: Path) -> bool:
+        """Whether any registered checkpoint lies in this folder."""
+        with self._session() as session:
+            return session.scalar(select(WeakCheckpointRow.id).where(WeakCheckpointRow.path == str(path))) is not None
+
+    def delete_weak_checkpoint(self, checkpoint_id: str) -> list[str]:
+        """Forget a registered checkpoint unless live jobs name it; returns those jobs."""
+        this = WeakCheckpointRow.id == checkpoint_id
+        with self._session.begin() as session:
+            # Takes the row from creates under way, as `delete_file` does.
+            session.execute(update(WeakCheckpointRow).where(this).values(id=checkpoint_id))
+            live = session.scalars(select(JobRow).where(JobRow.state.in_(ACTIVE)).order_by(JobRow.number))
+            named_by = [job.id for job in live if checkpoint_id in registered_ids(job.paths)]
+            if not named_by:
+                session.execute(delete(WeakCheckpointRow).where(this))
+            return named_by
+
     # Jobs, as their owner sees them
 
     def create_job(
@@ -184,7 +236,11 @@ class Store:
         request_key: str | None = None,
         kind: Kind = Kind.FINE_TUNING,
     ) -> JobRow:
-        """Accept a job: from here on it is never lost. A `request_key` that has a job raises `KeyTakenError`."""
+        """Accept a job: from here on it is never lost. A `request_key` that has a job raises `KeyTakenError`.
+
+        `paths` are the folders of its models; under `registered`, by field, what is known of those that were named by
+        the id of a registered checkpoint.
+        """
         row = JobRow(
             id=job_id,
             created_at=int(time.time()),
@@ -208,6 +264,10 @@ class Store:
                     file = select(FileRow.id).where(FileRow.id == file_id).with_for_update(read=True)
                     if file_id and session.scalar(file) is None:
                         raise UnknownFileError(file_id)
+                for checkpoint_id in registered_ids(paths):
+                    known = select(WeakCheckpointRow.id).where(WeakCheckpointRow.id == checkpoint_id)
+                    if session.scalar(known.with_for_update(read=True)) is None:
+                        raise UnknownCheckpointError(checkpoint_id)
                 _add_events(session, job_id, [NewEvent("Job accepted; it starts when a place is free")])
         except IntegrityError as error:
             if request_key is not None and self.job_of_key(request_key) is not None:
@@ -453,6 +513,11 @@ def _unchanged(job: JobRow) -> tuple[ColumnElement[bool], ...]:
     return (JobRow.id == job.id, JobRow.attempt == job.attempt, JobRow.state == job.state)
 
 
+def registered_ids(paths: dict[str, Any]) -> list[str]:
+    """Ids of the registered checkpoints that a job with these paths names."""
+    return [entry["id"] for entry in paths.get("registered", {}).values()]
+
+
 def changed(session: Session, statement: Update | Delete) -> bool:
     """Whether the statement changed its one row."""
     result = cast("CursorResult[Any]", session.execute(statement))
@@ -492,9 +557,14 @@ def _add_events(session: Session, job_id: str, events: Sequence[NewEvent]) -> No
         }
         for item in events
     ]
-    dialect = sqlite if session.get_bind().dialect.name == "sqlite" else postgresql
-    insert = dialect.insert(EventRow).on_conflict_do_nothing(index_elements=["job_id", "key"])
+    insert = _insert(session, EventRow).on_conflict_do_nothing(index_elements=["job_id", "key"])
     session.execute(insert, rows)
+
+
+def _insert(session: Session, table: type[Base]) -> Any:
+    """An INSERT that can say what a conflict means; both databases have it, each in a module of its own."""
+    dialect = sqlite if session.get_bind().dialect.name == "sqlite" else postgresql
+    return dialect.insert(table)
 
 
 def _server_options(url: str) -> dict[str, Any]:

@@ -137,6 +137,32 @@ class CheckpointRow(Base):
     metrics: Mapped[dict[str, Any]]
 
 
+class WeakCheckpointRow(Base):
+    """A registered checkpoint: what lay in a folder when its name was registered.
+
+    `content_key` is a digest of the name and of both halves of the checkpoint: the same thing is registered once.
+    `files` holds size and time of change (ns) of every file that was digested, to see cheaply that none has changed.
+    `labels` are the caller's metadata, a name that SQLAlchemy keeps for itself.
+    """
+
+    __tablename__ = "weak_checkpoints"
+
+    number: Mapped[int] = mapped_column(Key, primary_key=True)
+    id: Mapped[str] = mapped_column(unique=True)
+    created_at: Mapped[int]
+    name: Mapped[str] = mapped_column(Characters(1024))
+    path: Mapped[str] = mapped_column(LongCharacters)
+    revision: Mapped[str | None]
+    content_key: Mapped[str] = mapped_column(unique=True)
+    architecture: Mapped[str]
+    num_parameters: Mapped[int] = mapped_column(BigInteger)
+    vocab_size: Mapped[int]
+    weights_digest: Mapped[str]
+    tokenizer_digest: Mapped[str]
+    files: Mapped[dict[str, Any]]
+    labels: Mapped[dict[str, Any] | None]
+
+
 class EngineRow(Base):
     """A scoring or generation engine: a Serve application that jobs use in turn."""
 

@@ -4,6 +4,8 @@ import subprocess
 import sys
 import threading
 import time
+from functools import partial
+from pathlib import Path
 
 import pytest
 from alembic.autogenerate import compare_metadata
@@ -21,6 +23,7 @@ from services.jobs.store import (
     LostLeaseError,
     NewEvent,
     Store,
+    UnknownCheckpointError,
     UnknownCursorError,
     UnknownFileError,
 )
@@ -102,6 +105,7 @@ def test_a_database_of_the_first_release_keeps_its_jobs(database_url):
     assert store.job("ftjob-a").fine_tuned_model == "ft:m::ftjob-a"
     assert EngineStore(store).abandoned(idle_s=1e9) == ["scorer-1"]
     assert ChatStore(store).want("m", "/m")
+    assert store.weak_checkpoints(after=None, limit=1) == ([], False)
     store.close()
 
 
@@ -316,9 +320,17 @@ def test_processes_that_start_at_once_make_one_schema(postgres):
         store.close()
 
 
-def test_a_file_is_never_deleted_under_a_job_that_is_being_created(store):
-    """Whichever comes first, the other sees it. The create is held between its insert and its end."""
-    store.add_file("file-1", filename="f", purpose="fine-tune", size=1, sha256="x")
+def register(store, name="m", weights="w"):
+    content = {"weights_digest": weights, "tokenizer_digest": "t", "content_key": f"{name}-{weights}-t"}
+    sizes = {"architecture": "A", "num_parameters": 2**40, "vocab_size": 9}
+    return store.add_weak_checkpoint(
+        name=name, path=f"/{name}", revision=None, files={"f": [1, 2**61]}, labels=None, **content, **sizes
+    )
+
+
+def create_slowly(store, meanwhile, **values):
+    """What `meanwhile` returns when it is called between the insert of a job and the end of its transaction, and
+    whether the job came to be."""
     inserted, outcome = threading.Event(), []
 
     def hold(connection, cursor, statement, *rest):
@@ -330,21 +342,59 @@ def test_a_file_is_never_deleted_under_a_job_that_is_being_created(store):
 
     def create():
         try:
-            spec = {"training_file": "file-1"}
-            store.create_job("ftjob-a", spec=spec, paths={}, fine_tuned_model="m", request_digest="d")
+            store.create_job("ftjob-a", **values, fine_tuned_model="m", request_digest="d")
             outcome.append("created")
-        except UnknownFileError:
+        except (UnknownFileError, UnknownCheckpointError):
             outcome.append("refused")
 
     creating = threading.Thread(target=create)
     creating.start()
     assert inserted.wait(10)
-    needed_by = store.delete_file("file-1")
+    answer = meanwhile()
     creating.join()
-    assert (outcome, needed_by, store.file("file-1") is None) == (["created"], ["ftjob-a"], False)
+    return answer, *outcome
+
+
+def test_a_file_is_never_deleted_under_a_job_that_is_being_created(store):
+    """Whichever comes first, the other sees it."""
+    store.add_file("file-1", filename="f", purpose="fine-tune", size=1, sha256="x")
+    delete = partial(store.delete_file, "file-1")
+    assert create_slowly(store, delete, spec={"training_file": "file-1"}, paths={}) == (["ftjob-a"], "created")
+    assert store.file("file-1") is not None
     store.request_cancel("ftjob-a")
-    assert store.delete_file("file-1") == []
+    assert delete() == []
     assert store.file("file-1") is None
+
+
+def test_a_registered_checkpoint_is_never_forgotten_under_a_job_that_is_being_created(store):
+    checkpoint = register(store).id
+    delete = partial(store.delete_weak_checkpoint, checkpoint)
+    paths = {"registered": {"method.wmss.weak_model": {"id": checkpoint, "weights": "w", "tokenizer": "t"}}}
+    assert create_slowly(store, delete, spec={}, paths=paths) == (["ftjob-a"], "created")
+    assert store.weak_checkpoint(checkpoint) is not None
+    store.request_cancel("ftjob-a")
+    assert delete() == []
+    assert store.weak_checkpoint(checkpoint) is None
+
+
+def test_one_of_many_registrations_of_the_same_content_makes_a_row(store):
+    barrier, ids = threading.Barrier(8), []
+
+    def add():
+        barrier.wait()
+        ids.append(register(store).id)
+
+    threads = [threading.Thread(target=add) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(ids) == 8 and len(set(ids)) == 1
+    assert register(store, weights="other").id not in ids
+    [newest, oldest] = store.weak_checkpoints(after=None, limit=9)[0]
+    assert (oldest.id, oldest.num_parameters, oldest.files) == (ids[0], 2**40, {"f": [1, 2**61]})
+    assert newest.weights_digest == "other"
+    assert (store.is_registered(Path("/m")), store.is_registered(Path("/n"))) == (True, False)
 
 
 def test_a_nul_is_kept_out_of_the_database(store):
