@@ -34,6 +34,10 @@ TITLES = {
 }
 
 
+FILTERED_BY_METADATA = ("list_jobs", "list_scores")
+"""Routes that take `metadata[key]=value`."""
+
+
 class Problem(Exception):
     """An answer other than success."""
 
@@ -93,7 +97,7 @@ def known_query(request: Request) -> None:
     """Dependency of every route: a query parameter that nothing reads is refused, not ignored; so is a NUL, and one of
     two values."""
     known = {parameter.alias for parameter in request.scope["route"].dependant.query_params}
-    takes_metadata = request.scope["route"].name == "list_jobs"
+    takes_metadata = request.scope["route"].name in FILTERED_BY_METADATA
     for name, value in request.query_params.multi_items():
         if name not in known and not (takes_metadata and name.startswith("metadata[") and name.endswith("]")):
             expected = ", ".join(sorted(known | ({"metadata[key]"} if takes_metadata else set()))) or "none"

@@ -453,7 +453,9 @@ class Fence:
     def start_phase(self, name: str) -> None:
         """A phase begins, or begins again."""
         with self.transaction() as session:
-            session.merge(PhaseRow(job_id=self.job_id, name=name, started_at=time.time(), done=0, total=0))
+            session.merge(
+                PhaseRow(job_id=self.job_id, name=name, started_at=time.time(), finished_at=None, done=0, total=0)
+            )
 
     def progress(self, name: str, done: int, total: int) -> None:
         """How far a phase is."""
