@@ -1,9 +1,7 @@
 """/v1/entropy_scores: the entropy of every sample of a file under up to eight checkpoints."""
 
-import json
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import FileResponse, StreamingResponse
@@ -16,12 +14,12 @@ from services.jobs.kinds import Kind
 from services.jobs.states import TERMINAL
 from services.jobs.store import new_id
 from services.jobs.tables import JobRow
+from services.score_tables import json_lines
 from wmss.config import ScoreSpec
 from wmss.rounds.phases import score_phases
 
 router = APIRouter(prefix="/v1/entropy_scores", tags=["entropy scores"])
 
-ROWS_AT_A_TIME = 4096
 Level = Literal["sample", "token"]
 Format = Literal["parquet", "jsonl"]
 
@@ -93,7 +91,7 @@ def content(
     if format == "parquet":
         return FileResponse(table, media_type="application/vnd.apache.parquet", filename=name)
     headers = {"content-disposition": f'attachment; filename="{name}"'}
-    return StreamingResponse(_json_lines(table), media_type="application/jsonl", headers=headers)
+    return StreamingResponse(json_lines(table), media_type="application/jsonl", headers=headers)
 
 
 def _table(service: ServiceState, job: JobRow, model: int, level: Level) -> Path:
@@ -113,16 +111,6 @@ def _table(service: ServiceState, job: JobRow, model: int, level: Level) -> Path
     if not table.is_file():
         raise not_found("table on disk", job.id, "scores_id")
     return table
-
-
-def _json_lines(table: Path) -> Iterator[str]:
-    """A table row by row as JSON, some thousand rows in memory at a time."""
-    import pyarrow.parquet as pq
-
-    with pq.ParquetFile(table) as file:
-        for batch in file.iter_batches(ROWS_AT_A_TIME):
-            rows: list[dict[str, Any]] = batch.to_pylist()
-            yield "".join(json.dumps(row) + "\n" for row in rows)
 
 
 def _object(service: ServiceState, job: JobRow) -> ScoresObject:

@@ -94,7 +94,7 @@ def test_tables_of_two_checkpoints_are_those_of_the_scorer(tmp_path, checkpoints
             np.testing.assert_allclose(np.array(tokens[name], float), flat[:, column], atol=1e-4)
         where = [(s.line, int(t), int(s.input_ids[t])) for s in samples for t in np.flatnonzero(s.target_mask)]
         assert list(zip(tokens["line"], tokens["position"], tokens["token_id"], strict=True)) == where
-    assert any(event.startswith("entropy weak → strong") for event in journal.events)
+    assert any(event.startswith("entropy qwen3 → qwen3_other: ") for event in journal.events)
 
 
 def test_the_same_question_is_never_computed_twice(tmp_path, checkpoints, files):

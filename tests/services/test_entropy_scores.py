@@ -6,7 +6,7 @@ import json
 import pyarrow.parquet as pq
 import pytest
 
-from services.api import entropy_scores
+from services import score_tables
 from services.jobs.kinds import Kind
 from services.jobs.states import State
 from services.jobs.store import Fence, Store
@@ -122,7 +122,7 @@ def test_a_request_that_is_sent_again_is_one(api, body, quiet):  # noqa: F811
 
 
 def test_results_and_tables_come_checkpoint_by_checkpoint(api, body, quiet, monkeypatch):  # noqa: F811
-    monkeypatch.setattr(entropy_scores, "ROWS_AT_A_TIME", 5)
+    monkeypatch.setattr(score_tables, "ROWS_AT_A_TIME", 5)
     scores_id = send(api, body).json()["id"]
     url = f"{URL}/{scores_id}"
     error = problem(api.get(f"{url}/content"), 409)
@@ -184,6 +184,6 @@ def test_registered_checkpoints_are_named_by_id_and_must_still_be_what_they_were
     assert scores_id in problem(api.delete(f"/v1/weak_checkpoints/{weak}"), 409)["message"]
     tokenizer = home / "models/llama/tokenizer_config.json"
     tokenizer.write_text(tokenizer.read_text() + " ")
-    with pytest.raises(ModelError, match="models.1: tokenizer in .* changed since") as caught:
+    with pytest.raises(ModelError, match=r"models.1: tokenizer in .* changed since") as caught:
         drive(api, scores_id)
     assert caught.value.param == "models.1"

@@ -84,12 +84,11 @@ def scoring_cost(phase: str, num_tokens: int, seconds: float) -> str:
     return f"{phase}: {num_tokens:,} tokens in {duration(seconds)} ({num_tokens / seconds:,.0f} tokens/s)"
 
 
-def entropy_shift(weak: FloatArray, strong: FloatArray) -> str:
-    """How the entropies of all samples changed from weak to strong."""
+def entropy_shift(weak: FloatArray, strong: FloatArray, names: str = "weak → strong") -> str:
+    """How the entropies of all samples changed from weak to strong, or whatever the two are called."""
     fell, rose = int((strong < weak).sum()), int((strong > weak).sum())
     return (
-        f"entropy weak → strong: {weak.mean():.4f} → {strong.mean():.4f} nat a sample; it fell on {fell:,}, rose on "
-        f"{rose:,}"
+        f"entropy {names}: {weak.mean():.4f} → {strong.mean():.4f} nat a sample; it fell on {fell:,}, rose on {rose:,}"
     )
 
 

@@ -105,7 +105,7 @@ def run_scores(job: ScoreJob, engines: ScoringEngines, journal: Journal) -> None
     if len(recorded) == 2:
         first, second = (EntropyTable.load(Path(artifacts["table"])) for artifacts in recorded)
         check_comparable(first, second)
-        journal.event(messages.entropy_shift(first.entropy, second.entropy))
+        journal.event(messages.entropy_shift(first.entropy, second.entropy, " → ".join(job.spec.models)))
 
 
 @dataclass(frozen=True)
