@@ -5,8 +5,9 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ CALLS_PER_REPLICA = 2
 
 ENGINE_DEPLOYMENT: dict[str, Any] = {
     "max_ongoing_requests": 8,
+    "health_check_period_s": 5,
     # An engine may hold the interpreter for long stretches; a busy replica must not be taken for a dead one.
     "health_check_timeout_s": 120,
     "graceful_shutdown_wait_loop_s": 0.1,
@@ -41,17 +43,29 @@ class EngineReplica:
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="engine")
 
     async def run(self, function: Any, *arguments: Any) -> Any:
-        """Call `function` on the engine's thread. A replica whose engine has died goes with it, and Serve makes a new
-        one: whoever called calls again."""
-        try:
+        """Call `function` on the engine's thread."""
+        with _ending_with_the_engine():
             return await asyncio.get_running_loop().run_in_executor(self._thread, function, *arguments)
-        except EngineDiedError:
-            logger.exception("the engine has died; this replica ends")
-            os._exit(1)
 
     def build(self, function: Any) -> Any:
         """Make the engine on its thread; waits."""
-        return self._thread.submit(function).result()
+        self._engine = self._thread.submit(function).result()
+        return self._engine
+
+    def check_health(self) -> None:
+        """Called by Serve from time to time, also while a call is under way."""
+        with _ending_with_the_engine():
+            self._engine.check_alive()
+
+
+@contextmanager
+def _ending_with_the_engine() -> Iterator[None]:
+    """A replica whose engine has died goes with it, and Serve makes a new one: whoever called calls again."""
+    try:
+        yield
+    except EngineDiedError:
+        logger.exception("the engine has died; this replica ends")
+        os._exit(1)
 
 
 def app_name(kind: str, checkpoint: Path, options: Mapping[str, Any]) -> str:

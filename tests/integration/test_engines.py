@@ -62,7 +62,7 @@ def test_scores_survive_the_death_of_a_replica(under_fire):
 
 @pytest.mark.slow
 def test_twenty_thousand_scores_survive_the_deaths_of_replicas_and_of_engines(under_fire):
-    """Three replicas, then three engine processes below their replicas, at random moments."""
+    """Three replicas, then three engine processes below their replicas, at random moments; 20,000 each time."""
     undisturbed = under_fire(20_000)
     equal(under_fire(20_000, kill=replicas, shots=3), undisturbed)
     equal(under_fire(20_000, "engine", kill=engine_processes, shots=3), undisturbed)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from wmss.scoring.interfaces import EngineDiedError
 
@@ -15,3 +16,14 @@ def telling_deaths() -> Iterator[None]:
         yield
     except EngineDeadError as error:
         raise EngineDiedError(str(error)) from error
+
+
+def check_alive(llm: Any) -> None:
+    """Raise `EngineDiedError` if an engine's process is gone.
+
+    A call under way does not say so itself: vLLM 0.32 waits for the answer of a process that was killed for ever.
+    """
+    client = llm.llm_engine.engine_core
+    if hasattr(client, "ensure_alive"):  # an engine in this very process has nothing of the kind
+        with telling_deaths():
+            client.ensure_alive()

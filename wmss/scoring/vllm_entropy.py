@@ -22,7 +22,7 @@ from wmss.core.entropy import entropy_of_logits_
 from wmss.core.rows import DEFAULT_IGNORE_INDEX, compute_dtype, resolve_chunk_size
 from wmss.errors import ModelError
 from wmss.scoring.interfaces import NUM_STATISTICS
-from wmss.scoring.vllm_engine import telling_deaths
+from wmss.scoring.vllm_engine import check_alive, telling_deaths
 
 FAMILIES = ("LlamaForCausalLM", "Qwen3ForCausalLM")
 """Architectures that may be scored. Any `*ForCausalLM` with `compute_logits` fits; these two are tested."""
@@ -181,6 +181,10 @@ class VllmEntropyScorer:
                 use_tqdm=False,
             )
         return [output.outputs.data.numpy() for output in outputs]
+
+    def check_alive(self) -> None:
+        """Raise `EngineDiedError` if the engine's process is gone."""
+        check_alive(self._llm)
 
     def provenance(self) -> dict[str, Any]:
         """Engine, version, precision and batch invariance."""

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from wmss.scoring.vllm_engine import telling_deaths
+from wmss.scoring.vllm_engine import check_alive, telling_deaths
 
 
 class VllmGenerator:
@@ -34,6 +34,10 @@ class VllmGenerator:
         with telling_deaths():
             outputs = self._llm.generate([{"prompt_token_ids": ids} for ids in prompts], parameters, use_tqdm=False)
         return [_without_end(output.outputs[0]) for output in outputs]
+
+    def check_alive(self) -> None:
+        """Raise `EngineDiedError` if the engine's process is gone."""
+        check_alive(self._llm)
 
 
 def _without_end(completion: object) -> list[int]:
