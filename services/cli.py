@@ -1,4 +1,5 @@
-"""The `wmss` command: serve, models, convert, check, submit, score, watch, jobs, cancel, chat, export, knobs, demo."""
+"""The `wmss` command: serve, models, checkpoints, convert, check, submit, score, watch, jobs, samples, cancel, chat,
+export, knobs, demo."""
 
 import logging
 import os
@@ -26,6 +27,8 @@ from wmss.errors import WmssError
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 models_app = typer.Typer(no_args_is_help=True, help="Models a job may start from.")
 app.add_typer(models_app, name="models")
+checkpoints_app = typer.Typer(no_args_is_help=True, help="Weak checkpoints, registered by their digests.")
+app.add_typer(checkpoints_app, name="checkpoints")
 console = Console()
 
 Home = Annotated[Path | None, typer.Option(help="Folder of the service's state; default WMSS_HOME or ~/.wmss.")]
@@ -228,6 +231,27 @@ def jobs(limit: Annotated[int, typer.Option(help="How many.", min=1, max=100)] =
 
 
 @app.command()
+def samples(
+    job_id: JobId,
+    sort: Annotated[str, typer.Option(help='Column to sort by; "-" before it: largest first.')] = "-weight",
+    limit: Annotated[int, typer.Option(help="How many.", min=1, max=100)] = 20,
+    round: Annotated[int, typer.Option(help="Round of the job.", min=1)] = 1,
+    base_url: BaseUrl = None,
+) -> None:
+    """Show why samples were drawn: both entropies (nats), their difference, weight and draws."""
+    page = service.samples(service.connect(base_url), job_id, sort=sort, limit=limit, round=round)
+    table = Table("line", "H weak", "H strong", "ΔH", "weight", "drawn")
+    table.add_column("completion", no_wrap=True, overflow="ellipsis")
+    for row in page["data"]:
+        entropies = [row["weak_entropy"], row["strong_entropy"], row["entropy_delta"]]
+        figures = ["" if value is None else f"{value:.4f}" for value in entropies]
+        text = " ".join((row["completion"] or "").split())
+        table.add_row(str(row["line"]), *figures, f"{row['weight']:.3g}", str(row["times_drawn"]), escape(text))
+    console.print(table)
+    _say(f"{len(page['data'])} of {page['total']:,} samples")
+
+
+@app.command()
 def cancel(job_id: JobId, base_url: BaseUrl = None) -> None:
     """Cancel a job; its workers and engines go within seconds."""
     job = service.connect(base_url).fine_tuning.jobs.cancel(job_id)
@@ -331,6 +355,40 @@ def list_models(home: Home = None, base_url: BaseUrl = None) -> None:
     for row in found:
         table.add_row(*map(escape, row))
     console.print(table)
+
+
+@checkpoints_app.command("add")
+def add_checkpoint(
+    model: Annotated[str, typer.Argument(help="What a job may name, or a hub's model as ORG/NAME@REVISION.")],
+    base_url: BaseUrl = None,
+) -> None:
+    """Register a checkpoint and print its id, which a job may name. Reads all of it, for its digest."""
+    console.print(service.register_checkpoint(service.connect(base_url), model)["id"], highlight=False)
+
+
+@checkpoints_app.command("list")
+def list_checkpoints(
+    limit: Annotated[int, typer.Option(help="How many.", min=1, max=100)] = 20, base_url: BaseUrl = None
+) -> None:
+    """List registered checkpoints, newest first."""
+    table = Table("id", "model", "architecture", "parameters", "digest")
+    for row in service.checkpoints(service.connect(base_url), limit=limit):
+        size, digest = f"{row['num_parameters']:,}", row["weights_digest"][:12]
+        table.add_row(row["id"], escape(row["model"]), row["architecture"], size, digest)
+    console.print(table)
+
+
+@checkpoints_app.command("remove")
+def remove_checkpoint(
+    checkpoint_id: Annotated[str, typer.Argument(help="Id of the checkpoint.")], base_url: BaseUrl = None
+) -> None:
+    """Forget a checkpoint. A model's folder stays; what was downloaded from the hub is deleted."""
+    from services.models import is_checkpoint_id
+
+    if not is_checkpoint_id(checkpoint_id):
+        raise WmssError(f"checkpoint id: expected one that `wmss checkpoints list` lists, got {checkpoint_id!r}")
+    service.remove_checkpoint(service.connect(base_url), checkpoint_id)
+    console.print(checkpoint_id, highlight=False)
 
 
 @app.command()

@@ -58,6 +58,29 @@ def phases(client: OpenAI, job_id: str) -> list[dict[str, Any]]:
     return list(page["data"])
 
 
+def samples(client: OpenAI, job_id: str, **query: Any) -> dict[str, Any]:
+    """A page of the samples of a job's draw; `query` as the service takes it."""
+    page: Any = client.get(f"/fine_tuning/jobs/{job_id}/samples", options={"params": query}, cast_to=object)
+    return dict(page)
+
+
+def register_checkpoint(client: OpenAI, model: str) -> dict[str, Any]:
+    """Register a weak checkpoint; returns it."""
+    checkpoint: Any = client.post("/weak_checkpoints", body={"model": model}, cast_to=object)
+    return dict(checkpoint)
+
+
+def checkpoints(client: OpenAI, *, limit: int) -> list[dict[str, Any]]:
+    """Registered weak checkpoints, newest first."""
+    page: Any = client.get("/weak_checkpoints", options={"params": {"limit": limit}}, cast_to=object)
+    return list(page["data"])
+
+
+def remove_checkpoint(client: OpenAI, checkpoint_id: str) -> None:
+    """Forget a registered weak checkpoint."""
+    client.delete(f"/weak_checkpoints/{checkpoint_id}", cast_to=object)
+
+
 def new_events(client: OpenAI, job_id: str, seen: str | None) -> list[Any]:
     """Events of a job after the one with id `seen`, oldest first."""
     return _since(client.fine_tuning.jobs.list_events(job_id, limit=100), seen)

@@ -107,25 +107,25 @@ def list_jobs(service: Service, request: Request, after: str | None = None, limi
 @router.get("/{job_id}")
 def retrieve(service: Service, job_id: str) -> JobObject:
     """One job."""
-    return JobObject.of(_job(service, job_id))
+    return JobObject.of(find_job(service, job_id))
 
 
 @router.post("/{job_id}/cancel")
 def cancel(service: Service, job_id: str) -> JobObject:
     """Stop a job; its workers and engines go within seconds. One that has succeeded or failed answers 409."""
-    return JobObject.of(cancel_job(service, _job(service, job_id)))
+    return JobObject.of(cancel_job(service, find_job(service, job_id)))
 
 
 @router.get("/{job_id}/events")
 def events(service: Service, job_id: str, after: str | None = None, limit: Limit = 20) -> Page[EventObject]:
     """Newest first: messages and, with type `metrics`, every training step."""
-    return events_of(service, _job(service, job_id), after, limit)
+    return events_of(service, find_job(service, job_id), after, limit)
 
 
 @router.get("/{job_id}/checkpoints")
 def checkpoints(service: Service, job_id: str, after: str | None = None, limit: Limit = 10) -> Page[CheckpointObject]:
     """Newest first; only checkpoints that still exist."""
-    _job(service, job_id)
+    find_job(service, job_id)
     with cursor(after):
         rows, more = service.store.checkpoints(job_id, after=after, limit=limit)
     return Page(data=[CheckpointObject.of(row) for row in rows], has_more=more)
@@ -134,13 +134,13 @@ def checkpoints(service: Service, job_id: str, after: str | None = None, limit: 
 @router.get("/{job_id}/phases")
 def phases(service: Service, job_id: str) -> Page[PhaseObject]:
     """All phases in order, with progress and what the finished ones found."""
-    job = _job(service, job_id)
-    return Page(
-        data=PhaseObject.plan(phases_of(JobSpec.model_validate(job.spec)), service.store.phases(job_id)), has_more=False
-    )
+    job = find_job(service, job_id)
+    names = phases_of(JobSpec.model_validate(job.spec))
+    return Page(data=PhaseObject.plan(names, service.store.phases(job_id)), has_more=False)
 
 
-def _job(service: ServiceState, job_id: str) -> JobRow:
+def find_job(service: ServiceState, job_id: str) -> JobRow:
+    """A job's row; answers 404 if there is none."""
     row = service.store.job(job_id)
     if row is None or row.kind != Kind.FINE_TUNING:
         raise not_found("fine-tuning job", job_id, "fine_tuning_job_id")

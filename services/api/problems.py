@@ -3,13 +3,14 @@
 import json
 import logging
 import secrets
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from pydantic import BaseModel
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from starlette.exceptions import HTTPException
@@ -96,7 +97,7 @@ def cursor(after: str | None) -> Iterator[None]:
 def known_query(request: Request) -> None:
     """Dependency of every route: a query parameter that nothing reads is refused, not ignored; so is a NUL, and one of
     two values."""
-    known = {parameter.alias for parameter in request.scope["route"].dependant.query_params}
+    known = set(_query_names(request.scope["route"].dependant.query_params))
     takes_metadata = request.scope["route"].name in FILTERED_BY_METADATA
     for name, value in request.query_params.multi_items():
         if name not in known and not (takes_metadata and name.startswith("metadata[") and name.endswith("]")):
@@ -107,6 +108,16 @@ def known_query(request: Request) -> None:
             raise Problem(400, "invalid_parameter", f"{name!r}: holds a NUL character", param=name.replace("\x00", ""))
         if name in known and len(request.query_params.getlist(name)) > 1:
             raise Problem(400, "invalid_parameter", f"{name}: given twice; remove one", param=name)
+
+
+def _query_names(parameters: Iterable[Any]) -> Iterator[str]:
+    """Names of a route's query parameters; several may be declared as the fields of one model."""
+    for parameter in parameters:
+        kind = parameter.field_info.annotation
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            yield from kind.model_fields
+        else:
+            yield parameter.alias
 
 
 async def known_json(request: Request) -> None:

@@ -307,6 +307,34 @@ class ScoresObject(BaseModel):
         )
 
 
+class SampleObject(BaseModel):
+    """A training sample as a draw saw it; null is what the draw did not read, and the text of a deleted file."""
+
+    id: str
+    object: Literal["fine_tuning.job.sample"] = "fine_tuning.job.sample"
+    line: int
+    num_targets: int | None
+    weak_entropy: float | None
+    strong_entropy: float | None
+    entropy_delta: float | None
+    """H_strong - H_weak: below 0 where training has made the model surer."""
+    weak_nll: float | None
+    strong_nll: float | None
+    weight: float
+    """Probability of each draw; 1 over all samples."""
+    times_drawn: int
+    prompt: str | None = None
+    completion: str | None = None
+    shortened: bool | None = None
+
+
+class SamplePage(Page[SampleObject]):
+    """Samples of one round's draw; `total` counts those that pass the filters, on all pages."""
+
+    total: int
+    round: int
+
+
 class ModelObject(BaseModel):
     """A model that can be named in a job."""
 

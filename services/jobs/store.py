@@ -359,6 +359,10 @@ class Store:
                 session.scalars(select(PhaseRow).where(PhaseRow.job_id == job_id).order_by(PhaseRow.started_at))
             )
 
+    def phase(self, job_id: str, name: str) -> PhaseRow | None:
+        """One phase of a job, if it has begun."""
+        return self._one(PhaseRow, PhaseRow.job_id == job_id, PhaseRow.name == name)
+
     # Jobs, as the reconcile loop sees them
 
     def active_jobs(self) -> list[JobRow]:

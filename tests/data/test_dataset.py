@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from wmss.data.dataset import read_samples
+from wmss.data.dataset import read_samples, samples_at
 from wmss.errors import DataError
 
 USER, ASSISTANT = {"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}
@@ -131,3 +131,11 @@ def test_empty_binary_and_missing_files(tmp_path):
         read_samples(binary)
     with pytest.raises(DataError, match="cannot read"):
         read_samples(tmp_path / "missing")
+
+
+def test_samples_are_found_again_by_their_lines(tmp_path):
+    file = tmp_path / "f.jsonl"
+    file.write_text("".join(f'{{"prompt": "{n}", "completion": "c"}}\n\n' for n in range(5)))
+    found = samples_at(file, {5, 1, 2, 99})  # 2 is blank
+    assert {line: sample.prompt for line, sample in found.items()} == {1: "0", 5: "2"}
+    assert samples_at(file, set()) == {}

@@ -14,8 +14,11 @@ import time
 import urllib.request
 from pathlib import Path
 
+import httpx
 import numpy as np
 import openai
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -103,8 +106,42 @@ def test_entropies_of_vllm_on_serve_torch_and_float64_agree(stack, checkpoints, 
     assert json.loads(str(loaded["provenance"]))["engine"] == "vllm"
 
 
+def wmss(stack, *arguments):
+    """What a `wmss` command prints."""
+    run = subprocess.run([*WMSS, *arguments], env=stack.environment, capture_output=True, text=True, timeout=60)
+    assert run.returncode == 0, run.stdout + run.stderr
+    return run.stdout
+
+
+def check_samples(stack, job_id, phases, file):
+    """The draw of a job, sample by sample, agrees with what its phases recorded and with its file."""
+    page = service.samples(stack.client, job_id, sort="-weight", limit=100, text="full")
+    rows = page["data"]
+    assert (page["total"], len(rows), page["has_more"]) == (96, 96, False)
+    assert [row["weight"] for row in rows] == sorted((row["weight"] for row in rows), reverse=True)
+    assert sum(row["weight"] for row in rows) == pytest.approx(1)
+    assert sum(row["times_drawn"] for row in rows) == 96
+    for name in ("weak", "strong"):
+        recorded = phases[f"score_{name}"]["artifacts"]
+        assert np.mean([row[f"{name}_entropy"] for row in rows]) == pytest.approx(recorded["mean_entropy"])
+        weights = [row["num_targets"] for row in rows]
+        nll = np.average([row[f"{name}_nll"] for row in rows], weights=weights)
+        assert nll == pytest.approx(recorded["nll"])
+    assert all(row["entropy_delta"] == row["strong_entropy"] - row["weak_entropy"] for row in rows)
+    lines = file.read_text().splitlines()
+    answers = {number: json.loads(line)["messages"][-1] for number, line in enumerate(lines, start=1)}
+    assert {row["line"]: row["completion"] for row in rows} == {n: turn["content"] for n, turn in answers.items()}
+    never = service.samples(stack.client, job_id, times_drawn=0)
+    assert never["total"] == phases["weigh"]["artifacts"]["num_duplicates"]
+    table = httpx.get(f"{stack.endpoint.base_url}/fine_tuning/jobs/{job_id}/samples/download")
+    origin = json.loads(pq.read_schema(pa.BufferReader(table.content)).metadata[b"wmss"])
+    assert origin["weak_provenance"] == phases["score_weak"]["artifacts"]["provenance"]
+    assert f"20 of {page['total']} samples" in wmss(stack, "samples", job_id)
+
+
 def test_wmss_job_from_the_command_line_to_an_exported_model(stack, files, tmp_path):
-    """`wmss submit --watch`, then everything that must be true of its result."""
+    """`wmss submit --watch` with a registered weak checkpoint, then everything that must be true of its result."""
+    weak = wmss(stack, "checkpoints", "add", "qwen3_other").strip()
     job_file = tmp_path / "job.toml"
     job_file.write_text(
         f"""
@@ -114,7 +151,7 @@ def test_wmss_job_from_the_command_line_to_an_exported_model(stack, files, tmp_p
         suffix = "test"
         metadata = {{ purpose = "test" }}
         [wmss]
-        weak_model = "qwen3_other"
+        weak_model = "{weak}"
         hyperparameters = {{ learning_rate = 1e-3, batch_size = 16 }}
         """
     )
@@ -134,11 +171,10 @@ def test_wmss_job_from_the_command_line_to_an_exported_model(stack, files, tmp_p
     assert results["result"]["nll"] < results["base"]["nll"]
     assert results["result"]["accuracy"]["num_problems"] == 16
 
+    check_samples(stack, job.id, phases, files / "train.jsonl")
+
     target = tmp_path / "exported"
-    run = subprocess.run(
-        [*WMSS, "export", job.id, str(target)], env=stack.environment, capture_output=True, text=True, timeout=60
-    )
-    assert run.returncode == 0, run.stderr
+    wmss(stack, "export", job.id, str(target))
     base, exported = load_model(stack.home / "models" / "qwen3"), load_model(target)
     assert exported.num_parameters() == base.num_parameters()
     assert (target / "config.json").read_bytes() == (stack.home / "models" / "qwen3" / "config.json").read_bytes()

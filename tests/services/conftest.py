@@ -1,8 +1,14 @@
 """Every test that touches the job database runs on both databases that are supported."""
 
 import pytest
+from fastapi.testclient import TestClient
+from openai import OpenAI
+from typer.testing import CliRunner
 
+from services.api.app import create_app
+from services.cli import app
 from services.jobs.store import Store
+from services.ray_jobs import RayDrivers
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -22,3 +28,28 @@ def job_store(database_url):
     store.migrate()
     yield store
     store.close()
+
+
+@pytest.fixture
+def serve(monkeypatch):
+    """Makes a client of a service with given settings. Its Ray answers and starts nothing: jobs end at the queue."""
+    monkeypatch.setattr(RayDrivers, "ping", lambda self: None)
+    monkeypatch.setattr(RayDrivers, "cluster_resources", lambda self: {"CPU": 4.0})
+    monkeypatch.setattr(RayDrivers, "submit", lambda self, *arguments: None)
+    monkeypatch.setattr(RayDrivers, "status", lambda self, submission: None)
+    return lambda settings: TestClient(create_app(settings), raise_server_exceptions=False)
+
+
+@pytest.fixture
+def command(monkeypatch):
+    """Runs `wmss` against a service in this process; returns what it printed."""
+
+    def run(client, *arguments):
+        api = OpenAI(base_url="http://testserver/v1", api_key="any", http_client=client, max_retries=0)
+        monkeypatch.setattr("services.client.connect", lambda base_url: api)
+        result = CliRunner(env={"COLUMNS": "160", "NO_COLOR": "1"}).invoke(app, list(arguments))
+        if isinstance(result.exception, Exception):
+            raise result.exception
+        return result.output
+
+    return run

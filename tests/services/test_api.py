@@ -23,14 +23,8 @@ def home(tmp_path, checkpoints):
 
 
 @pytest.fixture
-def api(home, database_url, monkeypatch):
-    """Ray answers its version and nothing is ever started: these tests end at the queue."""
-    monkeypatch.setattr(RayDrivers, "ping", lambda self: None)
-    monkeypatch.setattr(RayDrivers, "cluster_resources", lambda self: {"CPU": 4.0})
-    monkeypatch.setattr(RayDrivers, "submit", lambda self, *arguments: None)
-    monkeypatch.setattr(RayDrivers, "status", lambda self, submission: None)
-    settings = Settings(home=home, database_url=database_url)
-    with TestClient(create_app(settings), raise_server_exceptions=False) as client:
+def api(home, database_url, serve):
+    with serve(Settings(home=home, database_url=database_url)) as client:
         yield client
 
 

@@ -6,16 +6,15 @@ import shutil
 import time
 
 import pytest
-from fastapi.testclient import TestClient
+from openai import NotFoundError
 
-from services.api.app import create_app
 from services.jobs.states import State
 from services.jobs.store import Fence, Store, UnknownCheckpointError
-from services.ray_jobs import RayDrivers
 from services.settings import Settings
 from services.supervisor import free_port
 from tests.services.hub_server import running_hub
 from tests.services.test_api import create, problem, upload, validate
+from wmss.errors import WmssError
 from wmss.models.loading import checkpoint_digests, load_model
 
 
@@ -29,16 +28,6 @@ def home(tmp_path, checkpoints):
 @pytest.fixture
 def settings(home, database_url):
     return Settings(home=home, database_url=database_url)
-
-
-@pytest.fixture
-def serve(monkeypatch):
-    """Makes a client of a service with these settings, whose Ray starts nothing."""
-    monkeypatch.setattr(RayDrivers, "ping", lambda self: None)
-    monkeypatch.setattr(RayDrivers, "cluster_resources", lambda self: {"CPU": 4.0})
-    monkeypatch.setattr(RayDrivers, "submit", lambda self, *arguments: None)
-    monkeypatch.setattr(RayDrivers, "status", lambda self, submission: None)
-    return lambda settings: TestClient(create_app(settings), raise_server_exceptions=False)
 
 
 @pytest.fixture
@@ -283,6 +272,20 @@ def test_a_checkpoint_is_forgotten_unless_a_live_job_names_it(api, home, setting
         store.create_job("ftjob-x", spec={}, paths=paths, fine_tuned_model="x", request_digest="x")
     assert store.job("ftjob-x") is None
     store.close()
+
+
+def test_checkpoints_on_the_terminal(api, command):
+    checkpoint = command(api, "checkpoints", "add", "llama").strip()
+    assert api.get(f"/v1/weak_checkpoints/{checkpoint}").json()["model"] == "llama"
+    listed = command(api, "checkpoints", "list")
+    assert all(word in listed for word in (checkpoint, "llama", "LlamaForCausalLM"))
+    assert command(api, "checkpoints", "remove", checkpoint).strip() == checkpoint
+    assert checkpoint not in command(api, "checkpoints", "list")
+    with pytest.raises(NotFoundError, match="there is no weak checkpoint"):
+        command(api, "checkpoints", "remove", checkpoint)
+    for name in ("llama", "../files/file-1"):
+        with pytest.raises(WmssError, match="`wmss checkpoints list` lists"):
+            command(api, "checkpoints", "remove", name)
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ Chat rows are OpenAI's: an assistant message may carry `"weight": 0`, and is the
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -59,6 +59,17 @@ def read_samples(path: Path, *, param: str = "training_file", name: str | None =
     if not samples:
         raise DataError(f"{param}: expected at least one JSON line, got an empty file ({name})", param=param)
     return samples
+
+
+def samples_at(path: Path, lines: Collection[int], *, param: str = "training_file") -> dict[int, Sample]:
+    """The samples of a file that has been read before, by line; one that the file no longer has is left out."""
+    found: dict[int, Sample] = {}
+    for line, text in json_lines(path, param=param, name=path.name):
+        if len(found) == len(lines):
+            break
+        if line in lines:
+            found[line] = parse_row(line, parse_object(text))
+    return found
 
 
 def raise_rows(name: str, problems: list[str], param: str) -> None:
