@@ -41,7 +41,7 @@ class ModelError(WmssError):
     code = "invalid_model"
 
 
-class ScoreError(WmssError):
+class ScoreTableError(WmssError):
     """A table of scores cannot be read, or its scores cannot be compared with another's."""
 
     code = "invalid_scores"

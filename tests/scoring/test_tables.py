@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from wmss.data.states import StateCache, StateWriter
-from wmss.errors import ScoreError
+from wmss.errors import ScoreTableError
 from wmss.records import TokenizedSample
 from wmss.scoring import token_table
 from wmss.scoring.tables import EntropyTable, check_comparable, entropy_change, score_samples
@@ -69,12 +69,12 @@ def test_entropies_of_one_provenance_are_subtracted():
     ],
 )
 def test_entropies_of_different_provenance_are_not(change, said):
-    with pytest.raises(ScoreError, match=f"different provenance cannot be compared .*{said}"):
+    with pytest.raises(ScoreTableError, match=f"different provenance cannot be compared .*{said}"):
         entropy_change(table(), table(**change))
 
 
 def test_entropies_of_different_samples_are_not():
-    with pytest.raises(ScoreError, match="different samples"):
+    with pytest.raises(ScoreTableError, match="different samples"):
         check_comparable(table(), dataclasses.replace(table(), line=np.array([1, 4])))
 
 
@@ -83,7 +83,7 @@ def test_a_table_without_provenance_is_refused(tmp_path):
     table().save(file)
     check_comparable(EntropyTable.load(file), table())
     pq.write_table(pq.read_table(file).replace_schema_metadata(None), file)
-    with pytest.raises(ScoreError, match="score the file again"):
+    with pytest.raises(ScoreTableError, match="score the file again"):
         EntropyTable.load(file)
 
 

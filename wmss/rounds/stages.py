@@ -23,7 +23,7 @@ from wmss.core.saturation import MIN_ENTROPY_GAP, WINDOW, useful_weak
 from wmss.data.dataset import read_samples
 from wmss.data.states import check_states
 from wmss.data.tokenization import load_tokenized, save_tokenized
-from wmss.errors import ConfigError, ScoreError, raise_all
+from wmss.errors import ConfigError, ScoreTableError, raise_all
 from wmss.models.checkpoints import export_model
 from wmss.models.loading import checkpoint_digest, load_tokenizer
 from wmss.records import TokenizedSample
@@ -229,7 +229,7 @@ class _Stage:
         try:
             tables = [EntropyTable.load(Path(recorded["table"])) for _, recorded in scored if recorded is not None]
             check_comparable(*tables)
-        except ScoreError as error:
+        except ScoreTableError as error:
             self.journal.event(
                 "weak and strong were scored by different engines; scoring both anew",
                 level="warn",

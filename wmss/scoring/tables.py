@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from wmss.data.states import StateWriter
-from wmss.errors import ScoreError
+from wmss.errors import ScoreTableError
 from wmss.records import TokenizedSample
 from wmss.scoring.interfaces import NUM_STATISTICS, Progress, Scorer
 from wmss.scoring.token_table import PROVENANCE, TokenTableWriter
@@ -64,11 +64,11 @@ class EntropyTable:
 
     @classmethod
     def load(cls, path: Path) -> "EntropyTable":
-        """Read what `save` wrote; raises `ScoreError` if it does not say where its scores come from."""
+        """Read what `save` wrote; raises `ScoreTableError` if it does not say where its scores come from."""
         table = pq.read_table(path)
         provenance = (table.schema.metadata or {}).get(PROVENANCE.encode())
         if provenance is None:
-            raise ScoreError(
+            raise ScoreTableError(
                 f"{path}: expected a table of scores with its engine, version and precision, as this release writes "
                 "them; score the file again"
             )
@@ -79,7 +79,7 @@ COLUMNS = ("line", "num_targets", "entropy", "nll", "top1")
 
 
 def check_comparable(first: EntropyTable, second: EntropyTable) -> None:
-    """Raise `ScoreError` unless two tables are of the same samples, and of engines whose figures may be subtracted.
+    """Raise `ScoreTableError` unless two tables are of the same samples, and of engines whose figures may be subtracted.
 
     Another engine, version or precision moves an entropy by more than many samples differ between checkpoints.
     """
@@ -89,16 +89,16 @@ def check_comparable(first: EntropyTable, second: EntropyTable) -> None:
         if first.provenance.get(key) != second.provenance.get(key)
     ]
     if differing:
-        raise ScoreError(
+        raise ScoreTableError(
             f"scores of different provenance cannot be compared ({'; '.join(differing)}); score both checkpoints with "
             "the same engine"
         )
     if not np.array_equal(first.line, second.line) or not np.array_equal(first.num_targets, second.num_targets):
-        raise ScoreError("scores of different samples cannot be compared; score both checkpoints on the same file")
+        raise ScoreTableError("scores of different samples cannot be compared; score both checkpoints on the same file")
 
 
 def entropy_change(weak: EntropyTable, strong: EntropyTable) -> FloatArray:
-    """ΔH = H_strong − H_weak of every sample, [n] in nats; raises `ScoreError` if the tables are not comparable."""
+    """ΔH = H_strong − H_weak of every sample, [n] in nats; raises `ScoreTableError` if the tables are not comparable."""
     check_comparable(weak, strong)
     return strong.entropy - weak.entropy
 
