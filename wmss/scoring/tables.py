@@ -79,7 +79,7 @@ COLUMNS = ("line", "num_targets", "entropy", "nll", "top1")
 
 
 def check_comparable(first: EntropyTable, second: EntropyTable) -> None:
-    """Raise `ScoreTableError` unless two tables are of the same samples, and of engines whose figures may be subtracted.
+    """Raise `ScoreTableError` unless two tables are of the same samples and their scores may be subtracted.
 
     Another engine, version or precision moves an entropy by more than many samples differ between checkpoints.
     """
@@ -98,7 +98,7 @@ def check_comparable(first: EntropyTable, second: EntropyTable) -> None:
 
 
 def entropy_change(weak: EntropyTable, strong: EntropyTable) -> FloatArray:
-    """ΔH = H_strong − H_weak of every sample, [n] in nats; raises `ScoreTableError` if the tables are not comparable."""
+    """ΔH = H_strong − H_weak of every sample, [n] in nats; raises as `check_comparable` does."""
     check_comparable(weak, strong)
     return strong.entropy - weak.entropy
 
