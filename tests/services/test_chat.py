@@ -221,7 +221,8 @@ def test_only_running_jobs_take_room(job_store, cluster):
 
 @pytest.mark.parametrize(("num_replicas", "room"), [(3, True), (4, False)])
 def test_engines_of_a_request_for_scores_take_room(job_store, cluster, num_replicas, room):
-    spec = ScoreSpec(file="f", models=["m"], num_replicas=num_replicas).model_dump(mode="json")
+    job_store.add_file("file-1", filename="f", purpose="fine-tune", size=1, sha256="s")
+    spec = ScoreSpec(file="file-1", models=["m"], num_replicas=num_replicas).model_dump(mode="json")
     scores = job_store.create_job(
         "score-a", kind=Kind.ENTROPY_SCORES, spec=spec, paths={}, fine_tuned_model=None, request_digest="a"
     )
