@@ -6,7 +6,7 @@ from pathlib import Path
 from services.jobs.room import occupied_by
 from wmss.config import JobSpec, ScoreSpec
 from wmss.errors import ConfigError, WmssError
-from wmss.scoring.vllm_entropy import check_family
+from wmss.scoring.vllm_families import check_family
 
 
 def refusals(

@@ -38,7 +38,7 @@ from wmss.records import CheckpointDigests
 from wmss.rounds.job import Artifacts, Job
 from wmss.rounds.scoring import ScoreJob, run_scores
 from wmss.rounds.stages import run_job
-from wmss.scoring.vllm_entropy import provenance
+from wmss.scoring.vllm_scorer import provenance
 from wmss.training.run import TrainingRun
 
 logger = logging.getLogger(__name__)

@@ -89,7 +89,7 @@ def _keep(
         weight_files,
     )
     from wmss.rounds.preflight import check_models
-    from wmss.scoring.vllm_entropy import check_family
+    from wmss.scoring.vllm_families import check_family
 
     raise_all(check_models({param: folder}))
     load_tokenizer(folder, param=param)

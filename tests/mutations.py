@@ -53,7 +53,7 @@ MUTATIONS = (
     mutation(
         "the mean term of the entropy has the wrong sign",
         "core/entropy.py",
-        ("entropy_C = log_normaliser_C - exp_CV", "entropy_C = log_normaliser_C + exp_CV"),
+        ("entropy_B = log_normaliser_B - exp_BV", "entropy_B = log_normaliser_B + exp_BV"),
         tests=["tests/core/test_entropy.py"],
     ),
     mutation(
@@ -152,8 +152,8 @@ MUTATIONS = (
         "rows without a label are not left out of the entropy's likelihood",
         "core/entropy.py",
         (
-            "nll_C = (log_normaliser_C - target_C).masked_fill_(unlabelled_C, torch.nan)",
-            "nll_C = log_normaliser_C - target_C",
+            "nll_B = (log_normaliser_B - target_B).masked_fill_(unlabelled_B, torch.nan)",
+            "nll_B = log_normaliser_B - target_B",
         ),
         tests=["tests/core/test_entropy.py"],
     ),

@@ -47,6 +47,12 @@ class ScoreTableError(WmssError):
     code = "invalid_scores"
 
 
+class ScoringError(WmssError):
+    """An engine gives other figures than the weights it serves."""
+
+    code = "wrong_scores"
+
+
 class TrainingError(WmssError):
     """Training had to stop: a non-finite loss, or workers that failed more often than allowed."""
 

@@ -26,7 +26,7 @@ class ScorerReplica(EngineReplica):
         self, checkpoint: str, max_length: int, keep_states: bool, dtype: str, max_batched_tokens: int
     ) -> None:
         super().__init__()
-        from wmss.scoring.vllm_entropy import VllmEntropyScorer
+        from wmss.scoring.vllm_scorer import VllmEntropyScorer
 
         self._scorer = self.build(
             lambda: VllmEntropyScorer(

@@ -39,15 +39,7 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from services.jobs.kinds import Kind
 from services.jobs.states import ACTIVE, State
-from services.jobs.tables import (
-    Base,
-    CheckpointRow,
-    EventRow,
-    FileRow,
-    JobRow,
-    PhaseRow,
-    WeakCheckpointRow,
-)
+from services.jobs.tables import Base, CheckpointRow, EventRow, FileRow, JobRow, PhaseRow, WeakCheckpointRow
 
 logger = logging.getLogger(__name__)
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from tests import reference
+from wmss.core import entropy as entropy_module
 from wmss.core.entropy import entropy_of_logits_, token_entropy
 
 
@@ -68,6 +69,14 @@ def test_padded_vocabulary_entries_do_not_count():
 def test_top1_is_one_wherever_no_token_is_likelier():
     logits = torch.tensor([[1.0, 2.0, 2.0], [1.0, 2.0, 2.0], [1.0, 2.0, 2.0]])
     assert entropy_of_logits_(logits, torch.tensor([0, 1, 2])).top1.tolist() == [0.0, 1.0, 1.0]
+
+
+def test_blocks_of_rows_do_not_show(monkeypatch):
+    hidden, head, bias, labels = make()
+    whole = token_entropy(hidden, head, labels, bias=bias)
+    monkeypatch.setattr(entropy_module, "_CPU_BLOCK_LOGITS", 7 * head.shape[0])
+    for blocked, expected in zip(token_entropy(hidden, head, labels, bias=bias), whole, strict=True):
+        torch.testing.assert_close(blocked, expected, rtol=0, atol=1e-12)
 
 
 def test_no_rows_give_empty_columns():

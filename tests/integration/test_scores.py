@@ -97,7 +97,7 @@ def test_a_running_request_is_cancelled_and_what_is_scored_stays(stack, tmp_path
     write_jsonl(make_problems(3000, seed=5), tmp_path / "many.jsonl")
     scores_id = ask(stack, tmp_path / "many.jsonl")
     path = f"/entropy_scores/{scores_id}"
-    wait_for(lambda: stack.client.get(path, cast_to=object)["results"], timeout_s=120, what="score_1")
+    wait_for(lambda: stack.client.get(path, cast_to=object)["results"], timeout_s=300, what="score_1")
     stack.client.post(f"{path}/cancel", cast_to=object)
     wait_for(
         lambda: (status := stack.client.get(path, cast_to=object)["status"]) in service.TERMINAL and status,

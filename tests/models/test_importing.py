@@ -18,7 +18,7 @@ from wmss.errors import ModelError
 from wmss.models import importing
 from wmss.models.importing import add_model
 from wmss.models.loading import check_pair, context_length, load_model, load_tokenizer, model_config
-from wmss.scoring.vllm_entropy import check_family
+from wmss.scoring.vllm_families import check_family
 
 TENSORS = {
     "model.embed_tokens": "token_embd",

@@ -1,18 +1,13 @@
-"""Entropies of a real model: vLLM in float32 against the same weights in float64.
+"""Entropies of a real model: vLLM in float32 and bfloat16 against the same weights in float64.
 
 pytest -m slow tests/scoring/test_smollm2.py     (three minutes on one core)
 """
-
-import json
-import os
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 import torch
 
-from services.settings import engine_environment
+from tests.scoring.score_in_process import score_with_vllm
 from wmss.data.dataset import Sample
 from wmss.data.tokenization import tokenize_samples
 from wmss.models.loading import load_tokenizer
@@ -42,20 +37,23 @@ def rows():
 def test_vllm_equals_float64(smollm2, tmp_path):
     samples, _ = tokenize_samples(rows(), load_tokenizer(smollm2), max_length=1024, source="rows")
     sequences = [sample.input_ids.tolist() for sample in samples]
-    file, result = tmp_path / "sequences.json", tmp_path / "result.npz"
-    file.write_text(json.dumps(sequences))
-    command = [sys.executable, "-m", "tests.scoring.score_in_process", str(smollm2), str(file), str(result)]
-    subprocess.run(command, env=os.environ | engine_environment(), check=True, timeout=900)
-    with np.load(result) as arrays:
-        scored = [arrays[name] for name in arrays.files]
+    engine = {"checkpoint": smollm2, "max_length": 1024}
+    engines = {"float32": engine, "bfloat16": engine | {"dtype": "bfloat16"}}
+    answers = score_with_vllm(engines, sequences, tmp_path)
     expected = TorchEntropyScorer(smollm2, dtype=torch.float64).score(sequences)
-    errors = np.concatenate(
-        [
-            np.abs(ours - truth)[:, :2][sample.predicting_positions]
-            for ours, truth, sample in zip(scored, expected, samples, strict=True)
-        ]
-    )
-    assert len(errors) > 5000
-    for column in errors.T:
+    errors = {
+        name: np.concatenate(
+            [
+                np.abs(ours - exact)[sample.predicting_positions, :2]
+                for ours, exact, sample in zip(answer.rows, expected, samples, strict=True)
+            ]
+        )
+        for name, answer in answers.items()
+    }
+    for name, found in errors.items():
+        print(f"{name}: worst {found.max(axis=0)}, mean {found.mean(axis=0)} nat (entropy, NLL)")
+    assert len(errors["float32"]) > 5000
+    for column in errors["float32"].T:
         assert column.max() <= 2e-4
         assert (column <= 1e-4).mean() >= 0.999
+    assert errors["bfloat16"].mean() <= 0.1

@@ -1,6 +1,6 @@
 """Exact predictive entropy per token from hidden states and an output head, in row chunks.
 
-Shape suffixes: N rows (token positions), C rows of one chunk, V vocabulary, D hidden width.
+Shape suffixes: N rows (token positions), C rows of one chunk, B rows of one block, V vocabulary, D hidden width.
 """
 
 from typing import NamedTuple
@@ -9,6 +9,10 @@ import torch
 from torch import Tensor
 
 from wmss.core.rows import DEFAULT_IGNORE_INDEX, compute_dtype, resolve_chunk_size, supervised_rows
+
+_CPU_BLOCK_LOGITS = 2**18
+"""Logits that a CPU passes over at a time. Seven passes over a megabyte find it in the core's cache: with the head's
+product they cost 1.15 times the product alone, over a whole chunk 1.45 times."""
 
 
 class TokenStatistics(NamedTuple):
@@ -63,21 +67,14 @@ def token_entropy(
     head_VD = head.to(dtype)
     rows = resolve_chunk_size(chunk_size, hidden.device)
     parts = []
-    for start in range(0, hidden.shape[0], rows):
+    # At least one chunk, so that no rows give empty columns.
+    for start in range(0, max(1, hidden.shape[0]), rows):
         chunk = slice(start, start + rows)
         logits_CV = hidden[chunk].to(dtype) @ head_VD.t()
         if bias is not None:
             logits_CV.add_(bias.to(dtype))
         parts.append(entropy_of_logits_(logits_CV, None if labels is None else labels[chunk]))
-    if not parts:
-        parts.append(entropy_of_logits_(hidden.new_empty(0, head.shape[0], dtype=dtype), labels))
-    entropy, nll, logsumexp, top1 = zip(*parts, strict=True)
-    return TokenStatistics(
-        entropy=torch.cat(entropy),
-        nll=None if labels is None else torch.cat(nll),
-        logsumexp=torch.cat(logsumexp),
-        top1=None if labels is None else torch.cat(top1),
-    )
+    return _joined(parts)
 
 
 def entropy_of_logits_(logits_CV: Tensor, labels_C: Tensor | None) -> TokenStatistics:
@@ -85,23 +82,45 @@ def entropy_of_logits_(logits_CV: Tensor, labels_C: Tensor | None) -> TokenStati
 
     With m = max z and s = Σ e^{z−m}:  H = log s − Σ e^{z−m}(z−m) / s, one pass after the projection.
     """
-    maximum_C1 = logits_CV.amax(dim=1, keepdim=True)
-    logits_CV.sub_(maximum_C1)
+    num_rows, vocab_size = logits_CV.shape
+    block = max(1, _CPU_BLOCK_LOGITS // vocab_size) if logits_CV.device.type == "cpu" else num_rows
+    if num_rows <= block:
+        return _block_statistics_(logits_CV, labels_C)
+    blocks = [slice(start, start + block) for start in range(0, num_rows, block)]
+    return _joined(
+        [_block_statistics_(logits_CV[rows], None if labels_C is None else labels_C[rows]) for rows in blocks]
+    )
+
+
+def _block_statistics_(logits_BV: Tensor, labels_B: Tensor | None) -> TokenStatistics:
+    maximum_B1 = logits_BV.amax(dim=1, keepdim=True)
+    logits_BV.sub_(maximum_B1)
     # A logit of -inf (padded vocabulary) has probability 0 and adds 0, but 0·(−inf) would be NaN.
-    logits_CV.clamp_(min=torch.finfo(logits_CV.dtype).min)
-    target_C = None
-    if labels_C is not None:
-        target_C = logits_CV.gather(1, labels_C.long().clamp(min=0).unsqueeze(1)).squeeze(1)
-    exp_CV = logits_CV.exp()
-    normaliser_C = exp_CV.sum(dim=1)
-    log_normaliser_C = normaliser_C.log()
-    entropy_C = log_normaliser_C - exp_CV.mul_(logits_CV).sum(dim=1) / normaliser_C
+    logits_BV.clamp_(min=torch.finfo(logits_BV.dtype).min)
+    target_B = None
+    if labels_B is not None:
+        target_B = logits_BV.gather(1, labels_B.long().clamp(min=0).unsqueeze(1)).squeeze(1)
+    exp_BV = logits_BV.exp()
+    normaliser_B = exp_BV.sum(dim=1)
+    log_normaliser_B = normaliser_B.log()
+    entropy_B = log_normaliser_B - exp_BV.mul_(logits_BV).sum(dim=1) / normaliser_B
     # Rounding can leave a sharp row a hair below its lower bound.
-    entropy_C.clamp_(min=0.0)
-    logsumexp_C = maximum_C1.squeeze(1) + log_normaliser_C
-    if labels_C is None or target_C is None:
-        return TokenStatistics(entropy_C, None, logsumexp_C, None)
-    unlabelled_C = labels_C == DEFAULT_IGNORE_INDEX
-    nll_C = (log_normaliser_C - target_C).masked_fill_(unlabelled_C, torch.nan)
-    top1_C = (target_C == 0).to(target_C.dtype).masked_fill_(unlabelled_C, torch.nan)
-    return TokenStatistics(entropy_C, nll_C, logsumexp_C, top1_C)
+    entropy_B.clamp_(min=0.0)
+    logsumexp_B = maximum_B1.squeeze(1) + log_normaliser_B
+    if labels_B is None or target_B is None:
+        return TokenStatistics(entropy_B, None, logsumexp_B, None)
+    unlabelled_B = labels_B == DEFAULT_IGNORE_INDEX
+    nll_B = (log_normaliser_B - target_B).masked_fill_(unlabelled_B, torch.nan)
+    top1_B = (target_B == 0).to(target_B.dtype).masked_fill_(unlabelled_B, torch.nan)
+    return TokenStatistics(entropy_B, nll_B, logsumexp_B, top1_B)
+
+
+def _joined(parts: list[TokenStatistics]) -> TokenStatistics:
+    entropy, nll, logsumexp, top1 = zip(*parts, strict=True)
+    unlabelled = nll[0] is None
+    return TokenStatistics(
+        entropy=torch.cat(entropy),
+        nll=None if unlabelled else torch.cat(nll),
+        logsumexp=torch.cat(logsumexp),
+        top1=None if unlabelled else torch.cat(top1),
+    )

@@ -48,7 +48,7 @@ def check_checkpoint(path: Path, *, param: str) -> None:
     if "quantization_config" in config:
         raise ModelError(f"{param}: {path} is quantised; training needs unquantised weights", param=param)
     architectures = config.get("architectures")
-    if not isinstance(architectures, list) or [str(a).endswith("ForCausalLM") for a in architectures] != [True]:
+    if not isinstance(architectures, list) or [_is_causal(str(name)) for name in architectures] != [True]:
         raise ModelError(f"{param}: expected one *ForCausalLM architecture, got {architectures} ({path})", param=param)
     model_config(path, param=param)
     index = path / "model.safetensors.index.json"
@@ -63,6 +63,11 @@ def check_checkpoint(path: Path, *, param: str) -> None:
                 pass
         except (SafetensorError, OSError) as error:
             raise ModelError(f"{param}: {file} cannot be read: {error}; copy it again", param=param) from error
+
+
+def _is_causal(architecture: str) -> bool:
+    # GPT-2's class is older than the convention.
+    return architecture.endswith("ForCausalLM") or architecture == "GPT2LMHeadModel"
 
 
 def _read_json(file: Path, param: str) -> dict[str, Any]:
@@ -164,11 +169,11 @@ def load_head(path: Path) -> tuple[Tensor, Tensor | None]:
 
 
 @torch.no_grad()
-def check_output_head(model: PreTrainedModel, *, param: str) -> None:
-    """Raise `ModelError` unless the model's logits are its head times its hidden states, as the losses assume.
+def has_plain_head(model: PreTrainedModel) -> bool:
+    """Whether the model's logits are its head times its hidden states.
 
-    Some families scale, cap or shift their logits afterwards (Gemma 2, Granite, Cohere, Falcon-H1). Training them on
-    unscaled logits would silently be another objective, and no list of config fields would ever be complete.
+    Some families scale, cap or shift their logits afterwards (Gemma 2, Granite, Cohere, Falcon-H1); no list of config
+    fields would ever be complete, so the model itself is asked.
     """
     input_ids = torch.arange(4, device=model.device)[None] % int(model.config.vocab_size)
     logits = model(input_ids=input_ids, use_cache=False).logits
@@ -180,7 +185,13 @@ def check_output_head(model: PreTrainedModel, *, param: str) -> None:
         # A model whose weights are not finite is the training loop's to report, at its first step.
         error = (logits - expected).norm() / expected.norm()
         same = logits.shape == expected.shape and not float(error) > 1e-4
-    if not same:
+    return same
+
+
+def check_output_head(model: PreTrainedModel, *, param: str) -> None:
+    """Raise `ModelError` unless the model has a plain head, as the losses assume: training on unscaled logits would
+    silently be another objective."""
+    if not has_plain_head(model):
         raise ModelError(
             f"{param}: {type(model).__name__} changes its logits after the output head (scaling or soft-capping), "
             "which is not supported yet; choose another model",

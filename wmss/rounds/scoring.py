@@ -24,7 +24,7 @@ from wmss.rounds.job import Artifacts, Journal, ScoringEngines, once
 from wmss.rounds.phases import score_phases
 from wmss.rounds.preflight import Findings, examine_scores
 from wmss.rounds.scores import Scores, tell_scores
-from wmss.scoring import torch_scorer, vllm_entropy
+from wmss.scoring import torch_scorer, vllm_families, vllm_scorer
 from wmss.scoring.interfaces import Progress, Scorer
 from wmss.scoring.tables import EntropyTable, check_comparable
 
@@ -119,14 +119,14 @@ class InProcess:
         """Architectures that vLLM cannot score."""
         found = Findings()
         for param, checkpoint in checkpoints.items() if self.engine == "vllm" else ():
-            found.attempt(vllm_entropy.check_family, checkpoint, param=param)
+            found.attempt(vllm_families.check_family, checkpoint, param=param)
         return found.problems
 
     @contextlib.contextmanager
     def scorer(self, checkpoint: Path, *, max_length: int, keep_states: bool) -> Iterator[Scorer]:
         """The engine; vLLM's keeps its memory until the process ends."""
         if self.engine == "vllm":
-            yield vllm_entropy.VllmEntropyScorer(
+            yield vllm_scorer.VllmEntropyScorer(
                 checkpoint, max_length=max_length, dtype=self.dtype, keep_states=keep_states
             )
         else:
@@ -137,7 +137,7 @@ class InProcess:
     def provenance(self) -> dict[str, Any]:
         """What the engine says of itself."""
         if self.engine == "vllm":
-            return vllm_entropy.provenance(self.dtype)
+            return vllm_scorer.provenance(self.dtype)
         return torch_scorer.provenance(getattr(torch, self.dtype))
 
 
