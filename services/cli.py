@@ -253,9 +253,13 @@ def samples(
 
 @app.command()
 def cancel(job_id: JobId, base_url: BaseUrl = None) -> None:
-    """Cancel a job; its workers and engines go within seconds."""
-    job = service.connect(base_url).fine_tuning.jobs.cancel(job_id)
-    console.print(f"{job.id} {job.status}" + (", stopping" if job.status == "running" else ""), highlight=False)
+    """Cancel a job, or a request for scores; its workers go within seconds."""
+    api = service.connect(base_url)
+    if job_id.startswith("score-"):
+        status = service.cancel_scores(api, job_id)
+    else:
+        status = api.fine_tuning.jobs.cancel(job_id).status
+    console.print(f"{job_id} {status}" + (", stopping" if status == "running" else ""), highlight=False)
 
 
 @app.command()

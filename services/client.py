@@ -141,6 +141,12 @@ def submit_scores(client: OpenAI, spec: ScoreSpec) -> str:
     return str(made["id"])
 
 
+def cancel_scores(client: OpenAI, scores_id: str) -> str:
+    """Cancel a request for entropy scores; returns its status."""
+    scores: Any = client.post(f"/entropy_scores/{scores_id}/cancel", cast_to=object)
+    return str(scores["status"])
+
+
 def watch_scores(
     client: OpenAI,
     scores_id: str,

@@ -98,7 +98,7 @@ def test_a_running_request_is_cancelled_and_what_is_scored_stays(stack, tmp_path
     scores_id = ask(stack, tmp_path / "many.jsonl")
     path = f"/entropy_scores/{scores_id}"
     wait_for(lambda: stack.client.get(path, cast_to=object)["results"], timeout_s=300, what="score_1")
-    stack.client.post(f"{path}/cancel", cast_to=object)
+    subprocess.run([*WMSS, "cancel", scores_id], env=stack.environment, check=True)
     wait_for(
         lambda: (status := stack.client.get(path, cast_to=object)["status"]) in service.TERMINAL and status,
         timeout_s=60,

@@ -5,6 +5,8 @@ import dataclasses
 import shutil
 import subprocess
 import sys
+import threading
+import time
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -116,6 +118,32 @@ def test_the_same_question_is_never_computed_twice(tmp_path, checkpoints, files)
     without = make_request(tmp_path, checkpoints, files, tokens=False)
     assert run(without)[0].asked == [0, 1]
     assert run(job, journal=MemoryJournal())[0].asked == [0, 1]
+
+
+def test_two_who_ask_at_once_get_one_answer(tmp_path, checkpoints, files):
+    asked, journals = [], [MemoryJournal(), MemoryJournal()]
+
+    class SlowEngines(ScriptedEngines):
+        @contextlib.contextmanager
+        def scorer(self, checkpoint, **options):
+            asked.append(checkpoint)
+            time.sleep(0.5)
+            with super().scorer(checkpoint, **options) as scorer:
+                yield scorer
+
+    def ask(number):
+        job = make_request(tmp_path, checkpoints, files, NAMES[:1])
+        job = dataclasses.replace(job, id=f"score-{number}", folder=tmp_path / f"job{number}")
+        run(job, SlowEngines(job.checkpoints), journals[number])
+
+    threads = [threading.Thread(target=ask, args=(number,)) for number in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(asked) == 1
+    assert sorted(journal.finished["score_1"]["num_tokens_scored"] > 0 for journal in journals) == [False, True]
+    assert sum("somebody else is computing" in event for journal in journals for event in journal.events) == 1
 
 
 def test_a_job_and_a_request_share_their_scores(tmp_path, checkpoints, files):

@@ -1,10 +1,12 @@
 """Entropy tables and evaluations of checkpoints, each computed once, ever: cached by content, for anybody."""
 
+import fcntl
 import hashlib
 import json
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -65,6 +67,10 @@ class _Question:
         return [path for path in (self.table, self.tokens, self.states) if path is not None]
 
 
+def _unanswered(questions: Sequence[_Question]) -> list[_Question]:
+    return [each for each in questions if not all(answer.exists() for answer in each.answers)]
+
+
 class Scores:
     """Asks engines about samples, unless the answer is known.
 
@@ -104,8 +110,13 @@ class Scores:
             tokens=first.table.with_suffix(".tokens.parquet") if tokens else None,
             states=states_in / first.table.stem if states_in is not None else None,
         )
-        missing = [each for each in (first, *others) if not all(answer.exists() for answer in each.answers)]
-        seconds = self._ask(checkpoint, missing, progress) if missing else 0.0
+        questions = (first, *others)
+        missing = _unanswered(questions)
+        seconds = 0.0
+        if missing:
+            with self._alone(first.table.stem):
+                missing = _unanswered(questions)
+                seconds = self._ask(checkpoint, missing, progress) if missing else 0.0
         return Scored(
             table=first.table,
             tokens=first.tokens,
@@ -115,6 +126,22 @@ class Scores:
             num_tokens=sum(len(sample.input_ids) for each in missing for sample in each.samples),
             seconds=seconds,
         )
+
+    @contextmanager
+    def _alone(self, name: str) -> Iterator[None]:
+        """One asker of a question at a time: the next one finds the answer. A lock goes with the process that has it.
+
+        Nobody waits here who uses an engine, so whoever has the lock gets its engine sooner or later.
+        """
+        folder = self._cache / "locks"
+        folder.mkdir(parents=True, exist_ok=True)
+        with (folder / name).open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                self._tell("waiting: somebody else is computing these very scores")
+                fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
 
     def _question(self, digest: str, samples: Sequence[TokenizedSample]) -> _Question:
         key = _cache_key(digest, tokens_digest(samples), self._engines.provenance())
