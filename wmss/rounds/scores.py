@@ -7,7 +7,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -104,9 +104,8 @@ class Scores:
         """
         digest = checkpoint_digest(checkpoint)
         first, *others = (self._question(digest, each) for each in samples)
-        first = _Question(
-            first.samples,
-            first.table,
+        first = replace(
+            first,
             tokens=first.table.with_suffix(".tokens.parquet") if tokens else None,
             states=states_in / first.table.stem if states_in is not None else None,
         )
