@@ -22,6 +22,8 @@ BENCHMARKS = (
     "scaling_tokens",
     "scaling_weak",
     "scaling_workers",
+    "serve_overhead",
+    "scaling_samples",
 )
 
 

@@ -51,6 +51,12 @@ def registered_models(names: Mapping[str, str], store: Store | None) -> dict[str
     return {param: row for param, row in rows.items() if row is not None}
 
 
+def name_of(model: str, store: Store) -> str:
+    """The name a model was given: of the id of a registered checkpoint the name it was registered by."""
+    row = store.weak_checkpoint(model) if is_checkpoint_id(model) else None
+    return model if row is None else row.name
+
+
 def registered_digests(checkpoint: WeakCheckpointRow) -> CheckpointDigests:
     """What the folder of a registered checkpoint must still hold."""
     return CheckpointDigests(weights=checkpoint.weights_digest, tokenizer=checkpoint.tokenizer_digest)
@@ -104,8 +110,8 @@ def resolve_model(name: str, store: Store | None, settings: Settings, *, param: 
 def _registered_folder(checkpoint_id: str, store: Store | None, param: str) -> Path:
     """The folder of a registered checkpoint whose files look as they did.
 
-    Sizes and times of change are compared, which costs nothing; only where a time alone differs are the files read.
-    Whoever computes with them reads them anyway, and compares the digests then.
+    Sizes and times of change are compared, which costs nothing; the files are read only where these differ. Whoever
+    computes with them reads them anyway, and compares the digests then.
     """
     row = store.weak_checkpoint(checkpoint_id) if store is not None else None
     if row is None:

@@ -23,7 +23,7 @@ from services.api.state import Service, ServiceState
 from services.jobs.kinds import Kind
 from services.jobs.store import new_id
 from services.jobs.tables import JobRow
-from services.models import fine_tuned_name, named_models, registered_models, resolve_models
+from services.models import fine_tuned_name, name_of, named_models, registered_models, resolve_models
 from wmss.config import JobSpec
 from wmss.rounds.phases import phases_of
 from wmss.rounds.report import Report
@@ -49,7 +49,7 @@ def create(service: Service, spec: JobSpec, sending: OfSending) -> JobObject:
             job_id,
             spec=spec.model_dump(mode="json"),
             paths=_paths(models) | {"registered": registered},
-            fine_tuned_model=fine_tuned_name(spec.model, spec.suffix, job_id),
+            fine_tuned_model=fine_tuned_name(name_of(spec.model, service.store), spec.suffix, job_id),
             request_digest=request_digest,
             request_key=sending.idempotency_key,
         )

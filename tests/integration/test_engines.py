@@ -1,5 +1,6 @@
 """Engines on a real cluster: they come, are used in turn, die and leave, and every score is the same."""
 
+import json
 import random
 import time
 
@@ -66,3 +67,22 @@ def test_twenty_thousand_scores_survive_the_deaths_of_replicas_and_of_engines(un
     undisturbed = under_fire(20_000)
     equal(under_fire(20_000, kill=replicas, shots=3), undisturbed)
     equal(under_fire(20_000, "engine", kill=engine_processes, shots=3), undisturbed)
+
+
+def test_three_checkpoints_take_turns_where_one_engine_fits(stack, checkpoints, tmp_path):
+    """Two drivers that want the same place neither wait for ever nor share it, and each is told what happens; an engine
+    that nobody calls has no replica, and is called as if it had."""
+    names = ("qwen3", "qwen3_other", "llama")
+    folders = [str(checkpoints[name]) for name in names]
+    stack.run_on_ray("tests.integration.engines_in_turn", str(tmp_path), *folders, timeout_s=400)
+    found = json.loads((tmp_path / "told.json").read_text())
+    told = found["told"]
+    for name in names:
+        assert any(message.startswith(f"the scorer of {name} started in") for message in told)
+    left = [
+        message for message in told if " left: the scorer of " in message and "needs its place (1 in all)" in message
+    ]
+    started = [message for message in told if " started in " in message]
+    assert len(left) >= len(started) - 1 >= 3
+    assert any("waiting for the scorer of" in message and "every place is taken" in message for message in told)
+    assert found["replicas"] == [1, 0, 1]

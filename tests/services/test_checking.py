@@ -1,5 +1,6 @@
 """`wmss check`: a dry run on the terminal, without a service."""
 
+import os
 import shutil
 
 import pytest
@@ -8,6 +9,7 @@ from typer.testing import CliRunner
 from services.cli import app
 from services.jobs.states import State
 from services.jobs.store import Fence, Store
+from services.registry import register
 from services.settings import Settings
 from wmss.tasks.arithmetic import make_problems, write_jsonl
 
@@ -60,6 +62,21 @@ def test_every_problem_is_shown_and_the_exit_code_is_1(home):
     assert "refused model: no model 'nope'" in text
     assert "refused training_file: cannot read missing.jsonl" in text
     assert text.endswith("The job would be refused; nothing was started.")
+
+
+def test_registered_checkpoints_are_known_and_read_again(home):
+    weights = home / "models" / "qwen3" / "model.safetensors"
+    store = Store(Settings(home=home).database)
+    store.migrate()
+    checkpoint = register("qwen3", None, store=store, settings=Settings(home=home)).id
+    store.close()
+    assert check(home, "--model", checkpoint).exit_code == 0
+    times = weights.stat()
+    weights.write_bytes(weights.read_bytes()[:-1] + b"\x01")
+    os.utime(weights, ns=(times.st_atime_ns, times.st_mtime_ns))
+    run = check(home, "--model", checkpoint)
+    assert run.exit_code == 1
+    assert "refused model: weights in" in " ".join(run.stdout.split())
 
 
 def test_finished_models_are_known_from_the_homes_database(home):

@@ -197,7 +197,9 @@ def test_a_job_names_checkpoints_by_id_and_keeps_their_digests(api, home, settin
     job = response.json()
     assert job["method"]["wmss"]["weak_model"] == weak["id"]
     store = Store(settings.database)
-    resolved = resolve(store.job(job["id"]), settings)
+    row = store.job(job["id"])
+    assert row.fine_tuned_model == f"ft:qwen3::{row.id}"  # called after the model, not after its id
+    resolved = resolve(row, settings)
     store.close()
     assert (resolved.base, resolved.weak) == (home / "models" / "qwen3", home / "models" / "llama")
     assert resolved.more_weak == (home / "models" / "qwen3", home / "models" / "llama")
