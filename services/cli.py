@@ -1,12 +1,12 @@
-"""The `wmss` command: serve, models, checkpoints, convert, check, submit, watch, jobs, samples, cancel, chat, export,
-knobs, demo."""
+"""The `wmss` command: serve, models, checkpoints, convert, check, submit, score, watch, jobs, samples, cancel, chat,
+export, knobs, demo."""
 
 import logging
 import os
 import shutil
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import openai
 import typer
@@ -20,7 +20,7 @@ from services.checking import show
 from services.settings import Settings
 from services.supervisor import Endpoint, ServeError, Supervisor
 from services.watching import JobView
-from wmss.config import JobSpec, parse_job, read_toml
+from wmss.config import JobSpec, parse_job, parse_scores, read_toml
 from wmss.data.convert import CalculatorMarks, Format, convert_file
 from wmss.errors import WmssError
 
@@ -35,6 +35,11 @@ Home = Annotated[Path | None, typer.Option(help="Folder of the service's state; 
 BaseUrl = Annotated[
     str | None, typer.Option(help="Service to talk to; default WMSS_BASE_URL or the running local one.")
 ]
+
+
+ScoreFormat = Literal["parquet", "jsonl"]
+DType = Literal["float32", "bfloat16"]
+Engine = Literal["auto", "vllm", "torch"]
 
 
 def main() -> None:
@@ -171,6 +176,36 @@ def _with_uploads(api: openai.OpenAI, spec: JobSpec) -> JobSpec:
 
 
 @app.command()
+def score(
+    file: Annotated[Path, typer.Argument(help="JSONL file, as a training file.")],
+    models: Annotated[list[str], typer.Argument(help="1 to 8 checkpoints with one tokenizer.")],
+    tokens: Annotated[bool, typer.Option("--tokens", help="A table of every supervised token as well.")] = False,
+    out: Annotated[Path | None, typer.Option(help="Folder for the tables; without it they are summed up only.")] = None,
+    format: Annotated[ScoreFormat, typer.Option(help="Of the tables.")] = "parquet",
+    max_length: Annotated[int | None, typer.Option(help="Tokens per sample; default the models' context.")] = None,
+    dtype: Annotated[DType, typer.Option(help="Precision of the models.")] = "float32",
+    local: Annotated[bool, typer.Option("--local", help="In this process, without a service.")] = False,
+    engine: Annotated[Engine, typer.Option(help="With --local: what computes.")] = "auto",
+    home: Home = None,
+    base_url: BaseUrl = None,
+) -> None:
+    """Entropy, NLL and top-1 of every sample of a file under some checkpoints, and how much they differ."""
+    if not file.is_file():
+        raise WmssError(f"file: there is no file {file}", param="file")
+    values = {"file": str(file), "models": models, "tokens": tokens, "dtype": dtype}
+    spec = parse_scores(values | ({} if max_length is None else {"max_length": max_length}))
+    _bars_on_terminals_only()
+    from services.scoring import Output, score_here, score_there
+
+    if local:
+        score_here(spec, Output(out, format), _settings(home), console, engine=engine)
+    elif engine != "auto":
+        raise WmssError("--engine: expected --local as well, a service has its own engines")
+    else:
+        score_there(service.connect(base_url), spec, Output(out, format), console)
+
+
+@app.command()
 def watch(job_id: JobId, base_url: BaseUrl = None) -> None:
     """Show a job's phases, progress and messages until it ends. Exits 1 unless it succeeded."""
     _watch(service.connect(base_url), job_id)
@@ -218,9 +253,13 @@ def samples(
 
 @app.command()
 def cancel(job_id: JobId, base_url: BaseUrl = None) -> None:
-    """Cancel a job; its workers and engines go within seconds."""
-    job = service.connect(base_url).fine_tuning.jobs.cancel(job_id)
-    console.print(f"{job.id} {job.status}" + (", stopping" if job.status == "running" else ""), highlight=False)
+    """Cancel a job, or a request for scores; its workers go within seconds."""
+    api = service.connect(base_url)
+    if job_id.startswith("score-"):
+        status = service.cancel_scores(api, job_id)
+    else:
+        status = api.fine_tuning.jobs.cancel(job_id).status
+    console.print(f"{job_id} {status}" + (", stopping" if status == "running" else ""), highlight=False)
 
 
 @app.command()

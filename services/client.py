@@ -1,19 +1,24 @@
 """A running service from the outside: the stock OpenAI client, and what it has no method for."""
 
+import json
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import httpx
 import openai
 from openai import DefaultHttpxClient, OpenAI
+from openai.pagination import SyncCursorPage
+from openai.types.fine_tuning import FineTuningJobEvent
 
 from services.jobs.states import TERMINAL
 from services.settings import Settings
 from services.supervisor import running_endpoint
-from wmss.config import JobSpec
+from wmss.config import JobSpec, ScoreSpec
 from wmss.errors import WmssError
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -77,13 +82,12 @@ def remove_checkpoint(client: OpenAI, checkpoint_id: str) -> None:
 
 
 def new_events(client: OpenAI, job_id: str, seen: str | None) -> list[Any]:
-    """Events after the one with id `seen`, oldest first."""
-    fresh: list[Any] = []
-    for event in client.fine_tuning.jobs.list_events(job_id, limit=100):
-        if event.id == seen:
-            break
-        fresh.append(event)
-    return fresh[::-1]
+    """Events of a job after the one with id `seen`, oldest first."""
+    return _since(client.fine_tuning.jobs.list_events(job_id, limit=100), seen)
+
+
+def _since(events: Iterable[Any], seen: str | None) -> list[Any]:
+    return list(takewhile(lambda event: event.id != seen, events))[::-1]
 
 
 def watch(
@@ -94,12 +98,30 @@ def watch(
     every_s: float = 1.0,
 ) -> Any:
     """Poll a job until it has ended, calling `on_change(job, phases, new events)`; returns the ended job."""
+
+    def look(seen: str | None) -> Look:
+        job = client.fine_tuning.jobs.retrieve(job_id)
+        return job, job.status, phases(client, job_id), new_events(client, job_id, seen)
+
+    return _follow(look, on_change, every_s=every_s)
+
+
+Look = tuple[Any, str, list[dict[str, Any]], list[Any]]
+"""A job, its status, its phases and its new events."""
+
+
+def _follow(
+    look: Callable[[str | None], Look],
+    on_change: Callable[[Any, list[dict[str, Any]], list[Any]], None],
+    *,
+    every_s: float,
+) -> Any:
+    """Look again and again, each time for events after the last one seen, until the status is a last one."""
     seen = None
     heard_at = time.monotonic()
     while True:
         try:
-            job, plan = client.fine_tuning.jobs.retrieve(job_id), phases(client, job_id)
-            fresh = new_events(client, job_id, seen)
+            job, status, plan, fresh = look(seen)
         except (openai.APIConnectionError, openai.InternalServerError):
             if time.monotonic() - heard_at > MAX_SILENCE_S:
                 raise
@@ -108,9 +130,59 @@ def watch(
         heard_at = time.monotonic()
         seen = fresh[-1].id if fresh else seen
         on_change(job, plan, fresh)
-        if job.status in TERMINAL:
+        if status in TERMINAL:
             return job
         time.sleep(every_s)
+
+
+def submit_scores(client: OpenAI, spec: ScoreSpec) -> str:
+    """Ask for entropy scores; returns the request's id."""
+    made: Any = client.post("/entropy_scores", body=spec.model_dump(mode="json", exclude_unset=True), cast_to=object)
+    return str(made["id"])
+
+
+def cancel_scores(client: OpenAI, scores_id: str) -> str:
+    """Cancel a request for entropy scores; returns its status."""
+    scores: Any = client.post(f"/entropy_scores/{scores_id}/cancel", cast_to=object)
+    return str(scores["status"])
+
+
+def watch_scores(
+    client: OpenAI,
+    scores_id: str,
+    on_change: Callable[[Any, list[dict[str, Any]], list[Any]], None],
+    *,
+    every_s: float = 1.0,
+) -> dict[str, Any]:
+    """As `watch`, for a request for entropy scores."""
+    path = f"/entropy_scores/{scores_id}"
+
+    def look(seen: str | None) -> Look:
+        scores: Any = client.get(path, cast_to=object)
+        events = client.get_api_list(
+            f"{path}/events",
+            page=SyncCursorPage[FineTuningJobEvent],
+            model=FineTuningJobEvent,
+            options={"params": {"limit": 100}},
+        )
+        return scores, scores["status"], scores["progress"], _since(events, seen)
+
+    ended: dict[str, Any] = _follow(look, on_change, every_s=every_s)
+    return ended
+
+
+def download_scores(client: OpenAI, scores_id: str, target: Path, **query: str | int) -> None:
+    """Save a table of a request, asked for by `model`, `level` and `format`; it is never held in memory."""
+    url = client.base_url.join(f"entropy_scores/{scores_id}/content")
+    with (
+        httpx.Client(trust_env=url.host not in LOOPBACK, timeout=httpx.Timeout(60.0)) as http,
+        http.stream("GET", str(url), params=query, headers=client.auth_headers) as response,
+    ):
+        if response.is_error:
+            raise WmssError(json.loads(response.read())["detail"])
+        with target.open("wb") as file:
+            for part in response.iter_bytes():
+                file.write(part)
 
 
 def chat(client: OpenAI, model: str, messages: list[Any], **options: Any) -> Iterator[str]:

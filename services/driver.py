@@ -23,6 +23,7 @@ from services.engines.replicas import app_name
 from services.engines.scorer import ServeScorer, deploy_scorer
 from services.engines.store import Engine, EngineStore
 from services.failures import driver_error
+from services.jobs.kinds import Kind
 from services.jobs.lease import keep_lease
 from services.jobs.reconcile import submission_id
 from services.jobs.room import occupied_by, room_left, running_jobs, uses_gpu
@@ -31,10 +32,11 @@ from services.jobs.store import PATIENCE_S, Fence, LostLeaseError, NewEvent, Sto
 from services.jobs.tables import JobRow
 from services.settings import Settings
 from services.trainer import run_training
-from wmss.config import JobSpec
+from wmss.config import JobSpec, ScoreSpec
 from wmss.errors import WmssError
 from wmss.records import CheckpointDigests
 from wmss.rounds.job import Artifacts, Job
+from wmss.rounds.scoring import ScoreJob, run_scores
 from wmss.rounds.stages import run_job
 from wmss.scoring.vllm_scorer import provenance
 from wmss.training.run import TrainingRun
@@ -54,8 +56,12 @@ def main(job_id: str, attempt: int) -> None:
     try:
         with keep_lease(fence, every_s=settings.lease_s / 3):
             ray.init(address="auto", log_to_driver=True)
-            job = resolve(row, settings)
-            run_job(job, RayEngines(job, settings, store, fence, row.fine_tuned_model), journal)
+            if row.kind == Kind.ENTROPY_SCORES:
+                request = resolve_scores(row, settings)
+                run_scores(request, RayEngines(request, settings, store, fence), journal)
+            else:
+                job = resolve(row, settings)
+                run_job(job, RayEngines(job, settings, store, fence), journal)
     except LostLeaseError:
         raise
     except Exception as error:  # the outermost frame: whatever it was, the job must say so
@@ -66,14 +72,17 @@ def main(job_id: str, attempt: int) -> None:
         reason = {"code": fault.code, "message": fault.message, "param": fault.param}
         fence.end(State.FAILED, error=reason, message=f"Failed: {fault.message}", trained_tokens=None)
     else:
-        tokens = store.trained_tokens(job_id)
-        fence.end(State.SUCCEEDED, error=None, message=f"Done: {row.fine_tuned_model}", trained_tokens=tokens)
+        left, tokens = "every checkpoint is scored", None
+        if row.kind == Kind.FINE_TUNING:
+            left, tokens = str(row.fine_tuned_model), store.trained_tokens(job_id)
+        fence.end(State.SUCCEEDED, error=None, message=f"Done: {left}", trained_tokens=tokens)
 
 
 def resolve(row: JobRow, settings: Settings) -> Job:
     """The database row as the library's job."""
     spec = JobSpec.model_validate(row.spec)
     paths = row.paths
+    assert row.fine_tuned_model is not None
     return Job(
         id=row.id,
         spec=spec,
@@ -87,11 +96,30 @@ def resolve(row: JobRow, settings: Settings) -> Job:
         cache=settings.root / "cache",
         result=settings.models / row.id,
         result_name=row.fine_tuned_model,
-        digests={
-            param: CheckpointDigests(weights=entry["weights"], tokenizer=entry["tokenizer"])
-            for param, entry in paths.get("registered", {}).items()
-        },
+        digests=_digests(row),
     )
+
+
+def resolve_scores(row: JobRow, settings: Settings) -> ScoreJob:
+    """The same for a request for entropy scores."""
+    spec = ScoreSpec.model_validate(row.spec)
+    return ScoreJob(
+        id=row.id,
+        spec=spec,
+        checkpoints=tuple(map(Path, row.paths["models"])),
+        file=settings.file_path(spec.file),
+        folder=settings.job_folder(row.id),
+        cache=settings.root / "cache",
+        digests=_digests(row),
+    )
+
+
+def _digests(row: JobRow) -> dict[str, CheckpointDigests]:
+    """What the folders of registered checkpoints must still hold, by field."""
+    return {
+        param: CheckpointDigests(weights=entry["weights"], tokenizer=entry["tokenizer"])
+        for param, entry in row.paths.get("registered", {}).items()
+    }
 
 
 class DatabaseJournal:
@@ -126,11 +154,13 @@ class DatabaseJournal:
 class RayEngines:
     """The library's `Engines` on this Ray cluster: Ray Train for training, Ray Serve for scoring and generation."""
 
-    def __init__(self, job: Job, settings: Settings, store: Store, fence: Fence, model_name: str) -> None:
+    def __init__(self, job: Job | ScoreJob, settings: Settings, store: Store, fence: Fence) -> None:
         self._job = job
         self._settings = settings
         self._store = store
-        self._record = {"job_id": job.id, "attempt": fence.attempt, "model_name": model_name}
+        self._attempt = fence.attempt
+        self._dtype: str = job.spec.dtype if isinstance(job, ScoreJob) else "float32"
+        self._num_replicas = job.spec.num_replicas if isinstance(job, ScoreJob) else 1
         self._use_gpu = uses_gpu(job.spec.resources, ray.cluster_resources())
         self._pool = EnginePool(EngineStore(store), fence, places=settings.max_engines, free=self._free)
 
@@ -140,11 +170,11 @@ class RayEngines:
 
     def refusals(self, checkpoints: Mapping[str, Path], *, scoring: bool) -> list[WmssError]:
         """What this cluster can never run: the job would otherwise wait for resources for ever."""
-        resources = self._job.spec.resources
-        return cluster.refusals(checkpoints, scoring=scoring, resources=resources, cluster=ray.cluster_resources())
+        return cluster.refusals(checkpoints, scoring=scoring, spec=self._job.spec, cluster=ray.cluster_resources())
 
     def train(self, run: TrainingRun, *, name: str) -> Path:
         """Run one training phase to its end under Ray Train."""
+        assert isinstance(self._job, Job), "a request for scores trains nothing"
         resources = self._job.spec.resources
         self._pool.make_room(occupied_by(resources, ray.cluster_resources()), purpose=f"training {self._job.id}")
         return run_training(
@@ -155,15 +185,16 @@ class RayEngines:
             use_gpu=self._use_gpu,
             num_threads=self._settings.training_threads,
             keep_last=self._job.spec.checkpointing.keep_last,
-            record=self._record,
+            record={"job_id": self._job.id, "attempt": self._attempt, "model_name": self._job.result_name},
         )
 
     @contextlib.contextmanager
     def scorer(self, checkpoint: Path, *, max_length: int, keep_states: bool) -> Iterator[ServeScorer]:
         """A scorer, for the time of the context."""
-        options = {"max_length": max_length, "keep_states": keep_states}
-        with self._engine("scorer", deploy_scorer, checkpoint, options) as handle:
-            yield ServeScorer(handle)
+        options = {"max_length": max_length, "keep_states": keep_states, "dtype": self._dtype}
+        options |= {"num_replicas": self._num_replicas}
+        with self._engine("scorer", deploy_scorer, checkpoint, options, self._num_replicas) as handle:
+            yield ServeScorer(handle, num_replicas=self._num_replicas)
 
     @contextlib.contextmanager
     def generator(self, checkpoint: Path, *, max_length: int) -> Iterator[ServeGenerator]:
@@ -173,16 +204,21 @@ class RayEngines:
 
     def provenance(self) -> dict[str, Any]:
         """What the engines say of themselves, without starting one."""
-        return provenance()
+        return provenance(self._dtype)
 
     def _engine(
-        self, kind: str, deploy: Callable[..., DeploymentHandle[Any]], checkpoint: Path, options: dict[str, Any]
+        self,
+        kind: str,
+        deploy: Callable[..., DeploymentHandle[Any]],
+        checkpoint: Path,
+        options: dict[str, Any],
+        num_replicas: int = 1,
     ) -> AbstractContextManager[DeploymentHandle[Any]]:
         """The engine of this kind with these options, whichever job deployed it."""
         options = options | {"use_gpu": self._use_gpu}
         root = self._settings.root
         label = f"{kind} of {checkpoint.relative_to(root) if checkpoint.is_relative_to(root) else checkpoint}"
-        engine = Engine(app_name(kind, checkpoint, options), label, num_replicas=1, use_gpu=self._use_gpu)
+        engine = Engine(app_name(kind, checkpoint, options), label, num_replicas, use_gpu=self._use_gpu)
         return self._pool.use(engine, lambda: deploy(engine.app, checkpoint, **options))
 
 

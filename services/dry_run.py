@@ -35,7 +35,7 @@ def dry_run(
     """Check a job whose names led to `models` and `files`, and to `problems` where they led nowhere; `registered` are
     those of the models that must still be what was registered."""
     sources = Sources(spec, models, files, {param: registered_digests(row) for param, row in registered.items()})
-    found = examine(sources, partial(refusals, scoring=needs_engine(spec), resources=spec.resources, cluster=cluster))
+    found = examine(sources, partial(refusals, scoring=needs_engine(spec), spec=spec, cluster=cluster))
     found.problems[:0] = problems
     return report(sources, found, _this_machine(settings, on_gpu=uses_gpu(spec.resources, cluster)))
 

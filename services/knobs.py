@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from services.settings import Settings
-from wmss.config import PRESET_BATCH_SIZE, PRESETS, JobSpec
+from wmss.config import PRESET_BATCH_SIZE, PRESETS, JobSpec, ScoreSpec
 
 HEADER = """# Knobs
 
@@ -15,13 +15,14 @@ refused."""
 
 
 def describe() -> str:
-    """The page: one Markdown table per object of a job, then the presets and the service's own settings."""
+    """The page: one Markdown table per object of a job, then presets, entropy scores and the service's own settings."""
     schema = JobSpec.model_json_schema()
     parts = [HEADER, "\n".join(_table("Job", schema))]
     for name, definition in schema["$defs"].items():
         if definition.get("type") == "object":
             parts.append("\n".join(_table(name, definition)))
-    parts += ["\n".join(_presets()), "\n".join(_settings())]
+    scores = _table("Entropy scores", ScoreSpec.model_json_schema())
+    parts += ["\n".join(lines) for lines in (_presets(), scores, _settings())]
     return "\n\n".join(parts) + "\n"
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from services.jobs.store import Store
 from services.jobs.tables import WeakCheckpointRow
 from services.settings import Settings
-from wmss.config import JobSpec, WmssMethod
+from wmss.config import JobSpec, ScoreSpec, WmssMethod
 from wmss.errors import ModelError, WmssError, shown
 from wmss.records import STRONG_FOLDER, CheckpointDigests
 
@@ -31,8 +31,10 @@ def is_checkpoint_id(name: str) -> bool:
     return _CHECKPOINT_ID.fullmatch(name) is not None
 
 
-def named_models(spec: JobSpec) -> dict[str, str]:
+def named_models(spec: JobSpec | ScoreSpec) -> dict[str, str]:
     """The models a job names, by field."""
+    if isinstance(spec, ScoreSpec):
+        return {f"models.{number}": name for number, name in enumerate(spec.models)}
     names = {"model": spec.model}
     if isinstance(spec.method, WmssMethod):
         wmss = spec.method.wmss
@@ -60,7 +62,9 @@ def registered_digests(checkpoint: WeakCheckpointRow) -> CheckpointDigests:
     return CheckpointDigests(weights=checkpoint.weights_digest, tokenizer=checkpoint.tokenizer_digest)
 
 
-def resolve_models(spec: JobSpec, store: Store | None, settings: Settings) -> tuple[dict[str, Path], list[WmssError]]:
+def resolve_models(
+    spec: JobSpec | ScoreSpec, store: Store | None, settings: Settings
+) -> tuple[dict[str, Path], list[WmssError]]:
     """Folders of the models a job names, by field, and a problem for each name that leads nowhere."""
     names = named_models(spec)
     folders: dict[str, Path] = {}
@@ -163,6 +167,7 @@ def known_models(store: Store | None, settings: Settings) -> list[KnownModel]:
     finished = [
         KnownModel(id=job.fine_tuned_model, created_at=job.finished_at or job.created_at, owned_by=job.id)
         for job in (store.succeeded_jobs() if store is not None else [])
+        if job.fine_tuned_model is not None
     ]
     return [*folders.values(), *finished]
 

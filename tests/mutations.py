@@ -278,6 +278,24 @@ MUTATIONS = (
         ),
         tests=["tests/data/test_states.py"],
     ),
+    mutation(
+        "states that were changed on disk are trained on",
+        "data/states.py",
+        ("if found != digest:", "if found is None:"),
+        tests=["tests/data/test_states.py"],
+    ),
+    mutation(
+        "entropies of different engines are subtracted",
+        "scoring/tables.py",
+        ("    if differing:", "    if differing == [None]:"),
+        tests=["tests/scoring/test_tables.py"],
+    ),
+    mutation(
+        "the table of tokens has the token before",
+        "scoring/token_table.py",
+        ("s.input_ids[where]", "s.input_ids[where - 1]"),
+        tests=["tests/scoring/test_tables.py"],
+    ),
 )
 
 

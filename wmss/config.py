@@ -6,7 +6,7 @@ Every model is frozen and refuses unknown keys; the text under a field is its he
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 
@@ -22,6 +22,8 @@ class Knobs(BaseModel):
     )
 
 
+Spec = TypeVar("Spec", bound=Knobs)
+
 MAX_COUNT = 2**24
 """Largest batch size and sample length that is taken for meant."""
 DEFAULT_EPOCHS = 1
@@ -30,6 +32,7 @@ DEFAULT_LEARNING_RATE = 1e-5
 DEFAULT_MIXING_WEIGHT = 0.5
 
 Auto = Literal["auto"]
+MaxLength = Annotated[int, Field(ge=2, le=MAX_COUNT)] | Auto
 
 METADATA_KEY = r'^[^"\\\[\]\x00-\x1f]{1,64}$'
 _METADATA_VALUE = r"^[^\x00]{0,512}$"
@@ -48,6 +51,7 @@ MetadataValue = Annotated[str, StringConstraints(pattern=_METADATA_VALUE)]
 Suffix = Annotated[str, StringConstraints(pattern=_SUFFIX)]
 FileName = Annotated[str, StringConstraints(min_length=1, max_length=4096, pattern=_NO_NUL)]
 ModelName = Annotated[str, StringConstraints(min_length=1, max_length=1024)]
+Metadata = Annotated[dict[MetadataKey, MetadataValue], Field(max_length=16)]
 
 
 class LoraConfig(Knobs):
@@ -82,7 +86,7 @@ class Hyperparameters(Knobs):
     """Decoupled weight decay of matrices; 0 = off. Norms and biases are never decayed."""
     gradient_clip: float | None = Field(default=1.0, gt=0)
     """Largest global gradient norm, both branches together; null = no clipping."""
-    max_length: Annotated[int, Field(ge=2, le=MAX_COUNT)] | Auto = "auto"
+    max_length: MaxLength = "auto"
     """Tokens per sample; longer completions are cut and reported. "auto" = 4096 or the model's context if shorter."""
     micro_batch_tokens: int = Field(default=8192, ge=1, le=2**24)
     """Tokens per forward pass and worker. It bounds memory and does not change the result."""
@@ -397,7 +401,7 @@ class JobSpec(Knobs):
     """Seed of the draw and of the order of samples."""
     suffix: Suffix | None = None
     """Part of the finished model's name, up to 64 letters, digits, '.', '_' or '-'."""
-    metadata: dict[MetadataKey, MetadataValue] | None = Field(default=None, max_length=16)
+    metadata: Metadata | None = None
     """Up to 16 pairs of your own, for filtering the job list; keys of up to 64 characters without quotes, brackets or
     backslashes, values of up to 512."""
     resources: Resources = Resources()
@@ -419,6 +423,32 @@ class JobSpec(Knobs):
         return method.wmss.hyperparameters if isinstance(method, WmssMethod) else method.supervised.hyperparameters
 
 
+class ScoreSpec(Knobs):
+    """A request for entropy scores, as posted to `/v1/entropy_scores`: every sample of a file under each checkpoint."""
+
+    file: FileName
+    """File id (REST) or path (CLI) of JSON lines, as a training file."""
+    models: list[ModelName] = Field(min_length=1, max_length=8)
+    """1 to 8 checkpoints with one tokenizer, each scored in turn; the first one's chat template renders the file."""
+    max_length: MaxLength = "auto"
+    """Tokens per sample; longer completions are cut and reported. "auto" = 4096 or the shortest context if shorter."""
+    tokens: bool = False
+    """A table of every supervised token as well as the one of every sample."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Precision of the models; entropies are float32 sums either way. Scores of two precisions are not comparable."""
+    num_replicas: int = Field(default=1, ge=1, le=1024)
+    """Engines that share the samples of one checkpoint, each with a CPU or a GPU of its own."""
+    use_gpu: bool | None = None
+    """One GPU per engine; null = if the cluster has any."""
+    metadata: Metadata | None = None
+    """Up to 16 pairs of your own, as in a job."""
+
+    @property
+    def resources(self) -> Resources:
+        """What the request may occupy, in a job's terms."""
+        return Resources(num_workers=self.num_replicas, use_gpu=self.use_gpu)
+
+
 def resolve_batch_size(spec: JobSpec, num_samples: int) -> int:
     """Samples per optimizer step: as given, or min(the preset's, an eighth of the samples), at least 1."""
     given = spec.hyperparameters.batch_size
@@ -428,23 +458,34 @@ def resolve_batch_size(spec: JobSpec, num_samples: int) -> int:
     return max(1, min(PRESET_BATCH_SIZE[preset], num_samples // 8))
 
 
-def resolve_max_length(spec: JobSpec, context_length: int) -> int:
+def resolve_max_length(spec: JobSpec | ScoreSpec, context_length: int) -> int:
     """Tokens per sample: as given (refused above the model's context), or 4096 capped by the context."""
-    given = spec.hyperparameters.max_length
+    if isinstance(spec, JobSpec):
+        given, param = spec.hyperparameters.max_length, f"method.{spec.method.type}.hyperparameters.max_length"
+    else:
+        given, param = spec.max_length, "max_length"
     if given == "auto":
         return min(4096, context_length)
     if given > context_length:
         raise ConfigError(
-            f"max_length: expected at most the model's context of {context_length} tokens, got {given}",
-            param=f"method.{spec.method.type}.hyperparameters.max_length",
+            f"max_length: expected at most the model's context of {context_length} tokens, got {given}", param=param
         )
     return given
 
 
 def parse_job(values: Any) -> JobSpec:
     """Validate a job from JSON values; every problem becomes one `ConfigError` that names the fields."""
+    return _parse(JobSpec, values)
+
+
+def parse_scores(values: Any) -> ScoreSpec:
+    """Validate a request for entropy scores in the same way."""
+    return _parse(ScoreSpec, values)
+
+
+def _parse(kind: type[Spec], values: Any) -> Spec:
     try:
-        return JobSpec.model_validate(values)
+        return kind.model_validate(values)
     except ValidationError as error:
         raise explain(error.errors(include_url=False)) from None
 

@@ -41,6 +41,12 @@ class ModelError(WmssError):
     code = "invalid_model"
 
 
+class ScoreTableError(WmssError):
+    """A table of scores cannot be read, or its scores cannot be compared with another's."""
+
+    code = "invalid_scores"
+
+
 class ScoringError(WmssError):
     """An engine gives other figures than the weights it serves."""
 

@@ -35,6 +35,10 @@ TITLES = {
 }
 
 
+FILTERED_BY_METADATA = ("list_jobs", "list_scores")
+"""Routes that take `metadata[key]=value`."""
+
+
 class Problem(Exception):
     """An answer other than success."""
 
@@ -94,7 +98,7 @@ def known_query(request: Request) -> None:
     """Dependency of every route: a query parameter that nothing reads is refused, not ignored; so is a NUL, and one of
     two values."""
     known = set(_query_names(request.scope["route"].dependant.query_params))
-    takes_metadata = request.scope["route"].name == "list_jobs"
+    takes_metadata = request.scope["route"].name in FILTERED_BY_METADATA
     for name, value in request.query_params.multi_items():
         if name not in known and not (takes_metadata and name.startswith("metadata[") and name.endswith("]")):
             expected = ", ".join(sorted(known | ({"metadata[key]"} if takes_metadata else set()))) or "none"

@@ -1,14 +1,16 @@
 """What the service answers: OpenAI's object shapes, with our additions named `x_...`."""
 
-from typing import Any, Generic, Literal, TypeVar
+from collections.abc import Sequence
+from typing import Any, Generic, Literal, Self, TypeVar
 
 from pydantic import BaseModel
 
+from services.jobs.kinds import Kind
 from services.jobs.states import State, public_status
 from services.jobs.tables import CheckpointRow, EventRow, FileRow, JobRow, PhaseRow, WeakCheckpointRow
 from services.models import KnownModel
-from wmss.config import JobSpec
-from wmss.rounds.phases import phases_of
+from wmss.config import ScoreSpec
+from wmss.rounds.phases import score_phases
 
 Item = TypeVar("Item")
 OPENAI_KNOBS = ("n_epochs", "batch_size", "learning_rate_multiplier")
@@ -149,7 +151,7 @@ class EventObject(BaseModel):
     """Something that happened to a job."""
 
     id: str
-    object: Literal["fine_tuning.job.event"] = "fine_tuning.job.event"
+    object: Literal["fine_tuning.job.event", "entropy_scores.event"]
     created_at: int
     level: str
     type: str
@@ -157,10 +159,11 @@ class EventObject(BaseModel):
     data: dict[str, Any] | None
 
     @classmethod
-    def of(cls, row: EventRow) -> "EventObject":
-        """From its row."""
+    def of(cls, row: EventRow, kind: str) -> "EventObject":
+        """From its row and the kind of its job."""
         return cls(
             id=f"ftevent-{row.number}",
+            object="entropy_scores.event" if kind == Kind.ENTROPY_SCORES else "fine_tuning.job.event",
             created_at=row.created_at,
             level=row.level,
             type=row.type,
@@ -195,8 +198,8 @@ class CheckpointObject(BaseModel):
         )
 
 
-class PhaseObject(BaseModel):
-    """A phase of a job: `done` of `total` in the phase's own unit (steps, samples, problems)."""
+class PhaseProgress(BaseModel):
+    """How far a phase is: `done` of `total` in the phase's own unit (steps, samples, problems)."""
 
     name: str
     status: Literal["pending", "running", "finished"]
@@ -204,29 +207,103 @@ class PhaseObject(BaseModel):
     finished_at: float | None = None
     done: int = 0
     total: int = 0
-    artifacts: dict[str, Any] | None = None
 
     @classmethod
-    def plan(cls, job: JobRow, rows: list[PhaseRow]) -> list["PhaseObject"]:
+    def plan(cls, names: Sequence[str], rows: Sequence[PhaseRow]) -> list[Self]:
         """All phases of a job in order, those to come included."""
         known = {row.name: row for row in rows}
-        names = phases_of(JobSpec.model_validate(job.spec))
-        return [cls._of(name, known.get(name)) for name in names]
+        return [cls.of(known[name]) if name in known else cls(name=name, status="pending") for name in names]
 
     @classmethod
-    def _of(cls, name: str, row: PhaseRow | None) -> "PhaseObject":
-        if row is None:
-            return cls(name=name, status="pending")
-        # The drawn indices are a file's worth of numbers; they stay in the database.
-        artifacts = {k: v for k, v in row.artifacts.items() if k != "indices"} if row.artifacts else row.artifacts
+    def of(cls, row: PhaseRow, **more: Any) -> Self:
+        """From its row."""
         return cls(
-            name=name,
+            name=row.name,
             status="running" if row.finished_at is None else "finished",
             started_at=row.started_at,
             finished_at=row.finished_at,
             done=row.done,
             total=row.total,
-            artifacts=artifacts,
+            **more,
+        )
+
+
+class PhaseObject(PhaseProgress):
+    """The same with what the phase left."""
+
+    artifacts: dict[str, Any] | None = None
+
+    @classmethod
+    def of(cls, row: PhaseRow, **more: Any) -> Self:
+        """From its row."""
+        # The drawn indices are a file's worth of numbers; they stay in the database.
+        artifacts = {k: v for k, v in row.artifacts.items() if k != "indices"} if row.artifacts else row.artifacts
+        return super().of(row, artifacts=artifacts, **more)
+
+
+class ScoreResult(BaseModel):
+    """What scoring a file under one checkpoint gave (entropies and NLL in nats), made with what, and at what cost."""
+
+    model: str
+    digest: str
+    """SHA-256 of weights, architecture and tokenizer."""
+    provenance: dict[str, Any]
+    """Engine, version, precision and batch invariance: scores that differ in any of them are not comparable."""
+    mean_entropy: float
+    """Mean over samples of the mean over supervised tokens."""
+    nll: float
+    """Mean over supervised tokens."""
+    top1: float
+    """Share of supervised tokens that no token is likelier than."""
+    num_samples: int
+    num_tokens: int
+    num_targets: int
+    num_tokens_scored: int
+    """Computed for this request; 0 = the answer was known."""
+    seconds: float
+    """Of scoring, without the start of an engine."""
+
+
+class ScoresObject(BaseModel):
+    """A request for entropy scores, every default resolved, with the results of the checkpoints scored so far."""
+
+    id: str
+    object: Literal["entropy_scores"] = "entropy_scores"
+    created_at: int
+    finished_at: int | None
+    status: str
+    file: str
+    models: list[str]
+    max_length: int | str
+    tokens: bool
+    dtype: str
+    num_replicas: int
+    use_gpu: bool | None
+    metadata: dict[str, str] | None
+    progress: list[PhaseProgress]
+    results: list[ScoreResult]
+    error: dict[str, Any] | None
+
+    @classmethod
+    def of(cls, row: JobRow, phases: Sequence[PhaseRow]) -> "ScoresObject":
+        """From its row and those of its phases."""
+        names = score_phases(ScoreSpec.model_validate(row.spec))
+        left = {phase.name: phase.artifacts for phase in phases if phase.artifacts is not None}
+        counts = {key: value for key, value in left.get("validate", {}).items() if key in ScoreResult.model_fields}
+        results = [
+            ScoreResult.model_validate({"model": model} | counts | left[name])
+            for name, model in zip(names[1:], row.spec["models"], strict=True)
+            if name in left
+        ]
+        return cls(
+            id=row.id,
+            created_at=row.created_at,
+            finished_at=row.finished_at,
+            status=public_status(State(row.state)),
+            progress=PhaseProgress.plan(names, phases),
+            results=results,
+            error=row.error,
+            **row.spec,
         )
 
 

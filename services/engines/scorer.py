@@ -22,7 +22,9 @@ from services.engines.replicas import (
 class ScorerReplica(EngineReplica):
     """Holds one checkpoint in a vLLM pooling engine."""
 
-    def __init__(self, checkpoint: str, max_length: int, keep_states: bool, max_batched_tokens: int) -> None:
+    def __init__(
+        self, checkpoint: str, max_length: int, keep_states: bool, dtype: str, max_batched_tokens: int
+    ) -> None:
         super().__init__()
         from wmss.scoring.vllm_scorer import VllmEntropyScorer
 
@@ -31,6 +33,7 @@ class ScorerReplica(EngineReplica):
                 Path(checkpoint),
                 max_length=max_length,
                 keep_states=keep_states,
+                dtype=dtype,
                 max_batched_tokens=max_batched_tokens,
             )
         )
@@ -76,8 +79,10 @@ def deploy_scorer(
     use_gpu: bool,
     num_replicas: int = 1,
     keep_states: bool = False,
+    dtype: str = "float32",
     max_batched_tokens: int = 8192,
 ) -> DeploymentHandle[Any]:
     """Deploy one checkpoint as the application `app` and wait until it scores."""
     deployment = ScorerReplica.options(**ENGINE_DEPLOYMENT | comes_and_goes(num_replicas))  # type: ignore[attr-defined]
-    return deploy(deployment, app, str(checkpoint), max_length, keep_states, max_batched_tokens, use_gpu=use_gpu)
+    arguments = (str(checkpoint), max_length, keep_states, dtype, max_batched_tokens)
+    return deploy(deployment, app, *arguments, use_gpu=use_gpu)

@@ -1,13 +1,14 @@
 """The one rule about CPUs and GPUs: jobs come first, then a chat engine where a place is left over, then idle engines.
 
-A job's phases follow each other, and its training workers are the most that any of them occupies. So a chat engine that
-leaves the workers of every running job their place can stay beside them, and nobody waits for anybody. An engine that
-no job uses stays only where nobody else needs its place.
+A job's phases follow each other, and its training workers (of a request for entropy scores, its engines) are the most
+that any of them occupies. So a chat engine that leaves those of every running job their place can stay beside them, and
+nobody waits for anybody. An engine that no job uses stays only where nobody else needs its place.
 """
 
 from collections.abc import Iterable, Mapping
 from typing import Protocol
 
+from services.jobs.kinds import resources_of
 from services.jobs.states import State
 from services.jobs.store import Store
 from wmss.config import Resources
@@ -35,7 +36,7 @@ def room_left(total: Mapping[str, float], running: Iterable[Resources], *, chat:
 def running_jobs(store: Store, *, but_for: str | None = None) -> list[Resources]:
     """What the jobs that run asked for."""
     jobs = [job for job in store.active_jobs() if job.state != State.QUEUED and job.id != but_for]
-    return [Resources.model_validate(job.spec["resources"]) for job in jobs]
+    return [resources_of(job) for job in jobs]
 
 
 def leaves_room(total: Mapping[str, float], running: Iterable[Resources]) -> bool:

@@ -37,6 +37,7 @@ from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.orm import Session, sessionmaker
 
+from services.jobs.kinds import Kind
 from services.jobs.states import ACTIVE, State
 from services.jobs.tables import Base, CheckpointRow, EventRow, FileRow, JobRow, PhaseRow, WeakCheckpointRow
 
@@ -49,6 +50,9 @@ PATIENCE_S = 120.0
 RETRY_S = 0.5
 RETRIED_SQLSTATES = ("08", "40", "53", "57")
 """PostgreSQL's classes of errors that pass: connections, transactions rolled back (a deadlock), resources, shutdown."""
+
+FILE_FIELDS = ("training_file", "validation_file", "file")
+"""Fields of a job's request that name uploaded files."""
 
 Row = TypeVar("Row", bound=Base)
 Listed = TypeVar("Listed", FileRow, JobRow, CheckpointRow, WeakCheckpointRow)
@@ -163,7 +167,7 @@ class Store:
 
     def delete_file(self, file_id: str) -> list[str]:
         """Forget a file unless live jobs need it; returns those jobs."""
-        named = or_(*(JobRow.spec[key].as_string() == file_id for key in ("training_file", "validation_file")))
+        named = or_(*(JobRow.spec[key].as_string() == file_id for key in FILE_FIELDS))
         with self._session.begin() as session:
             # Takes the row from creates under way (`create_job`), so that the next statement sees the jobs they make.
             session.execute(update(FileRow).where(FileRow.id == file_id).values(id=file_id))
@@ -219,9 +223,10 @@ class Store:
         *,
         spec: dict[str, Any],
         paths: dict[str, Any],
-        fine_tuned_model: str,
+        fine_tuned_model: str | None,
         request_digest: str,
         request_key: str | None = None,
+        kind: Kind = Kind.FINE_TUNING,
     ) -> JobRow:
         """Accept a job: from here on it is never lost. A `request_key` that has a job raises `KeyTakenError`.
 
@@ -231,6 +236,7 @@ class Store:
         row = JobRow(
             id=job_id,
             created_at=int(time.time()),
+            kind=kind,
             state=State.QUEUED,
             spec=spec,
             paths=paths,
@@ -246,7 +252,7 @@ class Store:
                 session.flush()
                 # Locked: a file deleted since it was looked up is seen, and one that is there stays. SQLite's write
                 # lock, held since the insert, does the same.
-                for file_id in (spec.get("training_file"), spec.get("validation_file")):
+                for file_id in map(spec.get, FILE_FIELDS):
                     file = select(FileRow.id).where(FileRow.id == file_id).with_for_update(read=True)
                     if file_id and session.scalar(file) is None:
                         raise UnknownFileError(file_id)
@@ -281,13 +287,15 @@ class Store:
         """The succeeded job whose model has this name."""
         return self._one(JobRow, JobRow.fine_tuned_model == name, JobRow.state == State.SUCCEEDED)
 
-    def jobs(self, *, after: str | None, limit: int, metadata: dict[str, str]) -> tuple[list[JobRow], bool]:
-        """Newest first, after the job with id `after`; the flag says whether more follow."""
+    def jobs(
+        self, *, after: str | None, limit: int, metadata: dict[str, str], kind: Kind = Kind.FINE_TUNING
+    ) -> tuple[list[JobRow], bool]:
+        """Of one kind, newest first, after the job with id `after`; the flag says whether more follow."""
         conditions = [JobRow.spec["metadata"][key].as_string() == value for key, value in metadata.items()]
-        return self._page(JobRow, conditions, after=after, limit=limit)
+        return self._page(JobRow, [JobRow.kind == kind, *conditions], after=after, limit=limit)
 
     def succeeded_jobs(self) -> list[JobRow]:
-        """All jobs that left a model, oldest first."""
+        """All jobs that did what was asked, oldest first."""
         with self._session() as session:
             query = select(JobRow).where(JobRow.state == State.SUCCEEDED).order_by(JobRow.number)
             return list(session.scalars(query))
@@ -394,7 +402,7 @@ class Store:
             query = select(table).where(*conditions)
             query = query.order_by(table.number.asc() if oldest_first else table.number.desc())
             if after is not None:
-                number = session.scalar(select(table.number).where(table.id == after))
+                number = session.scalar(select(table.number).where(table.id == after, *conditions))
                 if number is None:
                     raise UnknownCursorError(after)
                 query = query.where(table.number > number if oldest_first else table.number < number)
@@ -441,7 +449,9 @@ class Fence:
     def start_phase(self, name: str) -> None:
         """A phase begins, or begins again."""
         with self.transaction() as session:
-            session.merge(PhaseRow(job_id=self.job_id, name=name, started_at=time.time(), done=0, total=0))
+            session.merge(
+                PhaseRow(job_id=self.job_id, name=name, started_at=time.time(), finished_at=None, done=0, total=0)
+            )
 
     def progress(self, name: str, done: int, total: int) -> None:
         """How far a phase is."""

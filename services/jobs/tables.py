@@ -59,7 +59,9 @@ class FileRow(Base):
 
 
 class JobRow(Base):
-    """A job. `attempt` is the fencing token: only the driver of the current attempt may write.
+    """A job of one of the kinds in `services.jobs.kinds`.
+
+    `attempt` is the fencing token: only the driver of the current attempt may write.
 
     `request_key` is the caller's Idempotency-Key, `request_digest` that of the body: a create that is sent again is
     answered with the job it made.
@@ -73,10 +75,11 @@ class JobRow(Base):
     id: Mapped[str] = mapped_column(unique=True)
     created_at: Mapped[int]
     finished_at: Mapped[int | None]
+    kind: Mapped[str] = mapped_column(server_default="fine_tuning")
     state: Mapped[str] = mapped_column(index=True)
     spec: Mapped[dict[str, Any]]
     paths: Mapped[dict[str, Any]]
-    fine_tuned_model: Mapped[str] = mapped_column(Characters(512), unique=True)
+    fine_tuned_model: Mapped[str | None] = mapped_column(Characters(512), unique=True)
     error: Mapped[dict[str, Any] | None]
     trained_tokens: Mapped[int | None] = mapped_column(BigInteger)
     request_key: Mapped[str | None] = mapped_column(unique=True)

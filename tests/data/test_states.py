@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from wmss.data.states import StateCache, StateWriter
+from wmss.data.states import StateCache, StateWriter, check_states, states_bytes, states_digest
+from wmss.errors import TrainingError
 from wmss.records import TokenizedSample
 
 NUM_TARGETS = [2, 1, 4]
@@ -75,3 +76,27 @@ def test_states_of_another_shape_are_refused(tmp_path):
     writer = StateWriter(tmp_path / "cache", make_samples())
     with pytest.raises(ValueError, match="could not broadcast"):
         writer.write(2, make_states()[0])
+
+
+def test_the_digest_is_of_the_content_and_a_changed_bit_is_found(tmp_path):
+    for name, order in (("cache", (0, 1, 2)), ("other", (2, 0, 1))):
+        write(tmp_path / name, order).close()
+    digest = states_digest(tmp_path / "cache")
+    assert states_digest(tmp_path / "other") == digest
+    check_states(tmp_path / "cache", digest)
+    for name in ("states.npy", "offsets.npy"):
+        content = (tmp_path / "cache" / name).read_bytes()
+        (tmp_path / "cache" / name).write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+        with pytest.raises(TrainingError, match="its content has changed") as caught:
+            check_states(tmp_path / "cache", digest)
+        assert caught.value.param == "method.wmss.weak_cache"
+        (tmp_path / "cache" / name).write_bytes(content)
+    with pytest.raises(TrainingError, match="No such file"):
+        check_states(tmp_path / "nowhere", digest)
+
+
+def test_the_estimate_is_the_size_but_for_headers(tmp_path):
+    write(tmp_path / "cache").close()
+    size = sum(file.stat().st_size for file in (tmp_path / "cache").iterdir())
+    assert states_bytes(make_samples(), WIDTH) == 4 * WIDTH * 7
+    assert 0 < size - states_bytes(make_samples(), WIDTH) < 500

@@ -16,6 +16,7 @@ from wmss.errors import ConfigError, TrainingError
 from wmss.models.loading import load_model
 from wmss.rounds import scores
 from wmss.rounds.phases import phases_of
+from wmss.rounds.report import gigabytes
 from wmss.rounds.stages import run_job
 from wmss.scoring.torch_scorer import TorchEntropyScorer
 from wmss.training.loop import train
@@ -133,6 +134,35 @@ def test_states_that_somebody_removed_are_named(tmp_path, checkpoints, files):
         run_job(job, LocalEngines(tmp_path / "runs"), journal)
 
 
+def test_states_that_somebody_changed_are_not_trained_on(tmp_path, checkpoints, files):
+    job = job_of(tmp_path, checkpoints, files, **FROZEN, weak_cache=True)
+    journal = MemoryJournal(die_at="joint")
+    with pytest.raises(KeyboardInterrupt):
+        run_job(job, LocalEngines(tmp_path / "runs"), journal)
+    recorded = journal.finished["score_weak"]
+    file = Path(recorded["states"]) / "states.npy"
+    file.write_bytes(file.read_bytes()[:-4] + b"0000")
+    journal.die_at = None
+    with pytest.raises(TrainingError, match="its content has changed"):
+        run_job(job, LocalEngines(tmp_path / "runs"), journal)
+
+
+def test_states_are_announced_and_refused_where_there_is_no_room(tmp_path, checkpoints, files, monkeypatch):
+    job = job_of(tmp_path, checkpoints, files, **FROZEN, weak_cache=True)
+    disk = shutil.disk_usage(tmp_path)
+    journal, engines = MemoryJournal(), LocalEngines(tmp_path / "runs")
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: disk._replace(free=1000))
+    with pytest.raises(ConfigError, match=r"weak_cache: the hidden states of .* are free in .*; make room") as caught:
+        run_job(job, engines, journal)
+    assert caught.value.param == "method.wmss.weak_cache"
+    assert "scorer" not in engines.started
+    monkeypatch.undo()
+    run_job(job, engines, journal)
+    num_targets = journal.finished["validate"]["num_targets"]
+    said = next(event for event in journal.events if event.startswith("the hidden states of"))
+    assert f"{num_targets:,} supervised tokens take {gigabytes(4 * 64 * num_targets)} of disk" in said
+
+
 def test_cost_counts_the_states_on_disk(tmp_path, checkpoints, files):
     def disk(**knobs):
         return look(job_of(tmp_path, checkpoints, files, **FROZEN, **knobs)).cost.temporary_disk_bytes
@@ -201,7 +231,7 @@ def test_no_call_of_a_scorer_with_states_is_larger_than_asked(monkeypatch, tmp_p
         return original(self, sequences, starts)
 
     monkeypatch.setattr(TorchEntropyScorer, "score", score)
-    monkeypatch.setitem(scores.STATES_CALL, "batch_tokens", 200)
+    monkeypatch.setattr(scores, "STATES_BATCH_TOKENS", 200)
     changes = {"validation_file": files / "validation.jsonl"}
     run_wmss(tmp_path, checkpoints, files, preset="efficient", weak_cache=True, job_changes=changes)
     assert max(size for keeps, size in sizes if keeps) <= 200 < max(size for keeps, size in sizes if not keeps)

@@ -310,6 +310,58 @@ def test_curriculum_without_mass_names_the_knob(tmp_path, checkpoints, files):
     assert caught.value.param == "method.wmss.weighting"
 
 
+class UpgradedEngines(LocalEngines):
+    """The same arithmetic, said to be of another release."""
+
+    def provenance(self):
+        return super().provenance() | {"version": "next"}
+
+    @contextlib.contextmanager
+    def scorer(self, checkpoint, *, max_length, keep_states):
+        with super().scorer(checkpoint, max_length=max_length, keep_states=keep_states) as scorer:
+            scorer.provenance = self.provenance
+            yield scorer
+
+
+@pytest.mark.parametrize(
+    ("rounds", "die_at", "weigh"), [(1, "score_strong", "weigh"), (2, "score_strong_2", "weigh_2")]
+)
+def test_scores_of_before_and_after_an_upgrade_are_not_compared(tmp_path, checkpoints, files, rounds, die_at, weigh):
+    method = {"type": "wmss", "wmss": {"rounds": rounds, "hyperparameters": {"max_steps": 2}}}
+    job = make_job(tmp_path, checkpoints, files, method, validation_file=None)
+    journal, engines = MemoryJournal(die_at=die_at), LocalEngines(tmp_path / "runs")
+    with pytest.raises(KeyboardInterrupt):
+        run_job(job, engines, journal)
+    journal.die_at = None
+    upgraded = UpgradedEngines(tmp_path / "runs")
+    run_job(job, upgraded, journal)
+    # The strong model, and the weak one once more: in the second round that is the strong one of the first.
+    assert upgraded.started.count("scorer") == 2
+    assert sum(event.startswith("weak and strong were scored by different engines") for event in journal.events) == 1
+    weighed = pq.read_table(journal.finished[weigh]["table"])
+    origin = json.loads(weighed.schema.metadata[b"wmss"])
+    assert origin["weak_provenance"] == origin["strong_provenance"] == upgraded.provenance()
+    # What was recorded keeps saying where it came from.
+    assert journal.finished["score_weak"]["provenance"] == engines.provenance()
+
+
+def test_scores_of_a_release_without_provenance_are_made_anew(tmp_path, checkpoints, files):
+    job = make_job(tmp_path, checkpoints, files, validation_file=None)
+    journal, engines = MemoryJournal(die_at="weigh"), LocalEngines(tmp_path / "runs")
+    with pytest.raises(KeyboardInterrupt):
+        run_job(job, engines, journal)
+    old = tmp_path / "old.parquet"
+    columns = ["line", "num_targets", "entropy", "nll"]
+    pq.write_table(
+        pq.read_table(journal.finished["score_weak"]["table"], columns=columns).replace_schema_metadata(), old
+    )
+    journal.finished["score_weak"]["table"] = str(old)
+    journal.die_at = None
+    run_job(job, engines, journal)
+    assert engines.started.count("scorer") == 2  # this release knows both answers
+    assert any("scored by different engines" in event for event in journal.events)
+
+
 def test_given_strong_model_skips_fine_tuning(tmp_path, checkpoints, files):
     method = {"type": "wmss", "wmss": {"strong_model": "other", "hyperparameters": {"max_steps": 2}}}
     job = make_job(tmp_path, checkpoints, files, method, strong=checkpoints["qwen3_other"], validation_file=None)

@@ -67,6 +67,9 @@ class CountingScorer:
             for ids, start in zip(sequences, starts, strict=True)
         ]
 
+    def provenance(self):
+        return {"engine": "counting", "version": "1"}
+
 
 def test_table_reduces_over_predicting_positions(tmp_path):
     sample = TokenizedSample(
@@ -82,11 +85,12 @@ def test_table_reduces_over_predicting_positions(tmp_path):
     table.save(tmp_path / "t.parquet")
     loaded = EntropyTable.load(tmp_path / "t.parquet")
     assert all(np.array_equal(getattr(loaded, name), getattr(table, name)) for name in vars(table))
+    assert loaded.provenance == {"engine": "counting", "version": "1"}
 
 
-def test_token_nll_weighs_samples_by_their_targets():
-    table = EntropyTable(np.array([1, 2]), np.array([1, 3]), np.array([0.0, 0.0]), np.array([4.0, 8.0]))
-    assert table.token_nll == 7.0
+def test_means_over_a_file_weigh_samples_by_their_targets():
+    table = EntropyTable(*map(np.array, ([1, 2], [1, 3], [0.0, 0.0], [4.0, 8.0], [1.0, 0.0])), provenance={})
+    assert (table.token_nll, table.token_top1) == (7.0, 0.25)
 
 
 def test_batches_are_longest_first_and_within_budget():

@@ -12,10 +12,11 @@ from services.api.app import create_app
 from services.chat import keeper as keeper_module
 from services.chat.keeper import ChatKeeper
 from services.chat.store import LEASE_S, ChatState, ChatStore
+from services.jobs.kinds import Kind
 from services.jobs.room import leaves_room, room_for_chat
 from services.ray_jobs import DriverStatus, RayDrivers
 from services.settings import Settings
-from wmss.config import Resources
+from wmss.config import Resources, ScoreSpec
 
 
 class ScriptedCluster:
@@ -216,6 +217,17 @@ def test_only_running_jobs_take_room(job_store, cluster):
     assert room_for_chat(job_store, cluster)
     job_store.claim(job, message="Starting")
     assert not room_for_chat(job_store, cluster)
+
+
+@pytest.mark.parametrize(("num_replicas", "room"), [(3, True), (4, False)])
+def test_engines_of_a_request_for_scores_take_room(job_store, cluster, num_replicas, room):
+    job_store.add_file("file-1", filename="f", purpose="fine-tune", size=1, sha256="s")
+    spec = ScoreSpec(file="file-1", models=["m"], num_replicas=num_replicas).model_dump(mode="json")
+    scores = job_store.create_job(
+        "score-a", kind=Kind.ENTROPY_SCORES, spec=spec, paths={}, fine_tuned_model=None, request_digest="a"
+    )
+    job_store.claim(scores, message="Starting")
+    assert room_for_chat(job_store, cluster) is room
 
 
 # Over HTTP: an engine that the test writes into the database, behind a transport of the test's.

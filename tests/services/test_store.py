@@ -10,11 +10,12 @@ from pathlib import Path
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
-from sqlalchemy import create_engine, event, text
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy import create_engine, event
+from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from services.chat.store import ChatStore
 from services.engines.store import Engine, EngineStore
+from services.jobs.kinds import Kind
 from services.jobs.states import State
 from services.jobs.store import (
     Fence,
@@ -87,17 +88,48 @@ def test_migrations_make_the_schema_of_the_tables(database_url):
     engine.dispose()
 
 
+OLD_JOB = (
+    "INSERT INTO jobs (id, created_at, state, spec, paths, fine_tuned_model, request_digest, attempt, lost_drivers)"
+    " VALUES ('ftjob-a', 1, 'running', '{}', '{}', 'ft:m::ftjob-a', 'd', 3, 0)"
+)
+"""A job as releases before entropy scores wrote it."""
+
+
 def test_a_database_of_the_first_release_keeps_its_jobs(database_url):
     store = Store(database_url)
     store.migrate("0001")
-    add_job(store)
-    with store.sessions.begin() as session:
-        session.execute(text("INSERT INTO engines (app, job_id) VALUES ('scorer-1', 'ftjob-a')"))
+    with store._engine.begin() as connection:
+        connection.exec_driver_sql(OLD_JOB)
+        connection.exec_driver_sql("INSERT INTO engines (app, job_id) VALUES ('scorer-1', 'ftjob-a')")
     store.migrate()
     assert store.job("ftjob-a").fine_tuned_model == "ft:m::ftjob-a"
     assert EngineStore(store).abandoned(idle_s=1e9) == ["scorer-1"]
     assert ChatStore(store).want("m", "/m")
     assert store.weak_checkpoints(after=None, limit=1) == ([], False)
+    store.close()
+
+
+def test_a_database_of_before_entropy_scores_keeps_its_jobs_and_what_refers_to_them(database_url):
+    store = Store(database_url)
+    store.migrate("0002")
+    happened = "INSERT INTO events (job_id, created_at, level, type, message) VALUES ('ftjob-a', 1, 'info', 'm', 'one')"
+    with store._engine.begin() as connection:
+        for statement in (OLD_JOB, happened):
+            connection.exec_driver_sql(statement)
+    store.migrate()
+    job = store.job("ftjob-a")
+    assert (job.kind, job.fine_tuned_model, job.attempt) == (Kind.FINE_TUNING, "ft:m::ftjob-a", 3)
+    assert messages(store) == ["one"]
+    Fence(store, "ftjob-a", 3, lease_s=30).record_events([NewEvent("two")])
+    with pytest.raises(IntegrityError), store._engine.begin() as connection:
+        connection.exec_driver_sql("DELETE FROM jobs")  # references are watched again
+    scores = store.create_job(
+        "score-a", kind=Kind.ENTROPY_SCORES, spec={}, paths={}, fine_tuned_model=None, request_digest="e"
+    )
+    listed = {kind: [row.id for row in store.jobs(after=None, limit=9, metadata={}, kind=kind)[0]] for kind in Kind}
+    assert listed == {Kind.FINE_TUNING: ["ftjob-a"], Kind.ENTROPY_SCORES: [scores.id]}
+    with pytest.raises(UnknownCursorError):
+        store.jobs(after=scores.id, limit=9, metadata={})
     store.close()
 
 

@@ -4,6 +4,7 @@ states.npy    float32 [rows, D], rows of sample 0 first, in the order of its pre
 offsets.npy   int64 [samples + 1], the first row of each sample
 """
 
+import hashlib
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -51,6 +52,37 @@ class StateWriter:
         self._partial.rename(self._folder)
 
 
+def states_bytes(samples: Sequence[TokenizedSample], width: int) -> int:
+    """Size of a cache: 4·D bytes a supervised token."""
+    return 4 * width * sum(sample.num_targets for sample in samples)
+
+
+def states_digest(folder: Path) -> str:
+    """SHA-256 of a cache, read once from end to end: rows are written in no order in which they could be hashed."""
+    digest = hashlib.sha256()
+    for name in (_OFFSETS, _STATES):
+        with (folder / name).open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()
+
+
+def check_states(folder: Path, digest: str) -> None:
+    """Raise `TrainingError` unless a cache is there and still what `StateWriter` wrote."""
+    try:
+        found = states_digest(folder)
+    except OSError as error:
+        raise _unusable(folder, str(error)) from error
+    if found != digest:
+        raise _unusable(folder, "its content has changed since it was written")
+
+
+def _unusable(folder: Path, why: str) -> TrainingError:
+    return TrainingError(
+        f"weak_cache: expected the weak model's hidden states in {folder}: {why}; start the job anew",
+        param="method.wmss.weak_cache",
+    )
+
+
 class StateCache:
     """Reads what `StateWriter` wrote; the file stays on disk and is mapped."""
 
@@ -60,10 +92,7 @@ class StateCache:
             self._states = np.load(folder / _STATES, mmap_mode="r")
             self._offsets = np.load(folder / _OFFSETS)
         except (OSError, ValueError, EOFError) as error:
-            raise TrainingError(
-                f"weak_cache: expected the weak model's hidden states in {folder}: {error}; start the job anew",
-                param="method.wmss.weak_cache",
-            ) from error
+            raise _unusable(folder, str(error)) from error
 
     def rows(self, indices: Sequence[int]) -> Tensor:
         """States [R, D] of these samples, one after the other."""

@@ -9,12 +9,12 @@ from transformers import PreTrainedTokenizerBase
 from wmss.config import JobSpec, WmssConfig, WmssMethod
 from wmss.data.dataset import Sample
 from wmss.data.sampler import BatchSampler
+from wmss.data.states import states_bytes
 from wmss.data.tokenization import tokenize_samples
 from wmss.errors import ModelError
 from wmss.models.loading import load_tokenizer
 from wmss.records import TokenizedSample
 from wmss.rounds.estimates import (
-    FLOAT_BYTES,
     MATRIX_SHARE,
     PROCESS_BYTES,
     Branch,
@@ -252,15 +252,14 @@ def _num_kept(spec: JobSpec, num_steps: int) -> int:
 
 
 def _states_bytes(spec: JobSpec, models: Iterable[Branch], found: Findings) -> int:
-    """Cached hidden states, 4·D bytes a supervised token: a round's own, and the next one's, written before."""
+    """Cached hidden states: a round's own, and the next one's, written before."""
     hidden = max((branch.shape.hidden for branch in models if branch.cached), default=0)
     if not hidden or not isinstance(spec.method, WmssMethod):
         return 0
     assert found.training is not None
     wmss = spec.method.wmss
-    num_targets = sum(sample.num_targets for sample in found.training.tokenized)
     at_once = 2 if wmss.rounds > 1 and wmss.reads_entropy else 1
-    return FLOAT_BYTES * at_once * hidden * num_targets
+    return at_once * states_bytes(found.training.tokenized, hidden)
 
 
 def _micro_batch_tokens(found: Findings, spec: JobSpec) -> int:

@@ -1,6 +1,7 @@
 """What a job is, and what it needs from whoever runs it."""
 
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -57,23 +58,27 @@ class Job:
         )
 
 
-class Engines(Protocol):
-    """What runs models. Each context manager frees its engine on the way out."""
+class ScoringEngines(Protocol):
+    """What scores models. Each context manager frees its engine on the way out."""
 
     def refusals(self, checkpoints: Mapping[str, Path], *, scoring: bool) -> list[WmssError]:
         """Why these engines could not train, score or generate with checkpoints {field: folder}; empty if they can."""
 
-    def train(self, run: TrainingRun, *, name: str) -> Path:
-        """Run one training phase to its end; returns its last checkpoint folder. The same name resumes."""
-
     def scorer(self, checkpoint: Path, *, max_length: int, keep_states: bool) -> AbstractContextManager[Scorer]:
         """An entropy scorer; with `keep_states` one that returns hidden states as well."""
 
-    def generator(self, checkpoint: Path, *, max_length: int) -> AbstractContextManager[Generator]:
-        """A text generator."""
-
     def provenance(self) -> dict[str, Any]:
         """What a scorer or generator of these engines would say of itself, known without starting one."""
+
+
+class Engines(ScoringEngines, Protocol):
+    """What runs models in a fine-tuning job."""
+
+    def train(self, run: TrainingRun, *, name: str) -> Path:
+        """Run one training phase to its end; returns its last checkpoint folder. The same name resumes."""
+
+    def generator(self, checkpoint: Path, *, max_length: int) -> AbstractContextManager[Generator]:
+        """A text generator."""
 
 
 class Journal(Protocol):
@@ -93,6 +98,26 @@ class Journal(Protocol):
 
     def event(self, message: str, *, level: str = "info", data: dict[str, Any] | None = None) -> None:
         """Tell the owner."""
+
+
+def once(
+    journal: Journal,
+    phase: str,
+    run: Callable[[], Artifacts],
+    *,
+    done: Callable[[float], str],
+    still_valid: Callable[[Artifacts], bool] = lambda recorded: True,
+) -> Artifacts:
+    """Run a phase unless its artifacts are recorded and still valid; `done(seconds)` is what its owner is told."""
+    recorded = journal.artifacts(phase)
+    if recorded is not None and still_valid(recorded):
+        return recorded
+    journal.start(phase)
+    started = time.monotonic()
+    artifacts = run()
+    journal.finish(phase, artifacts)
+    journal.event(done(time.monotonic() - started))
+    return artifacts
 
 
 @dataclass(frozen=True)

@@ -1,14 +1,13 @@
 """What a job's owner is told: plain sentences of at most some 120 characters, made from what the phases found."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from wmss.config import JobSpec
 from wmss.core.estimators import difference_interval
-from wmss.rounds.phases import PURPOSES, kind_and_round, phases_of
+from wmss.rounds.phases import PURPOSES, kind_and_round
 from wmss.rounds.report import FileFigures
 from wmss.training.run import TrainingRun
 
@@ -24,9 +23,8 @@ TERM_MEANINGS = {
 """What mass on a term of the curriculum stands for."""
 
 
-def phase_done(spec: JobSpec, phase: str, seconds: float) -> str:
-    """That a phase is over, and which one comes next."""
-    phases = phases_of(spec)
+def phase_done(phases: Sequence[str], phase: str, seconds: float) -> str:
+    """That one of the `phases` is over, and which one comes next."""
     following = phases[phases.index(phase) + 1 :]
     upcoming = (
         f"; next is {following[0]}: {PURPOSES[kind_and_round(following[0])[0]]}" if following else ", the last phase"
@@ -86,12 +84,11 @@ def scoring_cost(phase: str, num_tokens: int, seconds: float) -> str:
     return f"{phase}: {num_tokens:,} tokens in {duration(seconds)} ({num_tokens / seconds:,.0f} tokens/s)"
 
 
-def entropy_shift(weak: FloatArray, strong: FloatArray) -> str:
-    """How the entropies of all samples changed from weak to strong."""
+def entropy_shift(weak: FloatArray, strong: FloatArray, names: str = "weak → strong") -> str:
+    """How the entropies of all samples changed from weak to strong, or whatever the two are called."""
     fell, rose = int((strong < weak).sum()), int((strong > weak).sum())
     return (
-        f"entropy weak → strong: {weak.mean():.4f} → {strong.mean():.4f} nat a sample; it fell on {fell:,}, rose on "
-        f"{rose:,}"
+        f"entropy {names}: {weak.mean():.4f} → {strong.mean():.4f} nat a sample; it fell on {fell:,}, rose on {rose:,}"
     )
 
 

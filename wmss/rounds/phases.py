@@ -3,11 +3,12 @@
 The weak-driven phases of round t > 1 carry its number: `joint_2`.
 """
 
-from wmss.config import JobSpec, WmssConfig, WmssMethod
+from wmss.config import JobSpec, ScoreSpec, WmssConfig, WmssMethod
 
 PURPOSES = {
     "validate": "reading the files and checking the models",
     "sft": "supervised fine-tuning",
+    "score": "the entropy of every sample under a checkpoint",
     "score_weak": "the entropy of every sample under the weak model",
     "score_strong": "the entropy of every sample under the strong model",
     "weigh": "drawing the samples to train on",
@@ -45,6 +46,11 @@ def _phases_of_round(wmss: WmssConfig, number: int) -> list[str]:
     if wmss.weighting != "all":
         phases.append("weigh")
     return [*phases, "joint"]
+
+
+def score_phases(spec: ScoreSpec) -> tuple[str, ...]:
+    """The phases of a request for entropy scores: `score_1` for the first checkpoint, and so on."""
+    return ("validate", *(f"score_{number}" for number in range(1, len(spec.models) + 1)))
 
 
 def in_round(name: str, number: int) -> str:

@@ -1,4 +1,4 @@
-"""What makes a job impossible, found before anything is started. The `validate` phase and the dry run both ask here.
+"""What makes a job impossible, found before anything is started. `validate` phases and the dry run all ask here.
 
 Checks that do not depend on each other are all made, so that one look tells every problem.
 """
@@ -9,7 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TypeVar
 
-from wmss.config import JobSpec, WmssMethod, resolve_batch_size, resolve_max_length
+from wmss.config import JobSpec, ScoreSpec, WmssMethod, resolve_batch_size, resolve_max_length
 from wmss.data.dataset import Sample, read_samples
 from wmss.data.tokenization import tokenize_samples
 from wmss.errors import ConfigError, DataError, ModelError, WmssError
@@ -17,6 +17,7 @@ from wmss.models.loading import (
     check_checkpoint,
     check_digests,
     check_pair,
+    check_same_tokenizer,
     context_length,
     load_tokenizer,
     model_config,
@@ -77,23 +78,65 @@ def examine(sources: Sources, refusals: Refusals) -> Findings:
     """Make every check of a job that needs no engine."""
     found = Findings()
     found.problems += check_models(sources.models)
-    for param, digests in sources.digests.items():
-        if param in sources.models and not _speaks_of(found.problems, param):
-            found.attempt(check_digests, sources.models[param], digests, param=param)
-    sound = {param: folder for param, folder in sources.models.items() if not _speaks_of(found.problems, param)}
-    if sound:
-        found.problems += refusals(sound)
-        context = min(context_length(folder) for folder in sound.values())
-        # A length that is refused must not hide what else is wrong with the rows.
-        found.max_length = found.attempt(resolve_max_length, sources.spec, context) or context
+    sound = _sound(found, sources.spec, sources.models, sources.digests, refusals)
     base = sound.get("model")
-    found.training = _read(found, sources, "training_file", base)
-    found.validation = _read(found, sources, "validation_file", base)
+    found.training = _read(found, sources.files, "training_file", base, "model")
+    found.validation = _read(found, sources.files, "validation_file", base, "model")
     found.attempt(_optimizer, sources.spec)
     if found.training is not None:
         found.batch_size = found.attempt(_batch_size, sources.spec, len(found.training.samples))
         found.attempt(_max_share, sources.spec, len(found.training.samples))
     return found
+
+
+def examine_scores(
+    spec: ScoreSpec,
+    models: Mapping[str, Path],
+    file: Path,
+    digests: Mapping[str, CheckpointDigests],
+    refusals: Refusals,
+) -> Findings:
+    """The same for a request for entropy scores: checkpoints and digests {field: ...}; its file is `training`."""
+    found = Findings()
+    found.problems += check_scored(models)
+    sound = _sound(found, spec, models, digests, refusals)
+    first, *others = models
+    found.training = _read(found, {"file": file}, "file", sound.get(first), first)
+    if found.training is not None and found.training.tokenized:
+        for param in sound.keys() & set(others):
+            found.attempt(_check_ids, found.training.tokenized, sound[param], param)
+    return found
+
+
+def _sound(
+    found: Findings,
+    spec: JobSpec | ScoreSpec,
+    models: Mapping[str, Path],
+    digests: Mapping[str, CheckpointDigests],
+    refusals: Refusals,
+) -> dict[str, Path]:
+    """The models {field: folder} that nothing speaks against in themselves, and how long a sample may be with them."""
+    for param, expected in digests.items():
+        if param in models and not _speaks_of(found.problems, param):
+            found.attempt(check_digests, models[param], expected, param=param)
+    sound = {param: folder for param, folder in models.items() if not _speaks_of(found.problems, param)}
+    if sound:
+        found.problems += refusals(sound)
+        context = min(context_length(folder) for folder in sound.values())
+        # A length that is refused must not hide what else is wrong with the rows.
+        found.max_length = found.attempt(resolve_max_length, spec, context) or context
+    return sound
+
+
+def check_scored(models: Mapping[str, Path]) -> list[WmssError]:
+    """Problems of checkpoints {field: folder} that are to be compared, each by itself and all together."""
+    found = Findings()
+    for param, folder in models.items():
+        found.attempt(check_checkpoint, folder, param=param)
+    sound = {param: folder for param, folder in models.items() if not _speaks_of(found.problems, param)}
+    if len(sound) > 1:
+        found.attempt(check_same_tokenizer, sound)
+    return found.problems
 
 
 def check_models(models: Mapping[str, Path]) -> list[WmssError]:
@@ -114,19 +157,24 @@ def _speaks_of(problems: list[WmssError], param: str) -> bool:
     return any(problem.param == param for problem in problems)
 
 
-def _read(found: Findings, sources: Sources, param: str, base: Path | None) -> FileContent | None:
+def _read(
+    found: Findings, files: Mapping[str, Path], param: str, base: Path | None, base_param: str
+) -> FileContent | None:
     """A file's rows, and with a sound base model their tokens."""
-    if param not in sources.files:
+    if param not in files:
         return None
-    path = sources.files[param]
+    path = files[param]
     samples = found.attempt(read_samples, path, param=param)
     if samples is None or base is None or found.max_length is None:
         return None if samples is None else FileContent(samples, [], [])
-    return found.attempt(_tokenize, samples, base, path.name, param, found.max_length) or FileContent(samples, [], [])
+    arguments = (samples, base, base_param, path.name, param, found.max_length)
+    return found.attempt(_tokenize, *arguments) or FileContent(samples, [], [])
 
 
-def _tokenize(samples: list[Sample], base: Path, source: str, param: str, max_length: int) -> FileContent:
-    tokenizer = load_tokenizer(base)
+def _tokenize(
+    samples: list[Sample], base: Path, base_param: str, source: str, param: str, max_length: int
+) -> FileContent:
+    tokenizer = load_tokenizer(base, param=base_param)
     tokenized, cut = tokenize_samples(samples, tokenizer, max_length=max_length, source=source, param=param)
     if cut and param == "validation_file":
         raise DataError(
@@ -134,15 +182,19 @@ def _tokenize(samples: list[Sample], base: Path, source: str, param: str, max_le
             "that is cut cannot be judged, shorten them or raise max_length",
             param=param,
         )
+    _check_ids(tokenized, base, base_param)
+    return FileContent(samples, tokenized, cut)
+
+
+def _check_ids(tokenized: list[TokenizedSample], folder: Path, param: str) -> None:
     highest = max(int(sample.input_ids.max()) for sample in tokenized)
-    size = int(model_config(base).vocab_size)
+    size = int(model_config(folder).vocab_size)
     if highest >= size:
         raise ModelError(
-            f"model: its tokenizer gives ids up to {highest}, its config.json has a vocabulary of {size}; choose "
+            f"{param}: its tokenizer gives ids up to {highest}, its config.json has a vocabulary of {size}; choose "
             "the tokenizer that belongs to the weights",
-            param="model",
+            param=param,
         )
-    return FileContent(samples, tokenized, cut)
 
 
 def _optimizer(spec: JobSpec) -> None:

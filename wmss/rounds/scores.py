@@ -1,97 +1,253 @@
-"""Entropy tables and evaluations of checkpoints, each computed once, ever: cached by content, for any job."""
+"""Entropy tables and evaluations of checkpoints, each computed once, ever: cached by content, for anybody."""
 
+import fcntl
 import hashlib
 import json
+import shutil
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from wmss.data.dataset import Sample, read_samples
-from wmss.data.states import StateWriter
-from wmss.data.tokenization import load_tokenized, tokens_digest
-from wmss.models.loading import checkpoint_digest, load_tokenizer
+from wmss.data.dataset import Sample
+from wmss.data.states import StateWriter, states_bytes, states_digest
+from wmss.data.tokenization import tokens_digest
+from wmss.errors import ConfigError
+from wmss.models.loading import checkpoint_digest, load_tokenizer, model_config
 from wmss.records import TokenizedSample
-from wmss.rounds.job import Artifacts, Engines, Job
+from wmss.rounds import messages
+from wmss.rounds.job import Artifacts, Engines, Journal, ScoringEngines
+from wmss.rounds.report import gigabytes
 from wmss.scoring.evaluation import verified_accuracy
 from wmss.scoring.interfaces import Progress
 from wmss.scoring.rewards import is_verifiable
-from wmss.scoring.tables import EntropyTable, score_samples
+from wmss.scoring.tables import MIN_BATCH_SAMPLES, EntropyTable, score_samples
+from wmss.scoring.token_table import TokenTableWriter
 
-SCORE_CALL = {"batch_tokens": 32768}
+BATCH_TOKENS = 32768
 """How much is asked of a scorer at a time."""
-STATES_CALL = {"batch_tokens": 8192, "min_samples": 1}
+STATES_BATCH_TOKENS = 8192
 """With hidden states, 4·D bytes a token: 134 MB a call at a width of 4096, and still a full step of the engine."""
-CACHE_VERSION = 2
+CACHE_VERSION = 3
 """Part of every cache key; raise it when the same question would get another answer (positions, pooler, verifier)."""
 
 
 @dataclass(frozen=True)
 class Scored:
-    """What scoring the training file under a checkpoint gave, and what it took."""
+    """What scoring a list of samples under a checkpoint gave, and what it took."""
 
     table: Path
     """An `EntropyTable`."""
+    tokens: Path | None
+    """Its table of tokens, where it was asked for."""
     states: Path | None
     """A `StateCache`, where it was asked for."""
+    states_digest: str | None
+    digest: str
+    """The checkpoint's."""
     num_tokens: int
-    """Scored now, of all files; 0 = everything was known already."""
+    """Scored now, of all lists; 0 = everything was known already."""
     seconds: float
     """The engine's start not counted."""
 
 
+@dataclass(frozen=True)
+class _Question:
+    """One list of samples, and where its answers lie or will lie."""
+
+    samples: Sequence[TokenizedSample]
+    table: Path
+    tokens: Path | None = None
+    states: Path | None = None
+
+    @property
+    def answers(self) -> list[Path]:
+        return [path for path in (self.table, self.tokens, self.states) if path is not None]
+
+
+def _unanswered(questions: Sequence[_Question]) -> list[_Question]:
+    return [each for each in questions if not all(answer.exists() for answer in each.answers)]
+
+
 class Scores:
-    """Asks a job's engines about its samples, unless the answer is known."""
+    """Asks engines about samples, unless the answer is known.
 
-    def __init__(self, job: Job, engines: Engines, *, training: Path, validation: Path, validated: Artifacts) -> None:
-        """`training` and `validation` are tokenized samples, `validated` what the validate phase recorded."""
-        self._job = job
+    Answers lie under the digest of their question: the checkpoint, the tokens of all samples and which of them are
+    supervised, and the engine with its version and precision.
+    """
+
+    def __init__(
+        self, engines: ScoringEngines, *, cache: Path, max_length: int, owner: str, tell: Callable[[str], None]
+    ) -> None:
+        """Two with one `owner` (a name for files) must not run at once; `tell` takes what a person should know."""
         self._engines = engines
-        self._files = {"training": training} | ({"validation": validation} if job.validation_file else {})
-        self._max_length: int = validated["max_length"]
-        self._end_token_ids: list[int] = validated["end_token_ids"]
+        self._cache = cache
+        self._max_length = max_length
+        self._owner = owner
+        self._tell = tell
 
-    def score(self, checkpoint: Path, progress: Progress, *, keep_states: bool = False) -> Scored:
-        """Score the training file, and the validation file while an engine is there."""
-        return self._score(checkpoint, progress, list(self._files), keep_states=keep_states)
+    def score(
+        self,
+        checkpoint: Path,
+        samples: Sequence[Sequence[TokenizedSample]],
+        progress: Progress,
+        *,
+        tokens: bool = False,
+        states_in: Path | None = None,
+    ) -> Scored:
+        """Score the first list of samples, and the others while an engine is there.
+
+        With `tokens` the first list's tokens get a table as well, and their hidden states a cache in a folder
+        `states_in`: states are large and their owner's, tables of scores small and anyone's.
+        """
+        digest = checkpoint_digest(checkpoint)
+        first, *others = (self._question(digest, each) for each in samples)
+        first = replace(
+            first,
+            tokens=first.table.with_suffix(".tokens.parquet") if tokens else None,
+            states=states_in / first.table.stem if states_in is not None else None,
+        )
+        questions = (first, *others)
+        missing = _unanswered(questions)
+        seconds = 0.0
+        if missing:
+            with self._alone(first.table.stem):
+                missing = _unanswered(questions)
+                seconds = self._ask(checkpoint, missing, progress) if missing else 0.0
+        return Scored(
+            table=first.table,
+            tokens=first.tokens,
+            states=first.states,
+            states_digest=None if first.states is None else states_digest(first.states),
+            digest=digest,
+            num_tokens=sum(len(sample.input_ids) for each in missing for sample in each.samples),
+            seconds=seconds,
+        )
+
+    @contextmanager
+    def _alone(self, name: str) -> Iterator[None]:
+        """One asker of a question at a time: the next one finds the answer. A lock goes with the process that has it.
+
+        Nobody waits here who uses an engine, so whoever has the lock gets its engine sooner or later.
+        """
+        folder = self._cache / "locks"
+        folder.mkdir(parents=True, exist_ok=True)
+        with (folder / name).open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                self._tell("waiting: somebody else is computing these very scores")
+                fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+
+    def _question(self, digest: str, samples: Sequence[TokenizedSample]) -> _Question:
+        key = _cache_key(digest, tokens_digest(samples), self._engines.provenance())
+        return _Question(samples, self._cache / "entropy" / f"{key}.parquet")
+
+    def _ask(self, checkpoint: Path, questions: list[_Question], progress: Progress) -> float:
+        provenance = self._engines.provenance()
+        keep_states = any(each.states is not None for each in questions)
+        for each in questions:
+            if each.states is not None:
+                self._check_room(checkpoint, each.samples, each.states)
+        with self._engines.scorer(checkpoint, max_length=self._max_length, keep_states=keep_states) as scorer:
+            assert scorer.provenance() == provenance, f"{scorer.provenance()} is not the promised {provenance}"
+            started = time.monotonic()
+            for each in questions:
+                states = None if each.states is None else StateWriter(each.states, each.samples)
+                tokens = None if each.tokens is None else TokenTableWriter(each.tokens, each.samples, self._owner)
+                table = score_samples(
+                    each.samples,
+                    scorer,
+                    batch_tokens=STATES_BATCH_TOKENS if keep_states else BATCH_TOKENS,
+                    min_samples=1 if keep_states else MIN_BATCH_SAMPLES,
+                    progress=progress,
+                    states=states,
+                    tokens=tokens,
+                )
+                if states is not None:
+                    states.close()
+                if tokens is not None:
+                    tokens.close(provenance)
+                self.publish(each.table, table.save)
+            return time.monotonic() - started
+
+    def _check_room(self, checkpoint: Path, samples: Sequence[TokenizedSample], folder: Path) -> None:
+        needed = states_bytes(samples, int(model_config(checkpoint).hidden_size))
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        free = shutil.disk_usage(folder.parent).free
+        said = (
+            f"the hidden states of {sum(sample.num_targets for sample in samples):,} supervised tokens take "
+            f"{gigabytes(needed)} of disk, {gigabytes(free)} are free"
+        )
+        if needed > free:
+            raise ConfigError(
+                f"weak_cache: {said} in {folder.parent}; make room there or set it to false",
+                param="method.wmss.weak_cache",
+            )
+        self._tell(said)
+
+    def publish(self, target: Path, write: Callable[[Path], Any]) -> None:
+        """Write a file under another name first: a half-written one would be taken for an answer."""
+        target.parent.mkdir(parents=True, exist_ok=True)
+        partial = target.with_suffix(f".{self._owner}.partial")
+        write(partial)
+        partial.rename(target)
+
+
+class Evaluations:
+    """How good checkpoints are on held-out samples, each judged once, ever."""
+
+    def __init__(
+        self,
+        scores: Scores,
+        engines: Engines,
+        samples: list[Sample],
+        tokenized: Sequence[TokenizedSample],
+        *,
+        cache: Path,
+        max_length: int,
+        end_token_ids: list[int],
+    ) -> None:
+        self._scores = scores
+        self._engines = engines
+        self._samples = samples
+        self._tokenized = tokenized
+        self._cache = cache
+        self._max_length = max_length
+        self._end_token_ids = end_token_ids
 
     def evaluate(self, checkpoint: Path, progress: Progress) -> Artifacts:
-        """NLL, mean entropy and verified accuracy of a checkpoint on the validation file."""
-        job = self._job
-        assert job.validation_file is not None
-        tokenized = load_tokenized(self._files["validation"])
-        samples: list[Sample] = read_samples(job.validation_file, param="validation_file")
+        """NLL, mean entropy and verified accuracy of a checkpoint."""
         key = _cache_key(
             checkpoint_digest(checkpoint),
-            tokens_digest(tokenized),
-            [sample.answer for sample in samples],
+            tokens_digest(self._tokenized),
+            [sample.answer for sample in self._samples],
             self._end_token_ids,
             self._engines.provenance(),
             self._max_length,
         )
-        cached = job.cache / "evaluations" / f"{key}.json"
+        cached = self._cache / "evaluations" / f"{key}.json"
         if cached.is_file():
             return json.loads(cached.read_text(encoding="utf-8"))  # type: ignore[no-any-return]
-        table = EntropyTable.load(self._score(checkpoint, progress, ["validation"], keep_states=False).table)
+        table = EntropyTable.load(self._scores.score(checkpoint, [self._tokenized], progress).table)
         result = {
             "nll": table.token_nll,
             "mean_entropy": table.mean_entropy,
-            "accuracy": self._accuracy(checkpoint, samples, tokenized, progress),
+            "accuracy": self._accuracy(checkpoint, progress),
         }
-        cached.parent.mkdir(parents=True, exist_ok=True)
-        self._publish(cached, lambda file: file.write_text(json.dumps(result), encoding="utf-8"))
+        self._scores.publish(cached, lambda file: file.write_text(json.dumps(result), encoding="utf-8"))
         return result
 
-    def _accuracy(
-        self, checkpoint: Path, samples: list[Sample], tokenized: Sequence[TokenizedSample], progress: Progress
-    ) -> Artifacts | None:
-        if not all(is_verifiable(sample.answer) for sample in samples):
+    def _accuracy(self, checkpoint: Path, progress: Progress) -> Artifacts | None:
+        if not all(is_verifiable(sample.answer) for sample in self._samples):
             return None
         with self._engines.generator(checkpoint, max_length=self._max_length) as generator:
             return verified_accuracy(
-                samples,
-                tokenized,
+                self._samples,
+                self._tokenized,
                 load_tokenizer(checkpoint),
                 generator,
                 end_token_ids=self._end_token_ids,
@@ -99,53 +255,17 @@ class Scores:
                 progress=progress,
             )
 
-    def _score(self, checkpoint: Path, progress: Progress, names: list[str], *, keep_states: bool) -> Scored:
-        samples = {name: load_tokenized(self._files[name]) for name in names}
-        digest = checkpoint_digest(checkpoint)
-        tables = {name: self._table(digest, rows) for name, rows in samples.items()}
-        # States are large and the job's own; the tables of entropies are small and anyone's.
-        states = self._job.folder / "states" / tables[names[0]].stem if keep_states else None
-        missing = [name for name in names if not tables[name].is_file()]
-        if states is not None and not states.is_dir() and names[0] not in missing:
-            missing.insert(0, names[0])
-        seconds = 0.0
-        if missing:
-            seconds = self._ask(checkpoint, progress, {name: samples[name] for name in missing}, tables, states)
-        num_tokens = sum(len(sample.input_ids) for name in missing for sample in samples[name])
-        return Scored(tables[names[0]], states, num_tokens, seconds)
 
-    def _ask(
-        self,
-        checkpoint: Path,
-        progress: Progress,
-        samples: dict[str, Sequence[TokenizedSample]],
-        tables: dict[str, Path],
-        states: Path | None,
-    ) -> float:
-        provenance = self._engines.provenance()
-        first = next(iter(tables))
-        size = SCORE_CALL if states is None else STATES_CALL
-        with self._engines.scorer(checkpoint, max_length=self._max_length, keep_states=states is not None) as scorer:
-            assert scorer.provenance() == provenance, f"{scorer.provenance()} is not the promised {provenance}"
-            started = time.monotonic()
-            for name, rows in samples.items():
-                writer = StateWriter(states, rows) if states is not None and name == first else None
-                table = score_samples(rows, scorer, progress=progress, states=writer, **size)
-                if writer is not None:
-                    writer.close()
-                self._publish(tables[name], table.save)
-            return time.monotonic() - started
-
-    def _table(self, digest: str, samples: Sequence[TokenizedSample]) -> Path:
-        folder = self._job.cache / "entropy"
-        folder.mkdir(parents=True, exist_ok=True)
-        return folder / f"{_cache_key(digest, tokens_digest(samples), self._engines.provenance())}.parquet"
-
-    def _publish(self, target: Path, write: Callable[[Path], Any]) -> None:
-        """Write a file under another name first: a half-written one would be taken for an answer."""
-        partial = target.with_suffix(f".{self._job.id}.partial")
-        write(partial)
-        partial.rename(target)
+def tell_scores(journal: Journal, phase: str, scored: Scored) -> Artifacts:
+    """Tell the owner what scoring found and took; returns what to record of it."""
+    table = EntropyTable.load(scored.table)
+    found = {"mean_entropy": table.mean_entropy, "nll": table.token_nll, "top1": table.token_top1}
+    journal.event(
+        f"{phase}: mean entropy {table.mean_entropy:.4f} nat, NLL {table.token_nll:.4f} nat/token", data=found
+    )
+    cost = {"num_tokens": scored.num_tokens, "seconds": scored.seconds}
+    journal.event(messages.scoring_cost(phase, scored.num_tokens, scored.seconds), data=cost)
+    return {"table": str(scored.table), **found, "provenance": table.provenance}
 
 
 def _cache_key(*parts: Any) -> str:

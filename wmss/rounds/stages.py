@@ -6,7 +6,6 @@ what is recorded. Files are written under `Job.folder` and `Job.cache`; `export`
 
 import json
 import shutil
-import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -21,20 +20,22 @@ from wmss import __version__
 from wmss.config import Hyperparameters, SupervisedMethod, WmssConfig
 from wmss.core.curriculum import TERMS, cap_weights, draw, sampling_weights, weighting_terms
 from wmss.core.saturation import MIN_ENTROPY_GAP, WINDOW, useful_weak
+from wmss.data.dataset import read_samples
+from wmss.data.states import check_states
 from wmss.data.tokenization import load_tokenized, save_tokenized
-from wmss.errors import ConfigError, raise_all
+from wmss.errors import ConfigError, ScoreTableError, raise_all
 from wmss.models.checkpoints import export_model
 from wmss.models.loading import checkpoint_digest, load_tokenizer
 from wmss.records import TokenizedSample
 from wmss.rounds import messages
 from wmss.rounds.dry_run import file_figures, plan, warnings
-from wmss.rounds.job import Artifacts, Checkpoint, Engines, Job, Journal
+from wmss.rounds.job import Artifacts, Checkpoint, Engines, Job, Journal, once
 from wmss.rounds.phases import in_round, kind_and_round, needs_engine, phases_of
 from wmss.rounds.preflight import examine
 from wmss.rounds.report import gigabytes
-from wmss.rounds.scores import Scores
+from wmss.rounds.scores import Evaluations, Scores, tell_scores
 from wmss.scoring.interfaces import Progress
-from wmss.scoring.tables import EntropyTable
+from wmss.scoring.tables import EntropyTable, check_comparable, entropy_change
 from wmss.training.checkpoints import Reading, is_complete, load_metrics, load_readings
 from wmss.training.run import ModelSource, TrainingRun
 
@@ -110,12 +111,17 @@ def _one_round(
         keep = wmss.weak_cache and number < wmss.rounds
         strong_scores = stage.once(score_strong, lambda: stage.score(strong, score_strong, keep_states=keep))
     if weigh in planned:
-        drawn = stage.once(weigh, lambda: stage.weigh(wmss, number, weak_scores, strong_scores))
-    states = weak_scores["states"] if wmss.weak_cache and weak_scores is not None else None
-    trained = stage.once(joint, lambda: stage.joint(wmss, joint, weak, strong, drawn, states))
-    if states is not None and (strong_scores is None or strong_scores["states"] != states):
-        shutil.rmtree(states, ignore_errors=True)  # as large as the data times the width, and read here only
+        scored = ((weak, weak_scores), (strong, strong_scores))
+        drawn = stage.once(weigh, lambda: stage.weigh(wmss, number, *scored))
+    cached = weak_scores if wmss.weak_cache else None
+    trained = stage.once(joint, lambda: stage.joint(wmss, joint, weak, strong, drawn, cached))
+    if cached is not None and (strong_scores is None or strong_scores["states"] != cached["states"]):
+        shutil.rmtree(cached["states"], ignore_errors=True)  # as large as the data times the width, and read here only
     return Checkpoint.read(trained), strong_scores
+
+
+_Scored = tuple[Checkpoint, Artifacts | None]
+"""A model, and what was recorded when it was scored."""
 
 
 @dataclass
@@ -128,15 +134,7 @@ class _Stage:
 
     def once(self, phase: str, run: Callable[[], Artifacts]) -> Artifacts:
         """Run a phase unless its artifacts are already recorded."""
-        done = self.journal.artifacts(phase)
-        if done is not None:
-            return done
-        self.journal.start(phase)
-        started = time.monotonic()
-        artifacts = run()
-        self.journal.finish(phase, artifacts)
-        self.journal.event(messages.phase_done(self.job.spec, phase, time.monotonic() - started))
-        return artifacts
+        return once(self.journal, phase, run, done=partial(messages.phase_done, phases_of(self.job.spec), phase))
 
     def validate(self) -> Artifacts:
         """Refuse what cannot work before an engine is started; tokenize once for every later phase."""
@@ -213,26 +211,40 @@ class _Stage:
 
     def score(self, model: Checkpoint, phase: str, *, keep_states: bool = False) -> Artifacts:
         """Exact entropy of every training sample (and validation sample) under a checkpoint."""
-        scored = self._scores.score(model.folder, self._reporter(phase), keep_states=keep_states)
-        table = EntropyTable.load(scored.table)
-        found = {"mean_entropy": table.mean_entropy, "nll": table.token_nll}
-        self.journal.event(
-            f"{phase}: mean entropy {table.mean_entropy:.4f} nat, NLL {table.token_nll:.4f} nat/token", data=found
+        files = [self._samples_file]
+        if self.job.validation_file is not None:  # while the engine is there
+            files.append(self._validation_samples_file)
+        scored = self._scores.score(
+            model.folder,
+            [load_tokenized(file) for file in files],
+            self._reporter(phase),
+            states_in=self.job.folder / "states" if keep_states else None,
         )
-        cost = {"num_tokens": scored.num_tokens, "seconds": scored.seconds}
-        self.journal.event(messages.scoring_cost(phase, scored.num_tokens, scored.seconds), data=cost)
-        states = None if scored.states is None else str(scored.states)
-        return {"table": str(scored.table), "states": states, **found, "provenance": self.engines.provenance()}
+        states = {"states": scored.states and str(scored.states), "states_digest": scored.states_digest}
+        return tell_scores(self.journal, phase, scored) | states
 
-    def weigh(
-        self, wmss: WmssConfig, number: int, weak_scores: Artifacts | None, strong_scores: Artifacts | None
-    ) -> Artifacts:
-        """Turn both entropies into sampling weights and draw the samples of a round's weak-driven phase."""
+    def _comparable_tables(self, phase: str, *scored: _Scored) -> list[EntropyTable]:
+        """The recorded entropies of weak and strong. Where an upgrade of the engines came between the two, both are
+        scored by those of now; what these have scored already costs nothing."""
+        try:
+            tables = [EntropyTable.load(Path(recorded["table"])) for _, recorded in scored if recorded is not None]
+            check_comparable(*tables)
+        except ScoreTableError as error:
+            self.journal.event(
+                "weak and strong were scored by different engines; scoring both anew",
+                level="warn",
+                data={"why": str(error)},
+            )
+            tables = [EntropyTable.load(Path(self.score(model, phase)["table"])) for model, _ in scored]
+            check_comparable(*tables)
+        return tables
+
+    def weigh(self, wmss: WmssConfig, number: int, *scored: _Scored) -> Artifacts:
+        """Turn the entropies of weak and strong into sampling weights and draw the samples of a round's weak-driven
+        phase."""
         num_samples: int = self._recorded("validate")["num_samples"]
-        weak, strong = (
-            EntropyTable.load(Path(scores["table"])) if scores is not None and wmss.reads_entropy else None
-            for scores in (weak_scores, strong_scores)
-        )
+        phase = in_round("weigh", number)
+        weak, strong = self._comparable_tables(phase, *scored) if wmss.reads_entropy else (None, None)
         weights = _weights(wmss, num_samples, weak, strong)
         # Another stream of random numbers for every round, the same for every restart.
         seed = self.job.spec.seed if number == 1 else [self.job.spec.seed, number]
@@ -258,7 +270,7 @@ class _Stage:
             columns |= {
                 "weak_entropy": weak.entropy,
                 "strong_entropy": strong.entropy,
-                "entropy_delta": strong.entropy - weak.entropy,
+                "entropy_delta": entropy_change(weak, strong),
                 "weak_nll": weak.nll,
                 "strong_nll": strong.nll,
             }
@@ -278,8 +290,8 @@ class _Stage:
             "job": self.job.id,
             "round": number,
             "weighting": wmss.weighting,
-            "weak_provenance": weak_scores and weak_scores["provenance"],
-            "strong_provenance": strong_scores and strong_scores["provenance"],
+            "weak_provenance": weak and weak.provenance,
+            "strong_provenance": strong and strong.provenance,
         }
         pq.write_table(pa.table(columns, metadata={"wmss": json.dumps(origin)}), table)
         self.journal.event(messages.drawn(len(indices), unique, num_samples), data=found)
@@ -319,9 +331,16 @@ class _Stage:
         weak: Checkpoint,
         strong: Checkpoint,
         drawn: Artifacts | None,
-        states: str | None,
+        cached: Artifacts | None,
     ) -> Artifacts:
-        """Train strong (and weak) on the mixed logits of the drawn samples, or of all; or run one of the controls."""
+        """Train strong (and weak) on the mixed logits of the drawn samples, or of all; or run one of the controls.
+
+        `cached` is what was recorded with the weak model's hidden states. They are verified here, once for all workers
+        and before any of them starts, at the price of one more reading than every epoch costs anyway.
+        """
+        states = None if cached is None else Path(cached["states"])
+        if cached is not None and states is not None and cached.get("states_digest") is not None:
+            check_states(states, cached["states_digest"])
         num_samples = self._recorded("validate")["num_samples"]
         run = self._training_run(
             phase,
@@ -335,7 +354,7 @@ class _Stage:
         )
         if wmss.mixing == "logits":
             others = [ModelSource(folder=folder) for folder in self.job.more_weak]
-            first = weak.source if states is None else ModelSource(folder=weak.folder, states=Path(states))
+            first = weak.source if states is None else ModelSource(folder=weak.folder, states=states)
             run = run.model_copy(
                 update={
                     "weak": (first, *others),
@@ -414,7 +433,8 @@ class _Stage:
     def evaluate(self, checkpoints: dict[str, Path]) -> Artifacts:
         """NLL and verified accuracy of several checkpoints on the validation file; each is computed once, ever."""
         results = {
-            label: self._scores.evaluate(folder, self._reporter("evaluate")) for label, folder in checkpoints.items()
+            label: self._evaluations.evaluate(folder, self._reporter("evaluate"))
+            for label, folder in checkpoints.items()
         }
         for label, result in results.items():
             self.journal.event(messages.judged(label, result), data=result)
@@ -437,11 +457,25 @@ class _Stage:
     @cached_property
     def _scores(self) -> Scores:
         return Scores(
-            self.job,
             self.engines,
-            training=self._samples_file,
-            validation=self._validation_samples_file,
-            validated=self._recorded("validate"),
+            cache=self.job.cache,
+            max_length=self._recorded("validate")["max_length"],
+            owner=self.job.id,
+            tell=self.journal.event,
+        )
+
+    @cached_property
+    def _evaluations(self) -> Evaluations:
+        validated = self._recorded("validate")
+        assert self.job.validation_file is not None
+        return Evaluations(
+            self._scores,
+            self.engines,
+            read_samples(self.job.validation_file, param="validation_file"),
+            load_tokenized(self._validation_samples_file),
+            cache=self.job.cache,
+            max_length=validated["max_length"],
+            end_token_ids=validated["end_token_ids"],
         )
 
     def _recorded(self, phase: str) -> Artifacts:

@@ -52,10 +52,15 @@ class TorchEntropyScorer:
         return torch.cat([statistics, hidden], dim=1) if self._keep_states else statistics
 
     def provenance(self) -> dict[str, Any]:
-        """Engine, version, precision and batch invariance: sequences are scored one by one."""
-        return {
-            "engine": "torch",
-            "version": torch.__version__,
-            "dtype": str(self._model.dtype).removeprefix("torch."),
-            "batch_invariant": True,
-        }
+        """Engine, version, precision and batch invariance."""
+        return provenance(self._model.dtype)
+
+
+def provenance(dtype: torch.dtype = torch.float32) -> dict[str, Any]:
+    """Where an entropy figure comes from; known without loading a model. Sequences are scored one by one."""
+    return {
+        "engine": "torch",
+        "version": torch.__version__,
+        "dtype": str(dtype).removeprefix("torch."),
+        "batch_invariant": True,
+    }
