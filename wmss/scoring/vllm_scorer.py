@@ -14,7 +14,6 @@ from wmss.errors import ConfigError
 from wmss.scoring.self_check import EXACT, ROUNDED, check_statistics, expected_statistics
 from wmss.scoring.vllm_families import check_family
 
-
 _MALLOPT = {-1: -1, -2: 2**28, -3: 2**30}
 """glibc's M_TRIM_THRESHOLD (never), M_TOP_PAD and M_MMAP_THRESHOLD, in bytes."""
 
@@ -22,8 +21,8 @@ _MALLOPT = {-1: -1, -2: 2**28, -3: 2**30}
 def keep_freed_memory() -> None:
     """Let this process keep what it frees, up to a gigabyte a piece, wherever its C library is glibc.
 
-    An engine allocates the same large activations at every step. By default each goes back to the system and comes again
-    page by page: of 6,500 tokens of a 12-layer model on a CPU that was 0.34 s in 1.21 s.
+    An engine allocates the same large activations at every step. By default each goes back to the system and comes
+    again page by page: of 6,500 tokens of a 12-layer model on a CPU that was 0.34 s in 1.21 s.
     """
     if platform.libc_ver()[0] == "glibc":
         for parameter, value in _MALLOPT.items():
