@@ -13,6 +13,7 @@ from benchmarks.measure import REPETITIONS, GateError, Line, environment, print_
 
 BENCHMARKS = (
     "loss_op",
+    "entropy_op",
     "step_ratio",
     "vs_naive",
     "sft_parity",
@@ -22,6 +23,7 @@ BENCHMARKS = (
     "scaling_tokens",
     "scaling_weak",
     "scaling_workers",
+    "score_throughput",
     "serve_overhead",
     "scaling_samples",
 )

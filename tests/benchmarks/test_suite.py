@@ -5,6 +5,7 @@ import math
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 
@@ -13,6 +14,7 @@ from benchmarks import (
 )
 from benchmarks import (
     curriculum_build,
+    entropy_op,
     loss_memory_flat,
     loss_op,
     measure,
@@ -21,6 +23,7 @@ from benchmarks import (
     scaling_tokens,
     scaling_weak,
     scaling_workers,
+    score_throughput,
     sft_parity,
     step_ratio,
     vs_naive,
@@ -28,12 +31,14 @@ from benchmarks import (
 from benchmarks.measure import GateError, Target, interleave, line, log_slope, require_close
 from benchmarks.models import Shape, make_batch, make_samples
 from wmss.config import Hyperparameters
+from wmss.core.entropy import token_entropy
 from wmss.training.loop import TELEMETRY_ROWS
 
 TINY = Shape(vocabulary=96, width=16, layers=2)
 LOSS = {"vocabulary": 64, "width": 8, "rows": 12}
 SIZES = {
     "loss_op": {"settings": (LOSS,), "repetitions": 1},
+    "entropy_op": {"settings": (LOSS,), "repetitions": 1},
     "step_ratio": {"shape": TINY, "tokens": 12, "repetitions": 1},
     "vs_naive": {"settings": ((TINY, 12, "none"), (TINY, 12, "full")), "repetitions": 1},
     "packing": {"shape": TINY, "num_samples": 4, "longest": 24, "repetitions": 1},
@@ -43,6 +48,7 @@ SIZES = {
     "scaling_weak": {"shape": TINY, "tokens": 12, "repetitions": 1},
 }
 ARMS = {
+    "entropy_op": {"head_product", "ours", "naive", "trl"},
     "loss_op": {"plain ours", "joint ours", "joint naive", "joint torch_concat", "frozen ours", "frozen naive"},
     "step_ratio": {"sft", "joint", "frozen", "frozen_cached", "lora_sft", "lora_adapter_off", "joint_telemetry"},
     "vs_naive": {"joint ours", "joint naive", "joint naive_with_metrics", "frozen ours", "frozen naive"},
@@ -71,6 +77,53 @@ def test_every_arm_runs(name):
 def test_memory_is_flat_in_rows():
     lines = list(loss_memory_flat.run(**SIZES["loss_memory_flat"]))
     assert all(target["passed"] for given in lines for target in given["targets"].values())
+
+
+def score_random(repetitions=1):
+    shape = Shape(vocabulary=96, width=64, layers=2)
+    return list(
+        score_throughput.run(shape=shape, settings=("random",), num_samples={"random": 6}, repetitions=repetitions)
+    )
+
+
+def test_scoring_without_vllm_says_so(monkeypatch):
+    monkeypatch.setattr(score_throughput, "has_vllm", lambda: False)
+    lines = score_random()
+    assert {row["arm"] for row in lines if "figures" in row} == {"naive batch 1", "naive batched", "torch ours"}
+    assert {row["arm"] for row in lines if row.get("skipped") == "vllm is not installed"} == {
+        arm for arms in score_throughput.VLLM_WORKERS.values() for arm in arms
+    }
+    assert all(row["figures"]["tokens_per_s"] > 0 for row in lines if "figures" in row)
+
+
+@pytest.mark.slow
+def test_every_way_to_score_runs():
+    lines = {row["arm"]: row for row in score_random()}
+    assert lines.keys() >= {arm for arms in score_throughput.VLLM_WORKERS.values() for arm in arms}
+    assert lines["vllm ours"]["targets"].keys() == {"naive_batch_1_over_this", "time_over_prefill"}
+    assert all(math.isfinite(value) for row in lines.values() for value in row["figures"].values())
+
+
+@pytest.mark.parametrize("arm", ["naive batched", "vllm ours, prompts skipped", "vllm prompt_logprobs"])
+def test_entropies_that_differ_fail_the_gate(arm):
+    exact = [np.arange(1.0, 7.0), np.arange(2.0, 12.0)]
+    plan = score_throughput.Plan(None, [[0] * 6, [0] * 10], 4)
+    right = {
+        "naive batched": exact,
+        "vllm ours, prompts skipped": [exact[0][3:], exact[1][5:]],
+        "vllm prompt_logprobs": [exact[0][:3]],
+    }[arm]
+    score_throughput._gate(arm, right, exact, plan)
+    with pytest.raises(GateError, match=f"score_throughput {arm}"):
+        score_throughput._gate(arm, [rows + 1e-3 * rows for rows in right], exact, plan)
+
+
+def test_a_wrong_entropy_fails_the_gate(monkeypatch):
+    monkeypatch.setattr(
+        entropy_op, "token_entropy", lambda *given: token_entropy(*given)._replace(entropy=given[0][:, 0])
+    )
+    with pytest.raises(GateError, match="entropy_op ours: entropy differs"):
+        list(entropy_op.run(**SIZES["entropy_op"]))
 
 
 @pytest.mark.slow

@@ -15,6 +15,8 @@ from wmss.scoring.interfaces import NUM_STATISTICS
 from wmss.scoring.torch_scorer import TorchEntropyScorer
 from wmss.scoring.vllm_scorer import VllmEntropyScorer, provenance
 
+pytestmark = pytest.mark.timeout(1800)  # one process, sometimes of many engines
+
 CHUNKED = {"max_batched_tokens": 64}
 """Fewer tokens a step than most sequences have: prefill is chunked, within and across sequences."""
 SAMPLES = ragged(40, seed=3, longest=250)

@@ -74,6 +74,8 @@ def token_entropy(
         if bias is not None:
             logits_CV.add_(bias.to(dtype))
         parts.append(entropy_of_logits_(logits_CV, None if labels is None else labels[chunk]))
+        # Or the next chunk's would stand beside them.
+        del logits_CV
     return _joined(parts)
 
 

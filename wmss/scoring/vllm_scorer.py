@@ -1,6 +1,8 @@
 """Exact entropy per token from a vLLM engine in this process, which has to show that its figures are right first."""
 
+import ctypes
 import os
+import platform
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,20 @@ from wmss.errors import ConfigError
 from wmss.scoring.self_check import EXACT, ROUNDED, check_statistics, expected_statistics
 from wmss.scoring.vllm_engine import check_alive, telling_deaths
 from wmss.scoring.vllm_families import check_family
+
+_MALLOPT = {-1: -1, -2: 2**28, -3: 2**30}
+"""glibc's M_TRIM_THRESHOLD (never), M_TOP_PAD and M_MMAP_THRESHOLD, in bytes."""
+
+
+def keep_freed_memory() -> None:
+    """Let this process keep what it frees, up to a gigabyte a piece, wherever its C library is glibc.
+
+    An engine allocates the same large activations at every step. By default each goes back to the system and comes
+    again page by page: of 6,500 tokens of a 12-layer model on a CPU that was 0.34 s in 1.21 s.
+    """
+    if platform.libc_ver()[0] == "glibc":
+        for parameter, value in _MALLOPT.items():
+            ctypes.CDLL(None).mallopt(parameter, value)
 
 
 class VllmEntropyScorer:
@@ -47,6 +63,7 @@ class VllmEntropyScorer:
         # Before the engine is there: the two never hold their weights at the same time, and where vLLM runs a family on
         # transformers' own classes, it changes these classes for good.
         expected = expected_statistics(checkpoint, max_length=max_length)
+        keep_freed_memory()
         from vllm import LLM
 
         from wmss.scoring.vllm_entropy import overrides, register_here
