@@ -160,7 +160,8 @@ class RayEngines:
         self._store = store
         self._attempt = fence.attempt
         self._dtype: str = job.spec.dtype if isinstance(job, ScoreJob) else "float32"
-        self._num_replicas = job.spec.num_replicas if isinstance(job, ScoreJob) else 1
+        # The workers of a job's training have their CPUs and GPUs; while they do not train, as many engines score.
+        self._num_replicas = job.spec.num_replicas if isinstance(job, ScoreJob) else job.spec.resources.num_workers
         self._use_gpu = uses_gpu(job.spec.resources, ray.cluster_resources())
         self._pool = EnginePool(EngineStore(store), fence, places=settings.max_engines, free=self._free)
 
