@@ -81,9 +81,8 @@ def test_memory_is_flat_in_rows():
 
 def score_random(repetitions=1):
     shape = Shape(vocabulary=96, width=64, layers=2)
-    return list(
-        score_throughput.run(shape=shape, settings=("random",), num_samples={"random": 6}, repetitions=repetitions)
-    )
+    setting = score_throughput.SETTINGS[0]._replace(num_samples=6, logprobs_tokens=8)
+    return list(score_throughput.run(shape=shape, settings=(setting,), repetitions=repetitions))
 
 
 def test_scoring_without_vllm_says_so(monkeypatch):

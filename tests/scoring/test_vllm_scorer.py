@@ -105,6 +105,18 @@ def test_every_family_equals_float64_and_bfloat16_is_near(tmp_path):
 
 
 @pytest.mark.slow
+def test_two_ranks_of_tensor_parallelism_equal_float64(tmp_path):
+    """Each holds half of the heads and of the vocabulary; its 515 words are padded to 576."""
+    checkpoint = make_checkpoint(tmp_path / "padded", "padded", seed=1)
+    engine = {"checkpoint": checkpoint, "tensor_parallel_size": 2, "distributed_executor_backend": "mp"} | CHUNKED
+    starts = [len(ids) // 3 for ids in SEQUENCES]
+    answer = score_with_vllm({"two": engine}, SEQUENCES, tmp_path, starts=starts)["two"]
+    worst = errors(answer.rows, truth(checkpoint, SAMPLES), starts).max(axis=0)
+    print(f"tensor parallel: worst error of entropy {worst[0]:.1e}, of NLL {worst[1]:.1e} nat")
+    assert worst.max() <= 1e-4
+
+
+@pytest.mark.slow
 def test_without_the_scale_no_engine_serves(tmp_path):
     checkpoint = make_checkpoint(tmp_path / "granite", "granite", seed=1)
     [answer] = score_with_vllm(
