@@ -4,8 +4,11 @@ Ray's memory monitor says whom it killed and why (`OutOfMemoryError`, also when 
 the victim). The kernel's OOM killer leaves only a process that is gone, so lack of memory is then named as a guess.
 """
 
+import re
+
 from ray.exceptions import RayActorError
 
+from wmss import errors
 from wmss.errors import WmssError
 
 _MEMORY_SIGNS = (
@@ -14,6 +17,8 @@ _MEMORY_SIGNS = (
     "can't allocate memory",  # torch on a CPU
     "No available memory for the cache blocks",  # vLLM at its start
 )
+_REFUSAL = re.compile(r"^wmss\.errors\.(\w+): (.+)$", re.MULTILINE)
+"""The last line of a remote traceback that ended with an error of ours."""
 _MEMORY_REMEDY = "lower micro_batch_tokens, max_length or num_workers, or give the machine more memory"
 
 
@@ -46,8 +51,11 @@ def memory_error(who: str, error: BaseException) -> OutOfMemory | None:
 
 
 def engine_error(app: str, error: BaseException) -> WmssError:
-    """Why an engine does not run."""
+    """Why an engine does not run: what the engine itself refused to do, as it said it, or what became of it."""
     who = f"the engine {app}"
+    if refused := _REFUSAL.findall(str(error)):
+        kind, message = refused[-1]
+        return getattr(errors, kind, EngineError)(message)
     if isinstance(error, RayActorError):
         what = f"{who} died again and again, as a process does that the system kills for its memory"
     else:

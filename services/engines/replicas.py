@@ -113,7 +113,13 @@ def deploy(
     try:
         return serve.run(bound, name=app, route_prefix=route_prefix)
     except RuntimeError as error:
-        raise engine_error(app, error) from error
+        raise engine_error(app, RuntimeError(f"{error}\n{_last_traceback(app)}")) from error
+
+
+def _last_traceback(app: str) -> str:
+    """Why the replicas of an application do not start, which Serve's own exception does not say."""
+    status = serve.status().applications.get(app)
+    return "\n".join(deployment.message for deployment in status.deployments.values()) if status else ""
 
 
 def delete_apps(apps: Iterable[str]) -> None:

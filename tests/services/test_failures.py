@@ -6,7 +6,7 @@ from ray.exceptions import ActorDiedError, OutOfMemoryError
 from ray.train import ControllerError, WorkerGroupError
 
 from services.failures import driver_error, engine_error, memory_error
-from wmss.errors import DataError
+from wmss.errors import DataError, ScoringError
 
 # The first lines of what Ray 2.60 raised when its memory monitor killed an actor and a training worker.
 KILLED = (
@@ -42,6 +42,18 @@ def test_torch_on_a_cpu_names_its_allocator():
 
 def test_other_failures_are_not_taken_for_memory():
     assert memory_error("x", WorkerGroupError("ZeroDivisionError: division by zero", {})) is None
+
+
+def test_what_an_engine_refuses_is_told_in_its_own_words():
+    """The end of what Serve 2.60 says of a replica that raised while it started."""
+    said = (
+        "Deploying application scorer-1 failed: Failed to update the deployments ['ScorerReplica'].\n"
+        'The deployment failed to start 3 times in a row.\n  File "self_check.py", line 80, in _compare\n'
+        "    raise ScoringError(\nwmss.errors.ScoringError: self-check: entropy at position 3 should be 1.0; report it"
+    )
+    found = engine_error("scorer-1", RuntimeError(said))
+    assert isinstance(found, ScoringError)
+    assert found.message == "self-check: entropy at position 3 should be 1.0; report it"
 
 
 def test_engines_say_where_to_look():
