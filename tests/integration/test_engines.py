@@ -7,12 +7,65 @@ import time
 import numpy as np
 import pytest
 
+from tests.checkpoints import FAMILIES, make_checkpoint
 from tests.integration.stack import wait_for
-from tests.scoring.test_torch_scorer import ragged
+from tests.scoring.test_torch_scorer import ragged, truth
 from wmss.data.tokenization import save_tokenized
+from wmss.scoring.interfaces import NUM_STATISTICS
 from wmss.scoring.tables import EntropyTable
+from wmss.scoring.torch_scorer import TorchEntropyScorer
 
 pytestmark = pytest.mark.stack
+
+
+DEFAULT_FAMILY = "gemma3"
+"""Soft-capped logits, a sliding window, and a vocabulary that vLLM pads."""
+
+
+@pytest.mark.parametrize(
+    "family", [pytest.param(name, marks=[] if name == DEFAULT_FAMILY else pytest.mark.slow) for name in FAMILIES]
+)
+def test_entropies_of_vllm_on_serve_torch_and_float64_agree(stack, tmp_path, family):
+    """On every supervised token of 200 ragged samples, with chunked prefill; and their hidden states."""
+    checkpoint = make_checkpoint(tmp_path / family, family, seed=1)
+    samples = ragged(200, seed=3, longest=250)
+    by_serve = score_on_serve(stack, checkpoint, samples, tmp_path)
+    by_torch = TorchEntropyScorer(checkpoint, keep_states=True).score([s.input_ids.tolist() for s in samples])
+    for found, wanted in zip(by_serve, by_torch, strict=True):
+        assert found.shape == wanted.shape == (len(wanted), NUM_STATISTICS + 64)
+        np.testing.assert_allclose(found[:, NUM_STATISTICS:], wanted[:, NUM_STATISTICS:], rtol=1e-4, atol=1e-4)
+    exact = truth(checkpoint, samples)
+    worst, worst_torch = (errors(rows, samples, exact).max() for rows in (by_serve, by_torch))
+    print(f"{family}: worst error vLLM on Serve {worst:.1e} nat, torch {worst_torch:.1e} nat")
+    assert worst <= 1e-4
+    assert worst_torch <= 1e-4
+
+
+@pytest.mark.slow
+def test_entropies_of_smollm2_on_serve(stack, smollm2, tmp_path):
+    samples = ragged(24, seed=3, longest=120, vocabulary=49_000)
+    found = errors(score_on_serve(stack, smollm2, samples, tmp_path), samples, truth(smollm2, samples))
+    share = (found <= 1e-4).mean()
+    print(f"SmolLM2: worst error vLLM on Serve {found.max():.1e} nat, {share:.2%} of {found.size} within 1e-4")
+    assert found.max() <= 2e-4
+    assert share >= 0.999
+
+
+def score_on_serve(stack, checkpoint, samples, folder):
+    """Statistics of every position, and hidden states, as they come from Serve."""
+    (folder / "sequences.json").write_text(json.dumps([sample.input_ids.tolist() for sample in samples]))
+    result = folder / "result.npz"
+    arguments = [str(checkpoint), str(folder / "sequences.json"), str(result)]
+    stack.run_on_ray("tests.integration.score_on_serve", *arguments, timeout_s=300)
+    loaded = np.load(result)
+    assert json.loads(str(loaded["provenance"]))["engine"] == "vllm"
+    return [loaded[f"arr_{number}"] for number in range(len(samples))]
+
+
+def errors(rows, samples, exact):
+    """|found − truth| of entropy and NLL at every supervised position."""
+    pairs = zip(rows, samples, exact, strict=True)
+    return np.concatenate([np.abs(found[s.predicting_positions, :2] - true) for found, s, true in pairs])
 
 
 @pytest.fixture(scope="module")

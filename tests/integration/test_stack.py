@@ -27,12 +27,9 @@ from transformers import GraniteConfig, GraniteForCausalLM
 from services import client as service
 from services.supervisor import free_port
 from tests.integration.stack import WMSS, start, stop, wait_for
-from tests.scoring.test_torch_scorer import ragged, truth
 from tests.training.test_loop import LocalHost
 from wmss.config import Hyperparameters, parse_job
 from wmss.models.loading import TOKENIZER_FILES, load_model
-from wmss.scoring.interfaces import NUM_STATISTICS
-from wmss.scoring.torch_scorer import TorchEntropyScorer
 from wmss.tasks.arithmetic import make_problems, write_jsonl
 from wmss.training.loop import train
 from wmss.training.run import ModelSource, TrainingRun
@@ -78,32 +75,6 @@ def dashboard(stack, path):
     request = urllib.request.Request(stack.endpoint.dashboard_url + path, headers={"Authorization": f"Bearer {token}"})
     with urllib.request.urlopen(request, timeout=10) as response:
         return json.load(response)
-
-
-@pytest.mark.parametrize("name", ["qwen3", "llama"])
-def test_entropies_of_vllm_on_serve_torch_and_float64_agree(stack, checkpoints, tmp_path, name):
-    """On every supervised token of 200 ragged samples, with chunked prefill, within 1e-4 nat; and their states."""
-    samples = ragged(200, seed=3, longest=250)
-    sequences = [sample.input_ids.tolist() for sample in samples]
-    (tmp_path / "sequences.json").write_text(json.dumps(sequences))
-    result = tmp_path / "result.npz"
-    arguments = [str(checkpoints[name]), str(tmp_path / "sequences.json"), str(result)]
-    stack.run_on_ray("tests.integration.score_on_serve", *arguments)
-    loaded = np.load(result)
-    by_vllm = [loaded[f"arr_{i}"] for i in range(len(samples))]
-    by_torch = TorchEntropyScorer(checkpoints[name], keep_states=True).score(sequences)
-    errors = []
-    exact = truth(checkpoints[name], samples)
-    for sample, vllm, plain, expected in zip(samples, by_vllm, by_torch, exact, strict=True):
-        positions = sample.predicting_positions
-        assert vllm.shape == plain.shape == (len(sample.input_ids), NUM_STATISTICS + 64)
-        errors.append([np.abs(figures[positions, :2] - expected).max() for figures in (vllm, plain)])
-        np.testing.assert_allclose(vllm[:, NUM_STATISTICS:], plain[:, NUM_STATISTICS:], rtol=1e-4, atol=1e-4)
-    worst_vllm, worst_torch = np.max(errors, axis=0)
-    print(f"{name}: worst error vLLM on Serve {worst_vllm:.1e} nat, torch {worst_torch:.1e} nat")
-    assert worst_vllm <= 1e-4
-    assert worst_torch <= 1e-4
-    assert json.loads(str(loaded["provenance"]))["engine"] == "vllm"
 
 
 def wmss(stack, *arguments):
