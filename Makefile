@@ -21,10 +21,10 @@ help: ## show the targets
 demo: $(VENV)/ready ## run the main job on this machine and print what came of it
 	$(BIN)/wmss demo
 
-# Unit tests on all cores; then, one after the other, what shares a running service.
+# Unit tests on all cores; then what shares a running service, on two services at a time, because much of it is waiting.
 test: $(VENV)/ready ## run the test suite (CPU, about twelve minutes)
 	$(BIN)/python -m pytest --ignore tests/integration --numprocesses auto --maxprocesses 4
-	$(BIN)/python -m pytest tests/integration
+	$(BIN)/python -m pytest tests/integration --numprocesses 2 --dist loadfile
 
 test-slow: $(VENV)/ready ## run the long tests as well
 	$(BIN)/python -m pytest -m "not gpu"

@@ -136,6 +136,6 @@ def test_three_checkpoints_take_turns_where_one_engine_fits(stack, checkpoints, 
         message for message in told if " left: the scorer of " in message and "needs its place (1 in all)" in message
     ]
     started = [message for message in told if " started in " in message]
-    assert len(left) >= len(started) - 1 >= 3
+    assert len(left) >= len(started) - 1 >= 2
     assert any("waiting for the scorer of" in message and "every place is taken" in message for message in told)
     assert found["replicas"] == [1, 0, 1]
