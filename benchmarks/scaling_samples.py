@@ -44,7 +44,7 @@ def run(*, shape: Shape = SHAPE, sizes: tuple[int, ...] = SIZES, repetitions: in
         make_model(shape, seed=0, attention="sdpa").save_pretrained(folder / "model")
         seconds: dict[int, list[float]] = {size: [] for size in sizes}
         peaks: dict[int, list[float]] = {size: [] for size in sizes}
-        for name, size in {"warm": sizes[0]} | {str(size): size for size in sizes}.items():
+        for name, size in [("warm", sizes[0]), *((str(size), size) for size in sizes)]:
             lengths = np.random.default_rng(0).integers(SHORTEST, LONGEST, size)
             samples = make_samples(lengths.tolist(), vocabulary=shape.vocabulary, prompt_share=0.5)
             save_tokenized(samples, folder / f"{name}.parquet")
@@ -88,7 +88,7 @@ def _work(folder: Path, size: int, answer: Connection) -> None:
     from wmss.scoring.vllm_scorer import VllmEntropyScorer
 
     scorer = VllmEntropyScorer(folder / "model", max_length=LONGEST)
-    # What engine, allocator and libraries take when they are first used, 0.2 s and 0.1 GiB, belongs to none of the sizes.
+    # What is taken once, when engine, allocator and libraries are first used (0.2 s, 0.1 GiB), belongs to no size.
     for length in range(SHORTEST, LONGEST):
         scorer.score([[2] * length] * (BATCH_TOKENS // length // 4))
     _score_file(scorer, folder / "warm.parquet")
