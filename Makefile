@@ -37,7 +37,7 @@ check: $(VENV)/ready ## formatting, lint, types
 serve: $(VENV)/ready ## run the service on this machine until Ctrl-C
 	$(BIN)/wmss serve
 
-bench: $(VENV)/ready ## run the benchmarks: one JSON line per arm, about twelve minutes
+bench: $(VENV)/ready ## run the benchmarks: one JSON line per arm, about half an hour
 	$(BIN)/python -m benchmarks
 
 clean: ## remove .venv and caches (not the service's home)
