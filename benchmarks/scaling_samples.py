@@ -20,10 +20,7 @@ import numpy as np
 
 from benchmarks.measure import GateError, Line, Target, line, log_slope, print_lines, skipped
 from benchmarks.models import Shape, make_model, make_samples
-from services.settings import engine_environment
-from wmss.data.tokenization import load_tokenized, save_tokenized
 from wmss.scoring.interfaces import Scorer
-from wmss.scoring.tables import score_samples
 
 SHAPE = Shape(vocabulary=1024, width=64, layers=2)
 SIZES = (1_000, 10_000, 100_000)
@@ -39,6 +36,9 @@ def run(*, shape: Shape = SHAPE, sizes: tuple[int, ...] = SIZES, repetitions: in
     if importlib.util.find_spec("vllm") is None:
         yield skipped("scaling_samples", "all", "needs vLLM")
         return
+    from services.settings import engine_environment
+    from wmss.data.tokenization import save_tokenized
+
     with tempfile.TemporaryDirectory() as temporary, mock.patch.dict(os.environ, engine_environment()):
         folder = Path(temporary)
         make_model(shape, seed=0, attention="sdpa").save_pretrained(folder / "model")
@@ -98,6 +98,9 @@ def _work(folder: Path, size: int, answer: Connection) -> None:
 
 
 def _score_file(scorer: Scorer, file: Path) -> None:
+    from wmss.data.tokenization import load_tokenized
+    from wmss.scoring.tables import score_samples
+
     samples = load_tokenized(file)
     table = score_samples(samples, scorer, batch_tokens=BATCH_TOKENS, progress=lambda done, total: None)
     table.save(file.with_suffix(".table"))

@@ -26,7 +26,6 @@ from transformers import PreTrainedModel
 
 from benchmarks.measure import Line, Seconds, Target, line, print_lines, require_close, skipped
 from benchmarks.models import Shape, make_model, make_samples
-from services.settings import engine_environment
 from wmss.models.importing import add_model, is_available
 from wmss.models.loading import load_model
 from wmss.scoring.torch_scorer import TorchEntropyScorer
@@ -170,9 +169,7 @@ class Worker:
     def __init__(self, kind: str, plan: Plan) -> None:
         context = multiprocessing.get_context("spawn")
         self._connection, theirs = context.Pipe()
-        # vLLM compiles the ranking of log-probabilities unless it is told not to, and not every machine has a compiler.
-        environment = engine_environment() | {"OMP_NUM_THREADS": "1", "TORCHDYNAMO_DISABLE": "1"}
-        with mock.patch.dict(os.environ, environment):
+        with mock.patch.dict(os.environ, _environment(kind)):
             self._process = context.Process(target=_serve, args=(kind, plan, theirs))
             self._process.start()
         theirs.close()
@@ -190,6 +187,15 @@ class Worker:
     def __exit__(self, *_: object) -> None:
         self._connection.close()
         self._process.join()
+
+
+def _environment(kind: str) -> dict[str, str]:
+    if kind not in VLLM_WORKERS:
+        return {"OMP_NUM_THREADS": "1"}
+    from services.settings import engine_environment
+
+    # vLLM compiles the ranking of log-probabilities unless it is told not to, and not every machine has a compiler.
+    return engine_environment() | {"TORCHDYNAMO_DISABLE": "1"}
 
 
 def _serve(kind: str, plan: Plan, connection: Connection) -> None:

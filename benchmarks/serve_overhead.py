@@ -21,8 +21,6 @@ import torch
 
 from benchmarks.measure import REPETITIONS, Line, Target, line, print_lines, require_close, skipped
 from benchmarks.models import Shape, make_model, make_samples
-from services.settings import engine_environment
-from services.supervisor import free_port
 from wmss.scoring.interfaces import Scorer
 
 SHAPE = Shape(vocabulary=4096, width=256, layers=4)
@@ -39,6 +37,9 @@ def run(*, shape: Shape = SHAPE, sizes: tuple[int, ...] = SIZES, repetitions: in
     if not all(importlib.util.find_spec(name) for name in ("ray", "vllm")):
         yield skipped("serve_overhead", "all", "needs Ray and vLLM")
         return
+    from services.settings import engine_environment
+    from services.supervisor import free_port
+
     lengths = np.random.default_rng(0).integers(SHORTEST, LONGEST, max(sizes))
     ids = [sample.input_ids.tolist() for sample in make_samples(lengths.tolist(), vocabulary=shape.vocabulary)]
     with ExitStack() as stack:

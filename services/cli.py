@@ -13,7 +13,7 @@ import typer
 from pydantic import ValidationError
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
+from rich.table import Column, Table
 
 from services import client as service
 from services.checking import show
@@ -223,7 +223,7 @@ def _watch(api: openai.OpenAI, job_id: str) -> None:
 @app.command()
 def jobs(limit: Annotated[int, typer.Option(help="How many.", min=1, max=100)] = 20, base_url: BaseUrl = None) -> None:
     """List jobs, newest first."""
-    table = Table("id", "status", "method", "model", "result")
+    table = Table(Column("id", no_wrap=True), "status", "method", "model", "result")
     for job in service.connect(base_url).fine_tuning.jobs.list(limit=limit).data:
         method = job.method.type if job.method else ""
         table.add_row(job.id, job.status, method, escape(job.model), escape(job.fine_tuned_model or ""))
@@ -375,7 +375,7 @@ def list_checkpoints(
     limit: Annotated[int, typer.Option(help="How many.", min=1, max=100)] = 20, base_url: BaseUrl = None
 ) -> None:
     """List registered checkpoints, newest first."""
-    table = Table("id", "model", "architecture", "parameters", "digest")
+    table = Table(Column("id", no_wrap=True), "model", "architecture", "parameters", "digest")
     for row in service.checkpoints(service.connect(base_url), limit=limit):
         size, digest = f"{row['num_parameters']:,}", row["weights_digest"][:12]
         table.add_row(row["id"], escape(row["model"]), row["architecture"], size, digest)

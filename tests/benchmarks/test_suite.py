@@ -244,7 +244,7 @@ def test_a_failed_gate_is_a_line_and_an_exit_code(monkeypatch, capsys):
 def test_unknown_names_are_refused(capsys):
     with pytest.raises(SystemExit):
         command.main(["paking"])
-    assert "NAME: expected some of loss_op, step_ratio" in capsys.readouterr().err
+    assert "NAME: expected some of loss_op, entropy_op" in capsys.readouterr().err
 
 
 def test_stored_results_become_the_page(monkeypatch, tmp_path):

@@ -5,8 +5,8 @@ from fastapi.testclient import TestClient
 from openai import OpenAI
 from typer.testing import CliRunner
 
+from services import cli
 from services.api.app import create_app
-from services.cli import app
 from services.jobs.store import Store
 from services.ray_jobs import RayDrivers
 
@@ -47,7 +47,8 @@ def command(monkeypatch):
     def run(client, *arguments):
         api = OpenAI(base_url="http://testserver/v1", api_key="any", http_client=client, max_retries=0)
         monkeypatch.setattr("services.client.connect", lambda base_url: api)
-        result = CliRunner(env={"COLUMNS": "160", "NO_COLOR": "1"}).invoke(app, list(arguments))
+        monkeypatch.setattr(cli.console, "width", 160)
+        result = CliRunner(env={"NO_COLOR": "1"}).invoke(cli.app, list(arguments))
         if isinstance(result.exception, Exception):
             raise result.exception
         return result.output
