@@ -10,7 +10,6 @@ from typing import Any
 
 from ray import serve
 from ray.serve.handle import DeploymentHandle
-from ray.serve.schema import ApplicationStatus
 
 from services.engines.replicas import delete_apps
 from services.engines.store import Engine, EngineStore, Found, too_many
@@ -72,26 +71,33 @@ class EnginePool:
         reason = f"the {engine.label} needs its place ({self._places} in all)"
         return any(self._let_go(idle, reason) for idle in self._store.idle()[:1])
 
-    def _let_go(self, engine: Engine, reason: str) -> bool:
+    def _let_go(self, engine: Engine, reason: str | None = None) -> bool:
         if not self._store.leave(engine.app):
             return False
         delete_apps([engine.app])
         self._store.remove([engine.app])
-        self._tell(f"the {engine.label} left: {reason}")
+        if reason is not None:
+            self._tell(f"the {engine.label} left: {reason}")
         return True
 
     def _handle(self, engine: Engine, found: Found, deploy: Deploy) -> DeploymentHandle[Any]:
-        """Serve may know nothing of an engine that the database has: its cluster was started anew."""
-        if found is Found.READY and _is_running(engine.app):
-            self._tell(f"the {engine.label} is there already")
-            return serve.get_app_handle(engine.app)
+        """A ready engine that Serve knows it also brings back if it does not run; calls wait for that. One that Serve
+        does not know was lost with its cluster."""
+        while found is Found.READY:
+            if engine.app in serve.status().applications:
+                self._tell(f"the {engine.label} is there already")
+                return serve.get_app_handle(engine.app)
+            if self._store.restart(engine.app, self._fence):
+                break
+            time.sleep(POLL_S)
         self.make_room(engine.occupies, purpose=f"the {engine.label}")
         started = time.monotonic()
         try:
             handle = deploy()
         except BaseException:
-            delete_apps([engine.app])
-            self._store.remove([engine.app])
+            # Also where this driver is told to stop: another one may have taken the engine over by then, and keeps it.
+            self._store.release(engine.app, self._fence)
+            self._let_go(engine)
             raise
         self._store.ready(engine.app, self._fence)
         self._tell(f"the {engine.label} started in {time.monotonic() - started:.1f} s")
@@ -99,8 +105,3 @@ class EnginePool:
 
     def _tell(self, message: str) -> None:
         self._fence.record_events([NewEvent(message)])
-
-
-def _is_running(app: str) -> bool:
-    status = serve.status().applications.get(app)
-    return status is not None and status.status is ApplicationStatus.RUNNING

@@ -21,7 +21,8 @@ from wmss.scoring.interfaces import EngineDiedError
 
 logger = logging.getLogger(__name__)
 
-CALL_TIMEOUT_S = 3600.0
+CALL_TIMEOUT_S = 24 * 3600.0
+"""A call waits for the one before it and for its replica to be started again, and a slow engine is not a dead one."""
 MAX_RETRIES = 3
 CALLS_PER_REPLICA = 2
 

@@ -22,6 +22,9 @@ from services.jobs.states import State
 from services.jobs.store import Fence, Store, changed
 from services.jobs.tables import EngineRow, EngineUserRow, JobRow
 
+LEAVING_S = 180.0
+"""Time to delete an application in: Serve's own limit and that of the reconcile loop's Ray job, one after the other."""
+
 
 class EngineState(StrEnum):
     """State of an engine."""
@@ -90,13 +93,25 @@ class EngineStore:
             else:
                 found = Found.READY
             session.execute(update(EngineRow).where(EngineRow.app == engine.app).values(used_at=now))
+            # What drivers that died have left would make it look abandoned once it is idle.
+            session.execute(delete(EngineUserRow).where(EngineUserRow.app == engine.app, ~_user_is_alive()))
             session.merge(EngineUserRow(app=engine.app, job_id=fence.job_id, attempt=fence.attempt))
             return found
 
     def ready(self, app: str, fence: Fence) -> None:
         """It answers."""
         with fence.transaction() as session:
-            session.execute(update(EngineRow).where(EngineRow.app == app).values(state=EngineState.READY))
+            deployed = (EngineRow.app == app, EngineRow.state == EngineState.STARTING)
+            found = changed(session, update(EngineRow).where(*deployed).values(state=EngineState.READY))
+            assert found, f"{app} is not being started"
+
+    def restart(self, app: str, fence: Fence) -> bool:
+        """Take it upon this user alone to deploy a ready engine anew; False if another one uses it or does so."""
+        with fence.transaction() as session:
+            _lock(session)
+            others = _users(app).where((EngineUserRow.job_id != fence.job_id) & _is_alive())
+            lost = (EngineRow.app == app, EngineRow.state == EngineState.READY, ~others)
+            return changed(session, update(EngineRow).where(*lost).values(state=EngineState.STARTING))
 
     def release(self, app: str, fence: Fence) -> None:
         """This driver uses it no more; it stays, idle."""
@@ -118,27 +133,34 @@ class EngineStore:
             return list(session.scalars(query.distinct()))
 
     def leave(self, app: str) -> bool:
-        """Let an engine take no new users, before it is deleted; False if somebody uses it."""
+        """Let an engine take no new users; whoever hears True deletes its application, then calls `remove`.
+
+        False if somebody uses it, or has it leave already, unless that was so long ago that nobody is at it any more.
+        """
+        now = time.time()
         with self._session.begin() as session:
             _lock(session)
-            unused = (EngineRow.app == app, ~_in_use(app))
-            return changed(session, update(EngineRow).where(*unused).values(state=EngineState.LEAVING))
+            unused = (EngineRow.state != EngineState.LEAVING) & ~_in_use(app)
+            mine = update(EngineRow).where(EngineRow.app == app, unused | _forgotten(now))
+            return changed(session, mine.values(state=EngineState.LEAVING, used_at=now))
 
     def abandoned(self, *, idle_s: float) -> list[str]:
-        """Engines to be deleted: on their way out, idle for `idle_s`, or left behind by a driver that died."""
+        """Engines that should leave: idle for `idle_s`, left behind by a driver that died, or half deleted by one."""
+        now = time.time()
         with self._session() as session:
             died = exists().where(EngineUserRow.app == EngineRow.app)  # one that ends well takes its row with it
-            overdue = EngineRow.used_at < time.time() - idle_s
-            query = select(EngineRow.app).where(
-                (EngineRow.state == EngineState.LEAVING) | (~_in_use(EngineRow.app) & (died | overdue))
-            )
+            unused = (EngineRow.state != EngineState.LEAVING) & ~_in_use(EngineRow.app)
+            overdue = EngineRow.used_at < now - idle_s
+            query = select(EngineRow.app).where((unused & (died | overdue)) | _forgotten(now))
             return list(session.scalars(query))
 
     def remove(self, apps: Sequence[str]) -> None:
-        """Their applications are gone."""
+        """The applications of engines that were made to leave are gone."""
         with self._session.begin() as session:
-            session.execute(delete(EngineUserRow).where(EngineUserRow.app.in_(apps)))
-            session.execute(delete(EngineRow).where(EngineRow.app.in_(apps)))
+            _lock(session)
+            gone = (EngineRow.app.in_(apps), EngineRow.state == EngineState.LEAVING)
+            session.execute(delete(EngineUserRow).where(EngineUserRow.app.in_(select(EngineRow.app).where(*gone))))
+            session.execute(delete(EngineRow).where(*gone))
 
 
 def too_many(idle: Sequence[Engine], free: Mapping[str, float]) -> list[Engine]:
@@ -159,9 +181,22 @@ def _is_alive() -> ColumnElement[bool]:
     return and_(JobRow.state == State.RUNNING, JobRow.attempt == EngineUserRow.attempt)
 
 
+def _users(app: object) -> Exists:
+    return exists().where(EngineUserRow.app == app, JobRow.id == EngineUserRow.job_id)
+
+
 def _in_use(app: object) -> Exists:
-    users = exists().where(EngineUserRow.app == app, JobRow.id == EngineUserRow.job_id)
-    return users.where(_is_alive())
+    return _users(app).where(_is_alive())
+
+
+def _user_is_alive() -> Exists:
+    """Of the row of a user that is looked at."""
+    return exists().where(JobRow.id == EngineUserRow.job_id, _is_alive()).correlate(EngineUserRow)
+
+
+def _forgotten(now: float) -> ColumnElement[bool]:
+    """Somebody began to delete the engine, and died."""
+    return (EngineRow.state == EngineState.LEAVING) & (EngineRow.used_at < now - LEAVING_S)
 
 
 def _lock(session: Session) -> None:

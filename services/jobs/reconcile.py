@@ -20,6 +20,7 @@ from typing import Protocol
 from services.chat.keeper import ChatCluster, ChatKeeper
 from services.chat.store import ChatStore
 from services.engines.store import EngineStore, too_many
+from services.jobs.kinds import resources_of
 from services.jobs.room import Cluster, room_for_chat, room_left, running_jobs
 from services.jobs.states import State
 from services.jobs.store import Store
@@ -80,18 +81,28 @@ class Reconciler:
 
     def pass_once(self) -> None:
         """Compare every active job with Ray once; trouble with one job does not hold up the others."""
-        self._attempt("engines", self._tend_engines)
         jobs = self._store.active_jobs()
         for job in jobs:
             if job.state == State.CANCELLING:
                 self._attempt(job.id, partial(self._cancel, job))
             elif job.state == State.RUNNING:
                 self._attempt(job.id, partial(self._supervise, job))
-        places = self._settings.max_running_jobs - sum(job.state != State.QUEUED for job in jobs)
-        waiting = [job for job in jobs if job.state == State.QUEUED]
-        for job in waiting[: max(0, places)]:
-            self._attempt(job.id, partial(self._next_attempt, job, message="Starting"))
+        self._attempt("the queue", partial(self._start_waiting, jobs))
+        self._attempt("engines", self._tend_engines)
         self._attempt("the chat engine", self._tend_chat)
+
+    def _start_waiting(self, jobs: list[JobRow]) -> None:
+        """In order, as many as may run and, beside others, as there are CPUs and GPUs for: two that hold a part of what
+        they need would wait for each other."""
+        running = [job for job in jobs if job.state != State.QUEUED]
+        for job in [job for job in jobs if job.state == State.QUEUED]:
+            if len(running) >= self._settings.max_running_jobs:
+                return
+            wanted = map(resources_of, [*running, job])
+            if running and min(room_left(self._drivers.cluster_resources(), wanted, chat=False).values()) < 0:
+                return
+            self._attempt(job.id, partial(self._next_attempt, job, message="Starting"))
+            running.append(job)
 
     def _attempt(self, what: str, action: Callable[[], None]) -> None:
         try:

@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from services.engines.store import Engine, EngineStore, Found, too_many
+from services.engines.store import LEAVING_S, Engine, EngineStore, Found, too_many
 from services.jobs.states import State
 from services.jobs.store import Fence, LostLeaseError
 
@@ -82,9 +82,48 @@ def test_engines_are_abandoned_by_cancelled_drivers_and_by_time(engines, fence, 
     job_store.end_job(job_store.job("ftjob-a"), State.CANCELLED, error=None, message="Cancelled")
     assert engines.abandoned(idle_s=60) == ["scorer-a"]
     assert engines.leave("scorer-a")
-    assert engines.abandoned(idle_s=60) == ["scorer-a"]
+    assert engines.abandoned(idle_s=-1) == [], "somebody is deleting it"
     engines.remove(["scorer-a"])
     assert engines.abandoned(idle_s=-1) == []
+
+
+def test_only_one_deletes_an_engine_and_another_if_that_one_died(engines, fence, monkeypatch):
+    deploy(engines, fence, engine("a"))
+    engines.remove(["scorer-a"])
+    assert engines.idle(), "only what leaves is removed"
+    assert engines.leave("scorer-a")
+    assert not engines.leave("scorer-a")
+    later = time.time() + LEAVING_S + 1
+    monkeypatch.setattr(time, "time", lambda: later)
+    assert engines.abandoned(idle_s=1e9) == ["scorer-a"]
+    assert engines.leave("scorer-a")
+    assert not engines.leave("scorer-a")
+
+
+def test_a_cancelled_driver_that_is_late_takes_no_engine_from_the_next_one(engines, fence, job_store):
+    """It is told to stop while it deploys; by then another driver has taken the deployment over."""
+    other = driver(job_store, "ftjob-b")
+    assert engines.take(engine("a"), fence, places=1) is Found.NEW
+    job_store.request_cancel("ftjob-a")
+    assert engines.take(engine("a"), other, places=1) is Found.NEW
+    engines.release("scorer-a", fence)
+    assert not engines.leave("scorer-a")
+    engines.ready("scorer-a", other)
+    engines.release("scorer-a", other)
+    assert engines.abandoned(idle_s=60) == [], "what the first one left does not count any more"
+
+
+def test_an_engine_lost_with_its_cluster_is_deployed_by_one_user_only(engines, fence, job_store):
+    other = driver(job_store, "ftjob-b")
+    deploy(engines, fence, engine("a"))
+    assert engines.take(engine("a"), fence, places=1) is Found.READY
+    assert engines.take(engine("a"), other, places=1) is Found.READY
+    assert not engines.restart("scorer-a", fence)
+    engines.release("scorer-a", other)
+    assert engines.restart("scorer-a", fence)
+    assert engines.take(engine("a"), other, places=1) is Found.STARTING
+    engines.ready("scorer-a", fence)
+    assert engines.take(engine("a"), other, places=1) is Found.READY
 
 
 def test_never_more_engines_than_places_however_many_want_one(engines, job_store):

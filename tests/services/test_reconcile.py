@@ -78,6 +78,22 @@ def test_jobs_run_one_at_a_time_in_order(world):
     assert set(drivers.statuses) == {"ftjob-a-1", "ftjob-b-1"}
 
 
+def test_jobs_run_together_only_where_there_is_room_for_both(tmp_path, database_url):
+    settings = Settings(home=tmp_path, database_url=database_url, max_running_jobs=2)
+    store, drivers = Store(settings.database), ScriptedDrivers()
+    store.migrate()
+    reconciler = Reconciler(store, drivers, settings)
+    for name, workers in (("a", 3), ("b", 2), ("c", 1)):
+        spec = {"resources": {"num_workers": workers}}
+        store.create_job(f"ftjob-{name}", spec=spec, paths={}, fine_tuned_model=name, request_digest=name)
+    reconciler.pass_once()
+    assert set(drivers.statuses) == {"ftjob-a-1"}, "4 CPUs; and nobody overtakes"
+    drivers.total = {"CPU": 5}
+    reconciler.pass_once()
+    assert set(drivers.statuses) == {"ftjob-a-1", "ftjob-b-1"}
+    store.close()
+
+
 @pytest.mark.parametrize("status", [DriverStatus.FAILED, DriverStatus.STOPPED, DriverStatus.SUCCEEDED])
 def test_a_driver_that_ended_without_ending_its_job_is_followed_by_another(world, status):
     store, drivers, reconciler = world
