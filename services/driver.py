@@ -205,7 +205,7 @@ class RayEngines:
 
     def provenance(self) -> dict[str, Any]:
         """What the engines say of themselves, without starting one."""
-        return provenance(self._dtype)
+        return provenance(self._dtype, "cuda" if self._use_gpu else "cpu")
 
     def _engine(
         self,

@@ -77,7 +77,13 @@ class LocalEngines:
         yield TorchGenerator(checkpoint)
 
     def provenance(self):
-        return {"engine": "torch", "version": torch.__version__, "dtype": "float32", "batch_invariant": True}
+        return {
+            "engine": "torch",
+            "version": torch.__version__,
+            "dtype": "float32",
+            "device": "cpu",
+            "batch_invariant": True,
+        }
 
 
 class MemoryJournal:

@@ -5,8 +5,8 @@ import hashlib
 import json
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -113,7 +113,7 @@ class Scores:
         missing = _unanswered(questions)
         seconds = 0.0
         if missing:
-            with self._alone(first.table.stem):
+            with self._alone(each.table.stem for each in missing):
                 missing = _unanswered(questions)
                 seconds = self._ask(checkpoint, missing, progress) if missing else 0.0
         return Scored(
@@ -127,23 +127,27 @@ class Scores:
         )
 
     @contextmanager
-    def _alone(self, name: str) -> Iterator[None]:
+    def _alone(self, names: Iterable[str]) -> Iterator[None]:
         """One asker of a question at a time: the next one finds the answer. A lock goes with the process that has it.
 
-        Nobody waits here who uses an engine, so whoever has the lock gets its engine sooner or later.
+        Nobody waits here who uses an engine, so whoever has the locks, taken in one order by all, gets its engine sooner
+        or later.
         """
         folder = self._cache / "locks"
         folder.mkdir(parents=True, exist_ok=True)
-        with (folder / name).open("w") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                self._tell("waiting: somebody else is computing these very scores")
-                fcntl.flock(lock, fcntl.LOCK_EX)
+        with ExitStack() as stack:
+            for name in sorted(names):
+                lock = stack.enter_context((folder / name).open("w"))
+                try:
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    self._tell("waiting: somebody else is computing these very scores")
+                    fcntl.flock(lock, fcntl.LOCK_EX)
             yield
 
     def _question(self, digest: str, samples: Sequence[TokenizedSample]) -> _Question:
-        key = _cache_key(digest, tokens_digest(samples), self._engines.provenance())
+        # The engine's length decides how some models rescale their positions (LongRoPE).
+        key = _cache_key(digest, tokens_digest(samples), self._engines.provenance(), self._max_length)
         return _Question(samples, self._cache / "entropy" / f"{key}.parquet")
 
     def _ask(self, checkpoint: Path, questions: list[_Question], progress: Progress) -> float:
@@ -171,7 +175,8 @@ class Scores:
                     states.close()
                 if tokens is not None:
                     tokens.close(provenance)
-                self.publish(each.table, table.save)
+                if not each.table.exists():  # else only tokens or states were missing: what jobs have read stays
+                    self.publish(each.table, table.save)
             return time.monotonic() - started
 
     def _check_room(self, checkpoint: Path, samples: Sequence[TokenizedSample], folder: Path) -> None:

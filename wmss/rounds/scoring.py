@@ -130,15 +130,18 @@ class InProcess:
                 checkpoint, max_length=max_length, dtype=self.dtype, keep_states=keep_states
             )
         else:
-            device = "cuda" if torch.cuda.is_available() else "cpu"
-            dtype = getattr(torch, self.dtype)
-            yield torch_scorer.TorchEntropyScorer(checkpoint, dtype=dtype, device=device, keep_states=keep_states)
+            yield torch_scorer.TorchEntropyScorer(
+                checkpoint,
+                dtype=getattr(torch, self.dtype),
+                device=vllm_scorer.device_here(),
+                keep_states=keep_states,
+            )
 
     def provenance(self) -> dict[str, Any]:
         """What the engine says of itself."""
         if self.engine == "vllm":
-            return vllm_scorer.provenance(self.dtype)
-        return torch_scorer.provenance(getattr(torch, self.dtype))
+            return vllm_scorer.provenance(self.dtype, vllm_scorer.device_here())
+        return torch_scorer.provenance(getattr(torch, self.dtype), vllm_scorer.device_here())
 
 
 def in_process(engine: Literal["auto", "vllm", "torch"], dtype: DType) -> InProcess:

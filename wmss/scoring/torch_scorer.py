@@ -53,14 +53,15 @@ class TorchEntropyScorer:
 
     def provenance(self) -> dict[str, Any]:
         """Engine, version, precision and batch invariance."""
-        return provenance(self._model.dtype)
+        return provenance(self._model.dtype, self._device.type)
 
 
-def provenance(dtype: torch.dtype = torch.float32) -> dict[str, Any]:
+def provenance(dtype: torch.dtype = torch.float32, device: str = "cpu") -> dict[str, Any]:
     """Where an entropy figure comes from; known without loading a model. Sequences are scored one by one."""
     return {
         "engine": "torch",
         "version": torch.__version__,
         "dtype": str(dtype).removeprefix("torch."),
+        "device": device,
         "batch_invariant": True,
     }

