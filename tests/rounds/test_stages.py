@@ -22,7 +22,7 @@ from wmss.rounds.job import Job
 from wmss.rounds.messages import compared
 from wmss.rounds.phases import phases_of
 from wmss.rounds.stages import run_job
-from wmss.scoring.torch_scorer import TorchEntropyScorer
+from wmss.scoring.torch_scorer import TorchEntropyScorer, provenance
 from wmss.training.loop import train
 
 
@@ -77,13 +77,7 @@ class LocalEngines:
         yield TorchGenerator(checkpoint)
 
     def provenance(self):
-        return {
-            "engine": "torch",
-            "version": torch.__version__,
-            "dtype": "float32",
-            "device": "cpu",
-            "batch_invariant": True,
-        }
+        return provenance()
 
 
 class MemoryJournal:

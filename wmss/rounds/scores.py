@@ -130,8 +130,8 @@ class Scores:
     def _alone(self, names: Iterable[str]) -> Iterator[None]:
         """One asker of a question at a time: the next one finds the answer. A lock goes with the process that has it.
 
-        Nobody waits here who uses an engine, so whoever has the locks, taken in one order by all, gets its engine sooner
-        or later.
+        Nobody waits here who uses an engine, and all take their locks in one order, so whoever has them gets its engine
+        sooner or later.
         """
         folder = self._cache / "locks"
         folder.mkdir(parents=True, exist_ok=True)
