@@ -3,7 +3,6 @@
 Run as a Ray job, which ends when the engine answers:  python -m services.chat.engine APP CHECKPOINT MODEL
 """
 
-import os
 import sys
 import types
 from typing import Any
@@ -23,10 +22,6 @@ class ChatReplica:
         from vllm.utils.argparse_utils import FlexibleArgumentParser
         from vllm.v1.engine.async_llm import AsyncLLM
 
-        if not on_gpu:
-            # vLLM compiles how it ranks log-probabilities when a request first asks for them. On the CPU that takes a
-            # C++ compiler, which the image does not have, and a compilation that fails ends the engine's process.
-            os.environ["TORCHDYNAMO_DISABLE"] = "1"
         options = [
             *("--model", checkpoint, "--served-model-name", model),
             # As long as its memory for keys and values allows, up to the model's context.

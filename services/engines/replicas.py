@@ -105,7 +105,8 @@ def deploy(
     settings = Settings()
     # Whoever comes first starts Serve for the whole cluster, and its HTTP options cannot change afterwards.
     serve.start(proxy_location="HeadOnly", http_options={"host": settings.serve_host, "port": settings.serve_port})
-    # Some layers compile themselves when first used (Cohere's norm). On a CPU that takes a compiler the image lacks.
+    # Parts of vLLM compile themselves when first used (Cohere's norm, the ranking of log-probabilities). On a CPU that
+    # takes a C++ compiler, which the image does not have, and a compilation that fails ends the engine's process.
     environment = engine_environment() | ({} if use_gpu else {"TORCHDYNAMO_DISABLE": "1"})
     options = {"num_cpus": 1, "num_gpus": 1 if use_gpu else 0, "runtime_env": {"env_vars": environment}}
     bound = deployment.options(ray_actor_options=options).bind(*arguments)

@@ -1,4 +1,4 @@
-"""Entropy scoring behind Ray Serve: token ids in, arrays out, one application per job."""
+"""Entropy scoring behind Ray Serve: token ids in, arrays out, one application per checkpoint."""
 
 from pathlib import Path
 from typing import Any
