@@ -6,7 +6,7 @@ Every model is frozen and refuses unknown keys; the text under a field is its he
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 
@@ -340,6 +340,258 @@ class WmssConfig(Knobs):
         return {name: value for name, value in values.items() if value is not None}
 
 
+class FinalValueVerifier(Knobs):
+    """The value after the last `####`, or in the last `\\boxed{}`, equals the row's answer."""
+
+    type: Literal["final_value"] = "final_value"
+    """Which verifier."""
+
+
+class ExactVerifier(Knobs):
+    """The whole response equals the row's answer, but for spaces at both ends."""
+
+    type: Literal["exact"]
+    """Which verifier."""
+    ignore_case: bool = False
+    """Take letters of both cases for equal."""
+
+
+class RegexVerifier(Knobs):
+    """What a pattern finds last in the response equals the row's answer."""
+
+    type: Literal["regex"]
+    """Which verifier."""
+    pattern: Annotated[str, Field(min_length=1, max_length=1000)]
+    """Python regular expression with one group: the answer."""
+
+
+class ChoiceVerifier(Knobs):
+    """The one choice the response ends in equals the row's answer."""
+
+    type: Literal["choice"]
+    """Which verifier."""
+    choices: Annotated[list[Annotated[str, Field(min_length=1, max_length=100)]], Field(min_length=2, max_length=100)]
+    """All the choices there are, e.g. A, B, C, D."""
+
+
+class MathVerifier(Knobs):
+    """Equal as mathematics to the row's answer, by the package math-verify."""
+
+    type: Literal["math"]
+    """Which verifier."""
+    timeout_s: float = Field(default=5.0, gt=0, le=600)
+    """Time for one response; its process is ended then."""
+
+
+class GraphPathVerifier(Knobs):
+    """A shortest path, as a JSON list of node names, in the graph of the row's `data`."""
+
+    type: Literal["graph_path"]
+    """Which verifier."""
+
+
+class SandboxLimits(Knobs):
+    """What a program in the sandbox may use; it has no network and may write in a folder of its own only."""
+
+    timeout_s: float = Field(default=5.0, gt=0, le=600)
+    """Wall-clock time for one response; the whole process group is ended then."""
+    memory_mb: int = Field(default=512, ge=64, le=65_536)
+    """Address space of each process, in MiB."""
+    processes: int = Field(default=16, ge=1, le=1024)
+    """Processes and threads at once."""
+    file_mb: int = Field(default=16, ge=1, le=4096)
+    """Bytes that may be written, in MiB."""
+
+
+class CodeVerifier(Knobs):
+    """The response's Python code passes the tests in the row's `data.tests`, in a sandbox."""
+
+    type: Literal["code"]
+    """Which verifier."""
+    limits: SandboxLimits = SandboxLimits()
+    """Of one response with all its tests."""
+
+
+class PythonVerifier(Knobs):
+    """A function of yours, `verify(task, response) -> bool`, in the same sandbox."""
+
+    type: Literal["python"]
+    """Which verifier."""
+    source: Annotated[str, Field(min_length=1, max_length=65_536)]
+    """Python source that defines `verify`; `task` is the row as a dict."""
+    limits: SandboxLimits = SandboxLimits()
+    """Of one call."""
+
+
+VerifierConfig = Annotated[
+    FinalValueVerifier
+    | ExactVerifier
+    | RegexVerifier
+    | ChoiceVerifier
+    | MathVerifier
+    | GraphPathVerifier
+    | CodeVerifier
+    | PythonVerifier,
+    Field(discriminator="type"),
+]
+
+CurriculumPolicy = Literal["clock", "acceptance_target", "uniform", "hard_only", "hard_to_easy"]
+CURRICULUM_POLICIES: tuple[CurriculumPolicy, ...] = get_args(CurriculumPolicy)
+
+
+class CurriculumConfig(Knobs):
+    """Which difficulty levels a round's prompts come from."""
+
+    policy: CurriculumPolicy = "acceptance_target"
+    """Levels by the number of the round; by measured acceptance; all equally; the last only; the clock backwards."""
+    target: float = Field(default=0.37, gt=0, lt=1)
+    """Acceptance of the level to train on; 1/e teaches most new steps per sample."""
+    band: Annotated[list[Annotated[float, Field(ge=0, le=1)]], Field(min_length=2, max_length=2)] = [0.2, 0.6]
+    """Acceptance between which a level is worth training on."""
+    probe_fraction: float = Field(default=0.1, ge=0, le=0.5)
+    """Largest share of a round's samples that measures levels out of focus; they are trained on as well."""
+    replay_fraction: float = Field(default=0.15, ge=0, le=0.5)
+    """Share that goes back to lower levels, most to those that have fallen most."""
+    patience: int = Field(default=3, ge=1, le=100)
+    """Rounds without promotion after which the samples of a round are doubled, once."""
+
+    @model_validator(mode="after")
+    def _sensible_band(self) -> Self:
+        low, high = self.band
+        if not low < self.target < high:
+            raise ValueError(f"band: expected two numbers with the target {self.target} between them, got {self.band}")
+        return self
+
+
+class SamplingConfig(Knobs):
+    """How responses are drawn from the model."""
+
+    temperature: float = Field(default=1.0, ge=0, le=2)
+    """Of the softmax; 1 samples the model itself, as the theory does; 0 = greedy, with one sample per prompt only."""
+    top_p: float = Field(default=1.0, gt=0, le=1)
+    """Mass of the likeliest tokens that may be drawn; 1 = all."""
+    top_k: int | None = Field(default=None, ge=1, le=2**24)
+    """Number of the likeliest tokens that may be drawn; null = all."""
+    max_new_tokens: int = Field(default=256, ge=1, le=MAX_COUNT)
+    """Tokens of a response; one that is cut is never accepted."""
+
+
+class AcceptConfig(Knobs):
+    """Which of the responses found correct are learned from."""
+
+    max_per_prompt: int | None = Field(default=None, ge=1, le=4096)
+    """Accepted responses per prompt and round; null = all. It corrects the tilt towards prompts already solved."""
+    deduplicate: Literal["off", "exact", "normalized"] = "normalized"
+    """Of one prompt's equal responses keep one: not at all, by token ids, or by text without case and spaces too."""
+    min_accepted: int = Field(default=64, ge=1, le=10**6)
+    """Fewer are not trained on: the model would learn a handful of lucky samples by heart."""
+    max_level_share: float = Field(default=0.7, gt=0, le=1)
+    """Largest share of one level where several are accepted from; what is above it is left out."""
+    window: int | None = Field(default=1, ge=1, le=1000)
+    """Rounds whose accepted responses are trained on: 1 = this round's alone, as the theory has it; null = all."""
+
+
+class StopConfig(Knobs):
+    """When rounds end before `rounds`."""
+
+    min_gain: float = Field(default=0.005, gt=0, lt=1)
+    """Gain in held-out pass@1 that counts, unless two standard errors are more."""
+    patience: int = Field(default=2, ge=1, le=100)
+    """Rounds in a row that must look saturated."""
+    max_samples: int | None = Field(default=None, ge=1, le=10**12)
+    """Responses over all rounds; null = no bound."""
+    max_hours: float | None = Field(default=None, gt=0, le=10_000)
+    """Hours since the job began after which no round begins; null = no bound."""
+    max_drop: float = Field(default=0.03, gt=0, lt=1)
+    """Fall of pass@k, or of pass@1 out of distribution, over two rounds in which pass@1 rose: the reversal guard."""
+
+
+class WeakDrivenUpdate(Knobs):
+    """The update on mixed logits, with the model of the round before as the weak one."""
+
+    when: Literal["off", "on_saturation"] = "off"
+    """Never, or in the rounds after the feedback loop has saturated."""
+    mixing_weight: float = Field(default=DEFAULT_MIXING_WEIGHT, ge=0, le=1)
+    """λ, the weight of the strong logits; 1 = plain maximum likelihood."""
+    weak_update: Literal["joint", "frozen"] = "frozen"
+    """Train the weak branch too, or hold it fixed."""
+
+
+class SelfImprovementConfig(Knobs):
+    """Rounds of generate, verify, keep what was right, fine-tune (`method.self_improvement`)."""
+
+    verifier: VerifierConfig = FinalValueVerifier()
+    """What says whether a response is right."""
+    rounds: int = Field(default=6, ge=1, le=100)
+    """Most rounds that run."""
+    samples_per_round: int = Field(default=1024, ge=1, le=10**7)
+    """Responses drawn in a round, over all levels."""
+    samples_per_prompt: int = Field(default=4, ge=1, le=4096)
+    """Responses to one prompt; divides `samples_per_round`."""
+    estimate_levels: int | None = Field(default=None, ge=2, le=20)
+    """Number of levels to make from the start model's pass rates; null = the rows' own `level`."""
+    curriculum: CurriculumConfig = CurriculumConfig()
+    """Which levels a round's prompts come from."""
+    sampling: SamplingConfig = SamplingConfig()
+    """How responses are drawn."""
+    accept: AcceptConfig = AcceptConfig()
+    """Which of the correct ones are learned from."""
+    steps_per_round: int | None = Field(default=128, ge=1, le=10**6)
+    """Optimizer steps of each round's update; null = `n_epochs` over what was accepted, which makes runs that accept
+    less also train less."""
+    start_from: Literal["continue", "restart"] = "continue"
+    """Each update starts from the model of the round before, or from `model` anew."""
+    weak_driven: WeakDrivenUpdate = WeakDrivenUpdate()
+    """The update on mixed logits, off by default."""
+    evaluation_samples: int = Field(default=4, ge=1, le=1024)
+    """Responses per held-out task after each round: pass@1 is their mean, pass@k for k up to this number."""
+    stop: StopConfig = StopConfig()
+    """When rounds end early."""
+    hyperparameters: Hyperparameters = Hyperparameters()
+    """How each update trains; `batch_size: auto` = 32."""
+
+    @model_validator(mode="after")
+    def _consistent_counts(self) -> Self:
+        if self.samples_per_round % self.samples_per_prompt:
+            raise ValueError(
+                f"samples_per_round: expected a multiple of samples_per_prompt ({self.samples_per_prompt}), got "
+                f"{self.samples_per_round}"
+            )
+        cap = self.accept.max_per_prompt
+        if cap is not None and cap > self.samples_per_prompt:
+            raise ValueError(
+                f"accept.max_per_prompt: expected at most samples_per_prompt ({self.samples_per_prompt}), got {cap}"
+            )
+        if self.accept.min_accepted > self.samples_per_round:
+            raise ValueError(
+                f"accept.min_accepted: expected at most samples_per_round ({self.samples_per_round}), got "
+                f"{self.accept.min_accepted}: no round could ever train"
+            )
+        if self.sampling.temperature == 0 and (self.samples_per_prompt > 1 or self.evaluation_samples > 1):
+            raise ValueError(
+                "sampling.temperature: at 0 all responses to a prompt are the same; raise it, or set "
+                "samples_per_prompt and evaluation_samples to 1"
+            )
+        most = self.stop.max_samples
+        if most is not None and most < self.samples_per_round:
+            raise ValueError(
+                f"stop.max_samples: expected at least samples_per_round ({self.samples_per_round}), got {most}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _no_unused_knob(self) -> Self:
+        if self.hyperparameters.max_steps is not None:
+            raise ValueError("hyperparameters.max_steps: unused with self_improvement; set steps_per_round")
+        if self.steps_per_round is not None and self.hyperparameters.num_epochs != DEFAULT_EPOCHS:
+            raise ValueError("hyperparameters.n_epochs: unused with steps_per_round; set that to null, or remove this")
+        return self
+
+
+IMPROVEMENT_BATCH_SIZE = 32
+"""What `batch_size: auto` means in self-improvement."""
+
+
 class SupervisedMethod(Knobs):
     """Plain supervised fine-tuning."""
 
@@ -355,6 +607,15 @@ class WmssMethod(Knobs):
     type: Literal["wmss"]
     """Which algorithm runs."""
     wmss: WmssConfig = WmssConfig()
+    """Its knobs."""
+
+
+class SelfImprovementMethod(Knobs):
+    """Rounds on the model's own verified responses, from easy to hard tasks."""
+
+    type: Literal["self_improvement"]
+    """Which algorithm runs."""
+    self_improvement: SelfImprovementConfig = SelfImprovementConfig()
     """Its knobs."""
 
 
@@ -392,10 +653,14 @@ class JobSpec(Knobs):
     model: ModelName
     """Start checkpoint: a folder under an allowed root, or the name of a finished job's model."""
     training_file: FileName
-    """File id (REST) or path (TOML, CLI) of JSON lines: chat `messages`, or `prompt` and `completion`."""
+    """File id (REST) or path (TOML, CLI) of JSON lines: chat `messages`, or `prompt` and `completion`; with
+    self_improvement, tasks: a prompt with the answer a verifier compares, and a level."""
     validation_file: FileName | None = None
-    """Held-out file of the same form, for the `evaluate` phase; null = that phase is skipped."""
-    method: Annotated[SupervisedMethod | WmssMethod, Field(discriminator="type")] = SupervisedMethod()
+    """Held-out file of the same form, for the `evaluate` phase; null = that phase is skipped. Self-improvement needs
+    it: held-out tasks decide when rounds stop, and which round's model is kept."""
+    method: Annotated[SupervisedMethod | WmssMethod | SelfImprovementMethod, Field(discriminator="type")] = (
+        SupervisedMethod()
+    )
     """The algorithm and its knobs."""
     seed: int = Field(default=42, ge=0, lt=2**32)
     """Seed of the draw and of the order of samples."""
@@ -416,11 +681,25 @@ class JobSpec(Knobs):
             return given
         return {key: value for key, value in given.items() if key not in UNSUPPORTED or value not in (None, [], {})}
 
+    @model_validator(mode="after")
+    def _held_out_tasks(self) -> Self:
+        if isinstance(self.method, SelfImprovementMethod) and self.validation_file is None:
+            raise ValueError(
+                "validation_file: required with self_improvement, held-out tasks decide when rounds stop; add one"
+            )
+        return self
+
     @property
     def hyperparameters(self) -> Hyperparameters:
         """The hyperparameters of whichever method was chosen."""
         method = self.method
-        return method.wmss.hyperparameters if isinstance(method, WmssMethod) else method.supervised.hyperparameters
+        match method:
+            case WmssMethod():
+                return method.wmss.hyperparameters
+            case SelfImprovementMethod():
+                return method.self_improvement.hyperparameters
+            case SupervisedMethod():
+                return method.supervised.hyperparameters
 
 
 class ScoreSpec(Knobs):
@@ -450,10 +729,13 @@ class ScoreSpec(Knobs):
 
 
 def resolve_batch_size(spec: JobSpec, num_samples: int) -> int:
-    """Samples per optimizer step: as given, or min(the preset's, an eighth of the samples), at least 1."""
+    """Samples per optimizer step: as given, or min(the preset's, an eighth of the samples), at least 1; in
+    self-improvement 32."""
     given = spec.hyperparameters.batch_size
     if given != "auto":
         return given
+    if isinstance(spec.method, SelfImprovementMethod):
+        return IMPROVEMENT_BATCH_SIZE
     preset = spec.method.wmss.preset if isinstance(spec.method, WmssMethod) else "wmss-v2"
     return max(1, min(PRESET_BATCH_SIZE[preset], num_samples // 8))
 
@@ -490,15 +772,20 @@ def _parse(kind: type[Spec], values: Any) -> Spec:
         raise explain(error.errors(include_url=False)) from None
 
 
+METHODS = ("wmss", "supervised", "self_improvement")
+
+
 def read_toml(path: Path) -> dict[str, Any]:
-    """Values of a TOML job file, not yet validated: keys of `JobSpec`, with `[wmss]` or `[supervised]` as method."""
+    """Values of a TOML job file, not yet validated: keys of `JobSpec`, with a table of a method's name as method."""
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, UnicodeDecodeError, RecursionError, tomllib.TOMLDecodeError) as error:
         raise ConfigError(f"{path}: expected a readable TOML file: {error}") from error
-    methods = [name for name in ("wmss", "supervised") if name in values]
+    methods = [name for name in METHODS if name in values]
     if "method" in values or len(methods) > 1:
-        raise ConfigError(f"{path}: expected one table, [wmss] or [supervised], in place of `method`; keep one")
+        raise ConfigError(
+            f"{path}: expected one table, [wmss], [supervised] or [self_improvement], in place of `method`; keep one"
+        )
     if methods:
         values["method"] = {"type": methods[0], methods[0]: values.pop(methods[0])}
     return values
@@ -536,7 +823,7 @@ def _explain_one(item: Mapping[str, Any]) -> tuple[str, str]:
             return field, "required field is missing"
         case "union_tag_invalid":
             known, got = item["ctx"]["expected_tags"], item["ctx"]["tag"]
-            return f"{field}.type", f"expected one of {known}, got {shown(got)}; other methods are not offered here"
+            return f"{field}.type", f"expected one of {known}, got {shown(got)}; others are not offered here"
         case "union_tag_not_found":
             return f"{field}.type", "required field is missing"
         case "string_pattern_mismatch":
@@ -555,6 +842,8 @@ def field_path(location: tuple[int | str, ...]) -> str:
     parts = [str(part) for part in location]
     if parts[:1] == ["method"] and len(parts) > 1:
         del parts[1]
+    if parts[1:3] == ["self_improvement", "verifier"] and len(parts) > 4:
+        del parts[3]
     of_the_caller = parts[:1] == ["metadata"] and parts[-1] != "[key]"
     if parts and not of_the_caller and (parts[-1] in _PYDANTICS_OWN or parts[-1].startswith(("literal[", "list["))):
         del parts[-1]

@@ -1,6 +1,7 @@
 """Plain records that travel between packages."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -53,3 +54,54 @@ class TokenizedSample:
         targets = np.flatnonzero(self.target_mask)
         breaks = np.flatnonzero(np.diff(targets) > 1)
         return int(targets[breaks[-1] + 1] if breaks.size else targets[0])
+
+
+Label = Literal["correct", "wrong", "unparseable", "timeout", "error"]
+"""What a verifier finds; only `correct` is accepted. `error`: the verifier itself failed."""
+FinishReason = Literal["stop", "length"]
+"""Why a response ends: by an end token, or cut at the most tokens allowed."""
+Split = Literal["validation", "test", "ood"]
+"""What a held-out task is for: to stop and to choose by, for the final report only, or out of distribution."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """One row of a task file: a prompt, and what a verifier needs. Either `messages` or `prompt` is set."""
+
+    line: int
+    messages: tuple[dict[str, str], ...] = ()
+    """Chat turns, the last one the user's."""
+    prompt: str = ""
+    answer: str | None = None
+    """The reference; None only where the verifier needs none."""
+    level: int | None = None
+    """Difficulty, 1 = easiest; None = to be estimated."""
+    data: dict[str, Any] = field(default_factory=dict)
+    """What else a verifier reads: tests of a program, a graph."""
+    split: Split = "validation"
+
+
+@dataclass(frozen=True)
+class Completion:
+    """One response as a model gave it."""
+
+    token_ids: tuple[int, ...]
+    """With the end token where it stopped by itself."""
+    finish_reason: FinishReason
+    logprob: float
+    """Sum over its tokens of log p under the model itself (temperature 1, all tokens), in nats."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a verifier says of one response."""
+
+    label: Label
+    detail: str
+    """The reason in a few words, from a small set that can be counted."""
+    ms: float
+    """What it took."""
+
+    @property
+    def accepted(self) -> bool:
+        return self.label == "correct"

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from wmss import __version__
-from wmss.config import Hyperparameters, SupervisedMethod, WmssConfig
+from wmss.config import Hyperparameters, SupervisedMethod, WmssConfig, WmssMethod
 from wmss.core.curriculum import TERMS, cap_weights, draw, sampling_weights, weighting_terms
 from wmss.core.saturation import MIN_ENTROPY_GAP, WINDOW, useful_weak
 from wmss.data.dataset import read_samples
@@ -50,8 +50,10 @@ def run_job(job: Job, engines: Engines, journal: Journal) -> Artifacts:
         tuned = stage.once("sft", lambda: stage.sft(knobs, knobs.num_epochs))
         models = {"base": Checkpoint.whole(job.base), "result": Checkpoint.read(tuned)}
         weak = None
-    else:
+    elif isinstance(method, WmssMethod):
         models, weak = _weak_driven(stage, method.wmss)
+    else:
+        raise NotImplementedError  # wmss.rounds.improvement
     exported = stage.once("export", lambda: stage.export(models["result"].folder, weak))
     if job.validation_file is not None:
         # The model that is handed out, not the checkpoint it was made from: export rounds to the base's precision.

@@ -1,10 +1,14 @@
 """What an entropy scorer and a text generator are, whatever engine stands behind them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
+
+from wmss.records import Completion
 
 Progress = Callable[[int, int], None]
 """progress(done, total), called as work completes."""
@@ -47,3 +51,40 @@ class Generator(Protocol):
 
     def generate(self, prompts: list[list[int]], max_tokens: list[int], *, end_token_ids: list[int]) -> list[list[int]]:
         """Greedy continuation of each prompt up to, without, one of `end_token_ids`, or `max_tokens[i]` ids."""
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How responses are drawn."""
+
+    temperature: float
+    top_p: float
+    top_k: int | None
+    """None = all tokens."""
+    max_new_tokens: int
+
+
+class Sampler(Protocol):
+    """Responses drawn from a model whose weights change from round to round."""
+
+    calls_at_once: int
+    """Calls of `sample` that should be under way together, from as many threads."""
+
+    def sample(
+        self,
+        weights: Path,
+        prompts: Sequence[Sequence[int]],
+        seeds: Sequence[int],
+        *,
+        sampling: Sampling,
+        end_token_ids: Sequence[int],
+    ) -> list[Completion]:
+        """One response to each prompt, drawn with its own seed from the model in the folder `weights`.
+
+        A call is a function of its arguments: the same prompts and seeds under the same weights give the same tokens,
+        whatever was asked before. Other weights than those of the call before are loaded first, and probed; raises
+        `ScoringError` where the engine does not compute with them what PyTorch does.
+        """
+
+    def provenance(self) -> dict[str, Any]:
+        """Engine, version and precision."""
