@@ -1,9 +1,12 @@
 """The phases of a job by name. Importing this loads no torch.
 
-The weak-driven phases of round t > 1 carry its number: `joint_2`.
+The phases of round t > 1 carry its number: `joint_2`, `generate_3`.
 """
 
-from wmss.config import JobSpec, ScoreSpec, WmssConfig, WmssMethod
+from collections.abc import Mapping
+from typing import Any
+
+from wmss.config import JobSpec, ScoreSpec, SelfImprovementMethod, WmssConfig, WmssMethod
 
 PURPOSES = {
     "validate": "reading the files and checking the models",
@@ -13,15 +16,32 @@ PURPOSES = {
     "score_strong": "the entropy of every sample under the strong model",
     "weigh": "drawing the samples to train on",
     "joint": "training on the mixed logits of both models",
+    "pilot": "responses of the start model: where it stands, and which tasks are hard for it",
+    "plan": "choosing the prompts of a round",
+    "generate": "responses to a round's prompts",
+    "verify": "which responses are right",
+    "select": "which of the right ones are learned from",
+    "train": "training on what was selected",
+    "decide": "how the round went, and what comes next",
     "export": "saving the model",
-    "evaluate": "comparing the models on the validation file",
+    "final_test": "the start model and the result on tasks that decided nothing",
+    "evaluate": "how good the models are on the validation file",
 }
 """What a phase is for, in words."""
 
 
-def phases_of(spec: JobSpec) -> tuple[str, ...]:
-    """The phases this job will run, in order."""
+IMPROVEMENT_ROUND = ("plan", "generate", "verify", "select", "train", "evaluate", "decide")
+"""The phases of one round of self-improvement."""
+
+
+def phases_of(spec: JobSpec, *, rounds: int | None = None) -> tuple[str, ...]:
+    """The phases this job will run, in order; of self-improvement with as many `rounds` as are known to be all, else
+    with the most that there may be."""
     phases = ["validate"]
+    if isinstance(spec.method, SelfImprovementMethod):
+        numbers = range(1, (rounds or spec.method.self_improvement.rounds) + 1)
+        phases += ["pilot", *(in_round(name, number) for number in numbers for name in IMPROVEMENT_ROUND)]
+        return (*phases, "export", "final_test")
     if not isinstance(spec.method, WmssMethod):
         phases.append("sft")
     else:
@@ -48,6 +68,15 @@ def _phases_of_round(wmss: WmssConfig, number: int) -> list[str]:
     return [*phases, "joint"]
 
 
+def rounds_decided(recorded: Mapping[str, Mapping[str, Any] | None]) -> int | None:
+    """How many rounds a self-improvement job has in all, once one of its `decide` phases has stopped them."""
+    for name, artifacts in recorded.items():
+        kind, number = kind_and_round(name)
+        if kind == "decide" and artifacts is not None and artifacts["stop"] is not None:
+            return number
+    return None
+
+
 def score_phases(spec: ScoreSpec) -> tuple[str, ...]:
     """The phases of a request for entropy scores: `score_1` for the first checkpoint, and so on."""
     return ("validate", *(f"score_{number}" for number in range(1, len(spec.models) + 1)))
@@ -66,4 +95,6 @@ def kind_and_round(phase: str) -> tuple[str, int]:
 
 def needs_engine(spec: JobSpec) -> bool:
     """Whether a job scores or generates."""
+    if isinstance(spec.method, SelfImprovementMethod):
+        return True
     return any(kind_and_round(phase)[0] in ("score_weak", "score_strong", "evaluate") for phase in phases_of(spec))

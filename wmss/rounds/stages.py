@@ -16,7 +16,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from wmss import __version__
 from wmss.config import Hyperparameters, SupervisedMethod, WmssConfig, WmssMethod
 from wmss.core.curriculum import TERMS, cap_weights, draw, sampling_weights, weighting_terms
 from wmss.core.saturation import MIN_ENTROPY_GAP, WINDOW, useful_weak
@@ -24,16 +23,16 @@ from wmss.data.dataset import read_samples
 from wmss.data.states import check_states
 from wmss.data.tokenization import load_tokenized, save_tokenized
 from wmss.errors import ConfigError, ScoreTableError, raise_all
-from wmss.models.checkpoints import export_model
-from wmss.models.loading import checkpoint_digest, load_tokenizer
+from wmss.models.loading import load_tokenizer
 from wmss.records import TokenizedSample
 from wmss.rounds import messages
 from wmss.rounds.dry_run import file_figures, plan, warnings
+from wmss.rounds.export import export_result
 from wmss.rounds.job import Artifacts, Checkpoint, Engines, Job, Journal, once
-from wmss.rounds.phases import in_round, kind_and_round, needs_engine, phases_of
+from wmss.rounds.phases import in_round, needs_engine, phases_of
 from wmss.rounds.preflight import examine
-from wmss.rounds.report import gigabytes
 from wmss.rounds.scores import Evaluations, Scores, tell_scores
+from wmss.rounds.training import train_phase
 from wmss.scoring.interfaces import Progress
 from wmss.scoring.tables import EntropyTable, check_comparable, entropy_change
 from wmss.training.checkpoints import Reading, is_complete, load_metrics, load_readings
@@ -392,45 +391,19 @@ class _Stage:
         )
 
     def _train(self, run: TrainingRun) -> tuple[Path, Artifacts]:
-        """Run a phase to its end; returns its last checkpoint's folder and what to record."""
-        self.journal.event(messages.about_to_train(run))
-        kind, number = kind_and_round(run.phase)
-        folder = self.engines.train(run, name=f"{self.job.id}-{kind}-{number}")
-        metrics = load_metrics(folder)
-        self.journal.event(messages.trained(run.phase, metrics), data=metrics)
-        trained = Checkpoint.of_training(folder, run)
-        return folder, trained.record() | {"num_steps": int(metrics["step"])}
+        return train_phase(self.job, self.engines, self.journal, run)
 
     def export(self, checkpoint: Path, weak: Path | None) -> Artifacts:
-        """Put the strong branch, alone, where finished models lie, with a record of where it comes from: the weak model
-        is the first round's."""
-        job = self.job
-        staging = job.folder / "export"
-        shutil.rmtree(staging, ignore_errors=True)
-        export_model(checkpoint, staging, base=job.base, end_token_ids=self._recorded("validate")["end_token_ids"])
-        digest = checkpoint_digest(staging)
-        card = {
-            "name": job.result_name,
-            "job": job.id,
-            "wmss_version": __version__,
-            "base": str(job.base),
-            "weak": str(weak) if weak else None,
-            "strong": str(job.strong) if job.strong else None,
-            "method": job.spec.method.model_dump(mode="json"),
-            "seed": job.spec.seed,
-            "digest": digest,
-        }
-        (staging / "wmss.json").write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
-        if job.result.exists():
-            shutil.rmtree(job.result)  # left by an attempt that died before it could record this phase
-        job.result.parent.mkdir(parents=True, exist_ok=True)
-        staging.rename(job.result)
-        num_bytes = sum(file.stat().st_size for file in job.result.iterdir())
-        found = {"path": str(job.result), "name": job.result_name, "digest": digest, "num_bytes": num_bytes}
-        self.journal.event(
-            f"model saved as {job.result_name}: {gigabytes(num_bytes)}, digest {digest[:12]}", data=found
+        """Put the strong branch, alone, where finished models lie; the weak model of its record is the first
+        round's."""
+        strong = self.job.strong
+        return export_result(
+            self.job,
+            self.journal,
+            checkpoint,
+            end_token_ids=self._recorded("validate")["end_token_ids"],
+            origin={"weak": str(weak) if weak else None, "strong": str(strong) if strong else None},
         )
-        return found
 
     def evaluate(self, checkpoints: dict[str, Path]) -> Artifacts:
         """NLL and verified accuracy of several checkpoints on the validation file; each is computed once, ever."""

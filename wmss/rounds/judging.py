@@ -1,0 +1,123 @@
+"""Counts and scores of judged responses."""
+
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from wmss.core.estimators import wilson_interval
+from wmss.core.selection import normalized
+from wmss.errors import DataError, TrainingError
+from wmss.records import Verdict
+from wmss.rounds.decisions import HeldOut, LevelCount, LevelScore
+from wmss.rounds.rollouts import Rollout
+from wmss.rounds.task_files import TaskFile
+
+TRIVIAL = 0.98
+"""Acceptance of every level above which there is nothing to learn, or the verifier accepts everything."""
+Z_90 = 1.644854
+
+
+@dataclass(frozen=True)
+class Judged:
+    """Responses with their verdicts, in one order."""
+
+    rollouts: Sequence[Rollout]
+    verdicts: Sequence[Verdict]
+
+    def pairs(self) -> Iterator[tuple[Rollout, bool]]:
+        """Each response, and whether it may be learned from: right, and ended by itself."""
+        for rollout, verdict in zip(self.rollouts, self.verdicts, strict=True):
+            yield rollout, verdict.accepted and rollout.completion.finish_reason == "stop"
+
+    @property
+    def num_accepted(self) -> int:
+        """How many may be learned from."""
+        return sum(accepted for _, accepted in self.pairs())
+
+
+def pass_rates(judged: Judged) -> dict[int, float]:
+    """Share of accepted responses by the line of their task."""
+    counts: dict[int, list[bool]] = defaultdict(list)
+    for rollout, accepted in judged.pairs():
+        counts[rollout.line].append(accepted)
+    return {line: sum(found) / len(found) for line, found in counts.items()}
+
+
+def score(rates: Sequence[float], *, level: int) -> LevelScore:
+    """Score of a level from the pass rates of its tasks, at least one."""
+    found = np.asarray(rates)
+    error = float(found.std(ddof=1) / len(found) ** 0.5) if len(found) > 1 else 0.5
+    return LevelScore(
+        level=level,
+        num_tasks=len(found),
+        pass_at_1=float(found.mean()),
+        standard_error=error,
+        pass_at_k=float((found > 0).mean()),
+    )
+
+
+def scores(judged: Judged, file: TaskFile, *, samples_per_task: int) -> HeldOut:
+    """Scores by level of the held-out tasks that decide, and of those out of distribution."""
+    rates = pass_rates(judged)
+    by_level: dict[int, list[float]] = defaultdict(list)
+    ood = []
+    for task in file.tasks:
+        if task.split == "validation":
+            assert task.level is not None
+            by_level[task.level].append(rates[task.line])
+        elif task.split == "ood":
+            ood.append(rates[task.line])
+    return HeldOut(
+        levels=tuple(score(found, level=level) for level, found in sorted(by_level.items())),
+        out_of_distribution=score(ood, level=0) if ood else None,
+        samples_per_task=samples_per_task,
+    )
+
+
+def level_counts(judged: Judged, selected: Mapping[str, int], num_levels: int) -> tuple[LevelCount, ...]:
+    """What became of every level's responses; `selected` counts those learned from, by level."""
+    found: dict[int, list[tuple[Rollout, bool]]] = defaultdict(list)
+    for rollout, accepted in judged.pairs():
+        found[rollout.level].append((rollout, accepted))
+    return tuple(
+        _level_count(level, found[level], selected.get(str(level), 0)) for level in range(1, num_levels + 1)
+    )
+
+
+def _level_count(level: int, pairs: Sequence[tuple[Rollout, bool]], num_selected: int) -> LevelCount:
+    accepted = [rollout for rollout, right in pairs if right]
+    purposes = Counter(rollout.purpose for rollout, _ in pairs)
+    return LevelCount(
+        level=level,
+        purpose=purposes.most_common(1)[0][0] if purposes else "none",
+        num_sampled=len(pairs),
+        num_accepted=len(accepted),
+        interval_90=wilson_interval(len(accepted), len(pairs), z=Z_90) if pairs else None,
+        num_truncated=sum(rollout.completion.finish_reason == "length" for rollout, _ in pairs),
+        num_distinct=len({(rollout.line, normalized(rollout.text)) for rollout in accepted}),
+        num_selected=num_selected,
+    )
+
+
+def refuse_hopeless(judged: Judged) -> None:
+    """Raise where the start model's responses to the held-out tasks show that no round could teach anything."""
+    cut = [each for each in judged.rollouts if each.completion.finish_reason == "length"]
+    if len(cut) == len(judged.rollouts):
+        raise TrainingError(
+            f"sampling.max_new_tokens: none of {len(cut)} responses of the start model ended by itself, so none could "
+            "ever be learned from; raise it, or start from a model that was trained to end its answers",
+            param="method.self_improvement.sampling.max_new_tokens",
+        )
+    rates: dict[str, list[float]] = defaultdict(list)
+    by_line = pass_rates(judged)
+    for rollout in judged.rollouts:
+        rates[f"{rollout.purpose} {rollout.level}"].append(by_line[rollout.line])
+    if all(np.mean(found) >= TRIVIAL for found in rates.values()):
+        raise DataError(
+            f"validation_file: the start model is right on {np.mean(list(by_line.values())):.1%} of the held-out tasks "
+            "of every level: there is nothing to learn, or the verifier accepts everything; look at the responses, and "
+            "take harder tasks or a stricter verifier",
+            param="validation_file",
+        )

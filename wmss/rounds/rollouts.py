@@ -1,0 +1,112 @@
+"""The responses of a round on disk: every one of them, also the rejected ones, with how it was drawn and judged.
+
+A file is written whole or not at all, so one that exists is done and a restarted job goes on after it.
+"""
+
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from wmss.records import Completion, Verdict
+
+_RESPONSES = pa.schema(
+    [
+        ("line", pa.int32()),
+        ("level", pa.int32()),
+        ("purpose", pa.string()),
+        ("sample", pa.int32()),
+        ("seed", pa.int64()),
+        ("token_ids", pa.list_(pa.int32())),
+        ("text", pa.string()),
+        ("finish_reason", pa.string()),
+        ("logprob", pa.float64()),
+    ]
+)
+_VERDICTS = pa.schema([("label", pa.string()), ("detail", pa.string()), ("ms", pa.float64())])
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """One response of a round."""
+
+    line: int
+    """Of its task in the task file."""
+    level: int
+    purpose: str
+    """Why its task was asked: focus, probe or replay."""
+    sample: int
+    """Which of its task's responses it is, from 0."""
+    seed: int
+    text: str
+    completion: Completion
+
+
+def shard_path(folder: Path, number: int) -> Path:
+    """Where a shard's responses lie."""
+    return folder / f"shard-{number:05d}.parquet"
+
+
+def shards_in(folder: Path) -> list[Path]:
+    """All shards of a folder, in order."""
+    return sorted(folder.glob("shard-*.parquet"))
+
+
+def write_rollouts(rollouts: Sequence[Rollout], path: Path, *, origin: Mapping[str, Any]) -> None:
+    """One shard; `origin` says which model and engine its responses come from."""
+    columns = {
+        "line": [each.line for each in rollouts],
+        "level": [each.level for each in rollouts],
+        "purpose": [each.purpose for each in rollouts],
+        "sample": [each.sample for each in rollouts],
+        "seed": [each.seed for each in rollouts],
+        "token_ids": [list(each.completion.token_ids) for each in rollouts],
+        "text": [each.text for each in rollouts],
+        "finish_reason": [each.completion.finish_reason for each in rollouts],
+        "logprob": [each.completion.logprob for each in rollouts],
+    }
+    write_whole(pa.table(columns, schema=_RESPONSES.with_metadata({"wmss": json.dumps(dict(origin))})), path)
+
+
+def read_rollouts(paths: Sequence[Path]) -> list[Rollout]:
+    """What `write_rollouts` wrote, shard after shard."""
+    return [
+        Rollout(
+            line=row["line"],
+            level=row["level"],
+            purpose=row["purpose"],
+            sample=row["sample"],
+            seed=row["seed"],
+            text=row["text"],
+            completion=Completion(tuple(row["token_ids"]), row["finish_reason"], row["logprob"]),
+        )
+        for row in _rows(paths)
+    ]
+
+
+def write_verdicts(verdicts: Sequence[Verdict], path: Path) -> None:
+    """Of the responses of a round, in their order."""
+    columns = {name: [getattr(each, name) for each in verdicts] for name in _VERDICTS.names}
+    write_whole(pa.table(columns, schema=_VERDICTS), path)
+
+
+def read_verdicts(path: Path) -> list[Verdict]:
+    """What `write_verdicts` wrote."""
+    return [Verdict(**row) for row in _rows([path])]
+
+
+def write_whole(table: pa.Table, path: Path) -> None:
+    """A parquet file that is complete as soon as it has its name."""
+    partial = path.with_suffix(".partial")
+    pq.write_table(table, partial)
+    os.replace(partial, path)
+
+
+def _rows(paths: Sequence[Path]) -> Iterator[dict[str, Any]]:
+    for path in paths:
+        yield from pq.read_table(path).to_pylist()

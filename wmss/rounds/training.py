@@ -1,0 +1,20 @@
+"""A training phase of a job: what is told before and after it, and what it leaves."""
+
+from pathlib import Path
+
+from wmss.rounds import messages
+from wmss.rounds.job import Artifacts, Checkpoint, Engines, Job, Journal
+from wmss.rounds.phases import kind_and_round
+from wmss.training.checkpoints import load_metrics
+from wmss.training.run import TrainingRun
+
+
+def train_phase(job: Job, engines: Engines, journal: Journal, run: TrainingRun) -> tuple[Path, Artifacts]:
+    """Run a phase to its end; returns its last checkpoint's folder and what to record."""
+    journal.event(messages.about_to_train(run))
+    kind, number = kind_and_round(run.phase)
+    folder = engines.train(run, name=f"{job.id}-{kind}-{number}")
+    metrics = load_metrics(folder)
+    journal.event(messages.trained(run.phase, metrics), data=metrics)
+    trained = Checkpoint.of_training(folder, run)
+    return folder, trained.record() | {"num_steps": int(metrics["step"])}
