@@ -18,10 +18,27 @@ ALLOWED = {
     "wmss.data": {"wmss.core", "wmss.data"},
     "wmss.models": {"wmss.core", "wmss.models"},
     "wmss.training": {"wmss.core", "wmss.data", "wmss.models", "wmss.training"},
-    "wmss.scoring": {"wmss.core", "wmss.data", "wmss.models", "wmss.scoring"},
+    "wmss.verifiers": {"wmss.core", "wmss.data", "wmss.verifiers"},
+    "wmss.scoring": {"wmss.core", "wmss.data", "wmss.models", "wmss.scoring", "wmss.verifiers"},
     "wmss.integrations": {"wmss.core", "wmss.models"},
-    "wmss.tasks": {"wmss.core", "wmss.data", "wmss.models", "wmss.training", "wmss.scoring", "wmss.tasks"},
-    "wmss.rounds": {"wmss.core", "wmss.data", "wmss.models", "wmss.training", "wmss.scoring", "wmss.rounds"},
+    "wmss.tasks": {
+        "wmss.core",
+        "wmss.data",
+        "wmss.models",
+        "wmss.training",
+        "wmss.scoring",
+        "wmss.verifiers",
+        "wmss.tasks",
+    },
+    "wmss.rounds": {
+        "wmss.core",
+        "wmss.data",
+        "wmss.models",
+        "wmss.training",
+        "wmss.scoring",
+        "wmss.verifiers",
+        "wmss.rounds",
+    },
 }
 FORBIDDEN_IN_LIBRARY = {"ray", "fastapi", "sqlalchemy", "alembic", "uvicorn", "openai", "typer", "services"}
 

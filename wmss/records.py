@@ -1,10 +1,14 @@
 """Plain records that travel between packages."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
+
+Progress = Callable[[int, int], None]
+"""progress(done, total), called as work completes."""
 
 STRONG_FOLDER = "strong"
 """Folder of the strong branch inside a training checkpoint."""

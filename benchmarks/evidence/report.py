@@ -174,7 +174,7 @@ def _what_was_done(setting: Setting) -> str:
 ## The experiment
 
 The task: chains of +, − and × modulo {MODULUS}, worked out step by step, `9*2-10+3=` → `9*2=7 7-10=8 8+3=0 #### 0`.
-An answer counts if its final value is right (`wmss.scoring.rewards.verify`); answers are greedy.
+An answer counts if its final value is right (`wmss.verifiers.final_value.verify`); answers are greedy.
 
 Of every seed, and in this order, all with the product's own loop (`wmss.training.loop.train`, float32, one thread):
 

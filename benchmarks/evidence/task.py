@@ -11,7 +11,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from wmss.data.dataset import Sample
-from wmss.scoring.rewards import FINAL_MARK
+from wmss.verifiers.final_value import FINAL_MARK
 
 MODULUS = 10
 OPERATIONS = "+-*"

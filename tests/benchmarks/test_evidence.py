@@ -13,7 +13,7 @@ from benchmarks.evidence.rows import append_row, key_of, load_rows, missing
 from benchmarks.evidence.statistics import T_975, paired_difference
 from benchmarks.evidence.task import apply, make_samples, make_tokenizer, misconceptions
 from wmss.models.loading import load_tokenizer
-from wmss.scoring.rewards import final_answer
+from wmss.verifiers.final_value import final_answer
 
 NAMES = (*CHECKPOINTS, *ARMS)
 

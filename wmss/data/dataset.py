@@ -4,7 +4,7 @@ Chat rows are OpenAI's: an assistant message may carry `"weight": 0`, and is the
 """
 
 import json
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sized
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -56,8 +56,7 @@ def read_samples(path: Path, *, param: str = "training_file", name: str | None =
         except RowError as error:
             problems.append(f"line {line}: {error}")
     raise_rows(name, problems, param)
-    if not samples:
-        raise DataError(f"{param}: expected at least one JSON line, got an empty file ({name})", param=param)
+    refuse_empty(samples, name, param)
     return samples
 
 
@@ -79,6 +78,12 @@ def raise_rows(name: str, problems: list[str], param: str) -> None:
         rows = "row is" if len(problems) == 1 else "rows are"
         listed = "; ".join(problems[:MAX_REPORTED])
         raise DataError(f"{len(problems)} {rows} unusable in {name}: {listed}{more}", param=param)
+
+
+def refuse_empty(rows: Sized, name: str, param: str) -> None:
+    """Raise `DataError` where a file has no rows."""
+    if not rows:
+        raise DataError(f"{param}: expected at least one JSON line, got an empty file ({name})", param=param)
 
 
 class RowError(Exception):
@@ -162,14 +167,20 @@ def _is_unicode(row: Any) -> bool:
     return True
 
 
-def _chat(line: int, messages: Any) -> Sample:
+def parse_messages(messages: Any) -> list[dict[str, str]]:
+    """The turns of a chat: user and assistant in alternation, whoever comes last; raises `RowError`."""
     if not isinstance(messages, list) or not messages:
         raise RowError("messages: expected a non-empty list")
     parsed = [_message(message, index) for index, message in enumerate(messages)]
     turns = [message["role"] for message in parsed if message["role"] != "system"]
     if turns[:1] != ["user"] or any(a == b for a, b in pairwise(turns)):
         raise RowError(f"messages: expected user and assistant to alternate, starting with user, got {shown(turns)}")
-    if turns[-1] != "assistant":
+    return parsed
+
+
+def _chat(line: int, messages: Any) -> Sample:
+    parsed = parse_messages(messages)
+    if parsed[-1]["role"] != "assistant":
         raise RowError("messages: expected the last message to be the assistant's (0 supervised tokens)")
     context_turns = frozenset(index for index, message in enumerate(messages) if message.get("weight") == 0)
     sample = Sample(line=line, messages=tuple(parsed), context_turns=context_turns)

@@ -68,24 +68,54 @@ def _render(sample: Sample, tokenizer: PreTrainedTokenizerBase) -> tuple[list[in
     return _render_chat(sample, tokenizer) if sample.messages else _render_completion(sample, tokenizer)
 
 
-def _render_completion(sample: Sample, tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[bool]]:
-    """Prompt and completion are tokenized apart: that is what the model will see when it generates."""
-    if tokenizer.eos_token_id is None:
-        raise DataError("the tokenizer has no end-of-sequence token; add eos_token to its configuration")
-    prompt_ids = list(tokenizer(sample.prompt)["input_ids"])
-    own_ids = tokenizer(sample.prompt, add_special_tokens=False)["input_ids"]
-    if prompt_ids[-1:] == [tokenizer.eos_token_id] and own_ids[-1:] != [tokenizer.eos_token_id]:
+def render_prompt(
+    tokenizer: PreTrainedTokenizerBase, *, messages: Sequence[dict[str, str]] = (), prompt: str = ""
+) -> list[int]:
+    """Ids of what stands before a completion: a chat with the template's generation prompt, or else a plain prompt.
+
+    Raises `DataError`, without a line, where the tokenizer cannot render it.
+    """
+    if messages:
+        _require_template(tokenizer)
+        return list(_apply_template(tokenizer, list(messages), generation_prompt=True))
+    end = end_token(tokenizer)
+    prompt_ids = list(tokenizer(prompt)["input_ids"])
+    own_ids = tokenizer(prompt, add_special_tokens=False)["input_ids"]
+    if prompt_ids[-1:] == [end] and own_ids[-1:] != [end]:
         prompt_ids.pop()  # some tokenizers close every text; the prompt goes on
     if not prompt_ids:
         raise DataError("prompt: expected at least one token: the first completion token needs a predecessor")
+    return prompt_ids
+
+
+def end_token(tokenizer: PreTrainedTokenizerBase, *, messages: Sequence[dict[str, str]] = ()) -> int:
+    """Id that ends a response: the template's end-of-turn token after `messages`, or else the tokenizer's own.
+
+    Raises `DataError`, without a line, where there is none.
+    """
+    if messages:
+        _require_template(tokenizer)
+        return _turn_ending(tokenizer, [*messages, {"role": "assistant", "content": _MARK}])[0]
+    if tokenizer.eos_token_id is None:
+        raise DataError("the tokenizer has no end-of-sequence token; add eos_token to its configuration")
+    return int(tokenizer.eos_token_id)
+
+
+def _require_template(tokenizer: PreTrainedTokenizerBase) -> None:
+    if not tokenizer.chat_template:
+        raise DataError("the tokenizer has no chat template; use prompt/completion rows or another model")
+
+
+def _render_completion(sample: Sample, tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[bool]]:
+    """Prompt and completion are tokenized apart: that is what the model will see when it generates."""
+    prompt_ids = render_prompt(tokenizer, prompt=sample.prompt)
     completion_ids = list(tokenizer(sample.completion, add_special_tokens=False)["input_ids"])
-    completion_ids.append(tokenizer.eos_token_id)
+    completion_ids.append(end_token(tokenizer))
     return prompt_ids + completion_ids, [False] * len(prompt_ids) + [True] * len(completion_ids)
 
 
 def _render_chat(sample: Sample, tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[bool]]:
-    if not tokenizer.chat_template:
-        raise DataError("the tokenizer has no chat template; use prompt/completion rows or another model")
+    _require_template(tokenizer)
     # What follows the last supervised turn can influence no target.
     messages = list(sample.messages[: sample.supervised_turns[-1] + 1])
     input_ids = _apply_template(tokenizer, messages, generation_prompt=False)

@@ -41,7 +41,7 @@ from wmss.rounds.report import (
     Segment,
     gigabytes,
 )
-from wmss.scoring.rewards import is_verifiable
+from wmss.verifiers.final_value import is_verifiable
 
 FEW_STEPS = 20
 """Optimizer steps below which a phase hardly leaves its warm-up."""

@@ -22,9 +22,9 @@ from wmss.rounds.job import Artifacts, Engines, Journal, ScoringEngines
 from wmss.rounds.report import gigabytes
 from wmss.scoring.evaluation import verified_accuracy
 from wmss.scoring.interfaces import Progress
-from wmss.scoring.rewards import is_verifiable
 from wmss.scoring.tables import MIN_BATCH_SAMPLES, EntropyTable, score_samples
 from wmss.scoring.token_table import TokenTableWriter
+from wmss.verifiers.final_value import is_verifiable
 
 BATCH_TOKENS = 32768
 """How much is asked of a scorer at a time."""

@@ -9,7 +9,7 @@ from wmss.core.estimators import wilson_interval
 from wmss.data.dataset import Sample
 from wmss.records import TokenizedSample
 from wmss.scoring.interfaces import Generator, Progress
-from wmss.scoring.rewards import verify
+from wmss.verifiers.final_value import verify
 
 BATCH = 128
 

@@ -1,6 +1,6 @@
 """What an entropy scorer and a text generator are, whatever engine stands behind them."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -9,10 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from wmss.records import Completion
-
-Progress = Callable[[int, int], None]
-"""progress(done, total), called as work completes."""
-
+from wmss.records import Progress as Progress
 
 NUM_STATISTICS = 4
 """Columns of a score: entropy, NLL of the next token, logsumexp of the logits, top-1 hit; hidden states follow them."""

@@ -1,4 +1,4 @@
-"""Is a generated answer right? For now: answers that end in a marked final value, as in GSM8K.
+"""Does a response end in the right value, marked as in GSM8K?
 
 Models write one value in many ways: `#### 1,234`, `#### $1234.00`, `#### 1234 clips.`, `\\boxed{1234}`. Numbers are
 compared as numbers; a unit counts only where both sides name one.
@@ -7,6 +7,10 @@ compared as numbers; a unit counts only where both sides name one.
 import re
 from decimal import Decimal
 from typing import NamedTuple
+
+from wmss.errors import shown
+from wmss.records import Task
+from wmss.verifiers.interfaces import Finding, answer_missing
 
 FINAL_MARK = "####"
 
@@ -56,6 +60,32 @@ def verify(generated: str, gold: str) -> bool:
     expected = final_answer(gold)
     assert expected, f"expected a reference with a final value after {FINAL_MARK}, got {gold!r}"
     found = final_answer(generated)
-    if found is None or found.value != expected.value:
-        return False
-    return found.unit == expected.unit or not (found.unit and expected.unit)
+    return found is not None and same_value(found, expected)
+
+
+def same_value(found: FinalAnswer, expected: FinalAnswer) -> bool:
+    """Whether two final values are equal; a unit counts only where both name one."""
+    return found.value == expected.value and (found.unit == expected.unit or not (found.unit and expected.unit))
+
+
+def reference_value(answer: str) -> FinalAnswer | None:
+    """The value of a task's answer: a marked one, as in a response, or else the whole text if it is one line."""
+    return final_answer(answer) or (None if "\n" in answer.strip() or FINAL_MARK in answer else _parse(answer))
+
+
+def judge_final_value(task: Task, response: str) -> Finding:
+    """Details: equal, other_value, no_final_value."""
+    expected = reference_value(task.answer or "")
+    assert expected, f"expected a task that `check_final_value` lets pass, got line {task.line}"
+    found = final_answer(response)
+    if found is None:
+        return Finding("unparseable", "no_final_value")
+    return Finding("correct", "equal") if same_value(found, expected) else Finding("wrong", "other_value")
+
+
+def check_final_value(task: Task) -> str | None:
+    """A task for `judge_final_value` has an answer with a value."""
+    missing = answer_missing(task)
+    if missing is None and reference_value(task.answer or "") is None:
+        return f"answer: expected a value in one line, or after {FINAL_MARK}, got {shown(task.answer)}; mark it"
+    return missing

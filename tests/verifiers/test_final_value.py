@@ -2,7 +2,7 @@
 
 import pytest
 
-from wmss.scoring.rewards import FinalAnswer, final_answer, is_verifiable, verify
+from wmss.verifiers.final_value import FinalAnswer, final_answer, is_verifiable, verify
 
 GOLD = "Natalia sold 48+24 = 72 clips.\n#### 72"
 

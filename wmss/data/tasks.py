@@ -1,0 +1,177 @@
+"""What is in a task file of self-improvement: prompts, with what a verifier needs, and levels of difficulty.
+
+    {"prompt": "2+2=", "answer": "4", "level": 1}
+    {"messages": [{"role": "user", "content": ...}], "answer": ..., "data": {...}}
+
+Ordinary training rows (`wmss.data.dataset`) are tasks too: their last completion is the reference answer, and `level`,
+`data` and `split` may stand beside it. So one file of solved problems serves every method. What a row must carry beyond
+a prompt, the verifier says.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, get_args
+
+from transformers import PreTrainedTokenizerBase
+
+from wmss.data.dataset import (
+    RowError,
+    json_lines,
+    parse_messages,
+    parse_object,
+    parse_row,
+    raise_rows,
+    refuse_empty,
+    refuse_tools,
+)
+from wmss.data.tokenization import end_token, render_prompt
+from wmss.errors import DataError, shown
+from wmss.records import Split, Task
+
+SPLITS: tuple[Split, ...] = get_args(Split)
+_BESIDE = ("level", "data", "split")
+"""Members that any row may have."""
+
+
+def read_tasks(path: Path, *, param: str, name: str | None = None, held_out: bool = False) -> list[Task]:
+    """All tasks of a JSONL file; raises `DataError` with line numbers (the first 100) if any row is unusable.
+
+    Either every row has a level or none has. Those of a training file count from 1 without gaps, and only rows of a
+    held-out file have a split; one row at least is for validation.
+
+    Args:
+        param: the field that messages speak of; `name` likewise the file name.
+        held_out: whether the tasks are kept from training.
+    """
+    name = name or path.name
+    tasks: list[Task] = []
+    problems: list[str] = []
+    for line, text in json_lines(path, param=param, name=name):
+        try:
+            tasks.append(_task(line, parse_object(text), held_out=held_out))
+        except RowError as error:
+            problems.append(f"line {line}: {error}")
+    raise_rows(name, problems, param)
+    refuse_empty(tasks, name, param)
+    levels = {task.level for task in tasks if task.level is not None}
+    if levels:
+        unlevelled = [
+            f"line {task.line}: level: expected one, as other rows have it" for task in tasks if not task.level
+        ]
+        raise_rows(name, unlevelled, param)
+    if held_out and not any(task.split == "validation" for task in tasks):
+        raise DataError(
+            f'{param}: expected a row of split "validation", by which rounds stop, got none in {name}', param=param
+        )
+    missing = sorted(set(range(1, max(levels, default=0) + 1)) - levels)
+    if missing and not held_out:
+        raise DataError(
+            f"{param}: level {missing[0]} has no prompts in {name}, level {max(levels)} has; number the levels from 1 "
+            "without gaps",
+            param=param,
+        )
+    return tasks
+
+
+def render_prompts(
+    tasks: Sequence[Task], tokenizer: PreTrainedTokenizerBase, *, max_prompt_tokens: int, source: str, param: str
+) -> list[list[int]]:
+    """Ids of every task's prompt, exactly as training puts them before a completion.
+
+    Raises:
+        DataError: with line numbers, where a prompt has more than `max_prompt_tokens` or cannot be rendered.
+    """
+    prompts: list[list[int]] = []
+    problems: list[str] = []
+    for task in tasks:
+        try:
+            ids = render_prompt(tokenizer, messages=task.messages, prompt=task.prompt)
+        except DataError as error:
+            problems.append(f"line {task.line}: {error}")
+            continue
+        if len(ids) > max_prompt_tokens:
+            problems.append(
+                f"line {task.line}: expected a prompt of at most {max_prompt_tokens} tokens, got {len(ids)}; shorten "
+                "it, lower max_new_tokens or raise max_length"
+            )
+        prompts.append(ids)
+    raise_rows(source, problems, param)
+    return prompts
+
+
+def end_token_ids(tasks: Sequence[Task], tokenizer: PreTrainedTokenizerBase, *, source: str, param: str) -> list[int]:
+    """Ids that end a response to any of the tasks, ascending: of chats, and of plain prompts.
+
+    Raises:
+        DataError: with the first line for which there is none, so that every response would be cut.
+    """
+    found: set[int] = set()
+    problems: list[str] = []
+    # What a template writes after a turn depends on who spoke before, not on what was said.
+    forms = {tuple(message["role"] for message in task.messages): task for task in reversed(tasks)}
+    for task in forms.values():
+        try:
+            found.add(end_token(tokenizer, messages=task.messages))
+        except DataError as error:
+            problems.append(f"line {task.line}: no end token in outputs: {error}")
+    raise_rows(source, problems, param)
+    return sorted(found)
+
+
+def _task(line: int, row: dict[str, Any], *, held_out: bool) -> Task:
+    beside = {key: value for key, value in row.items() if key in _BESIDE}
+    fields = {key: value for key, value in row.items() if key not in _BESIDE}
+    _check_beside(beside, held_out=held_out)
+    return Task(line=line, **_prompt_and_answer(line, fields), **beside)
+
+
+def _check_beside(beside: dict[str, Any], *, held_out: bool) -> None:
+    level = beside.get("level", 1)
+    if type(level) is not int or level < 1:  # `true` is no level
+        raise RowError(f"level: expected a whole number from 1 (easiest), got {shown(level)}")
+    data = beside.get("data", {})
+    if not isinstance(data, dict):
+        raise RowError(f"data: expected an object, got {type(data).__name__}")
+    if "split" in beside and not held_out:
+        raise RowError("split: for held-out tasks only; remove it, or move the row to the validation file")
+    split = beside.get("split", "validation")
+    if split not in SPLITS:
+        raise RowError(f"split: expected one of {list(SPLITS)}, got {shown(split)}")
+
+
+def _prompt_and_answer(line: int, fields: dict[str, Any]) -> dict[str, Any]:
+    """`messages` or `prompt`, and `answer`, of a row's other members."""
+    refuse_tools(fields)
+    if "completion" in fields or _ends_with_assistant(fields.get("messages")):
+        if "answer" in fields:
+            raise RowError("answer: unused, the row's completion is the reference; remove one of them")
+        sample = parse_row(line, fields)
+        end = sample.supervised_turns[-1] if sample.messages else 0
+        given: dict[str, Any] = {"messages": sample.messages[:end], "prompt": sample.prompt, "answer": sample.answer}
+    else:
+        given = _open_prompt(fields)
+    if not given["messages"] and not given["prompt"].strip():
+        raise RowError("prompt: expected text, got a blank string")
+    return given
+
+
+def _ends_with_assistant(messages: Any) -> bool:
+    last = messages[-1] if isinstance(messages, list) and messages else None
+    return isinstance(last, dict) and last.get("role") == "assistant"
+
+
+def _open_prompt(fields: dict[str, Any]) -> dict[str, Any]:
+    forms = set(fields) - {"answer"}
+    if forms not in ({"messages"}, {"prompt"}):
+        raise RowError(
+            'expected the keys "prompt" or "messages", with "answer", "level" and "data" as the verifier needs them, '
+            f"got {shown(sorted(fields))}; `wmss convert --to tasks` takes more forms"
+        )
+    answer = fields.get("answer")
+    if "answer" in fields and (not isinstance(answer, str) or not answer.strip()):
+        raise RowError(f"answer: expected text, got {shown(answer)}; leave it out where the verifier needs none")
+    messages = parse_messages(fields["messages"]) if "messages" in fields else []
+    prompt = fields.get("prompt", "")
+    if not isinstance(prompt, str):
+        raise RowError(f"prompt: expected a string, got {type(prompt).__name__}")
+    return {"messages": tuple(messages), "prompt": prompt, "answer": answer}

@@ -1,0 +1,75 @@
+"""Is the text of a response the answer? The whole text, what a pattern finds last, or the one choice at the end."""
+
+import re
+from collections.abc import Sequence
+
+from wmss.config import ChoiceVerifier, ExactVerifier, RegexVerifier
+from wmss.errors import ConfigError, WmssError, shown
+from wmss.records import Task
+from wmss.verifiers.interfaces import VERIFIER, Finding, answer_missing
+
+
+def judge_exact(config: ExactVerifier, task: Task, response: str) -> Finding:
+    """Details: equal, other_text."""
+    assert task.answer is not None
+    found, expected = response.strip(), task.answer.strip()
+    if config.ignore_case:
+        found, expected = found.casefold(), expected.casefold()
+    return Finding("correct", "equal") if found == expected else Finding("wrong", "other_text")
+
+
+def judge_regex(pattern: re.Pattern[str], task: Task, response: str) -> Finding:
+    """Details: equal, other_text, no_match. It may take for ever: some patterns backtrack without end."""
+    assert task.answer is not None
+    found = None
+    for match in pattern.finditer(response):
+        found = match[1]
+    if found is None:
+        return Finding("unparseable", "no_match")
+    return Finding("correct", "equal") if found.strip() == task.answer.strip() else Finding("wrong", "other_text")
+
+
+def refuse_regex(config: RegexVerifier) -> list[WmssError]:
+    """Why a pattern cannot be used: it is none, or has not the one group."""
+    field = f"{VERIFIER}.pattern"
+    try:
+        num_groups = re.compile(config.pattern).groups
+    except (re.error, OverflowError, RecursionError) as error:
+        return [ConfigError(f"{field}: expected a Python regular expression: {error}; correct it", param=field)]
+    if num_groups != 1:
+        message = f"expected one group, the answer, got {num_groups}; write the others as (?:...)"
+        return [ConfigError(f"{field}: {message}", param=field)]
+    return []
+
+
+def judge_choice(choices: Sequence[str], task: Task, response: str) -> Finding:
+    """Details: equal, other_choice, no_choice, several_choices. Only the last line with text is read.
+
+    Letters count in their case, as "a" is an article; a line that names two choices says none.
+    """
+    assert task.answer is not None
+    last_line = response.strip().rpartition("\n")[2]
+    longest_first = sorted((re.escape(choice) for choice in choices), key=len, reverse=True)
+    named = set(re.findall(rf"(?<!\w)(?:{'|'.join(longest_first)})(?!\w)", last_line))
+    if len(named) != 1:
+        return Finding("unparseable", "several_choices" if named else "no_choice")
+    return Finding("correct", "equal") if named == {task.answer.strip()} else Finding("wrong", "other_choice")
+
+
+def check_choice(choices: Sequence[str], task: Task) -> str | None:
+    """A task for `judge_choice` has one of the choices as its answer."""
+    if task.answer is None or task.answer.strip() not in choices:
+        return f"answer: expected one of {shown(list(choices))}, got {shown(task.answer)}; correct one of them"
+    return answer_missing(task)
+
+
+def refuse_choices(config: ChoiceVerifier) -> list[WmssError]:
+    """Why choices cannot be told apart: two are equal, or one has blanks around it."""
+    field = f"{VERIFIER}.choices"
+    if len(set(config.choices)) < len(config.choices):
+        return [ConfigError(f"{field}: expected different choices, got {shown(config.choices)}", param=field)]
+    blank = next((choice for choice in config.choices if choice != choice.strip()), None)
+    if blank is not None:
+        message = f"expected no blanks at the ends of a choice, got {shown(blank)}; remove them"
+        return [ConfigError(f"{field}: {message}", param=field)]
+    return []
