@@ -458,6 +458,8 @@ class CurriculumConfig(Knobs):
     @model_validator(mode="after")
     def _sensible_band(self) -> Self:
         low, high = self.band
+        if self.probe_fraction + self.replay_fraction >= 1:
+            raise ValueError("probe_fraction and replay_fraction: expected less than 1 together; lower one")
         if not low < self.target < high:
             raise ValueError(f"band: expected two numbers with the target {self.target} between them, got {self.band}")
         return self

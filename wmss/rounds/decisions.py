@@ -6,22 +6,21 @@ The labels of a round come from the feedback loop (`wmss.theory.classify`, our r
 """
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
 from wmss.config import SelfImprovementConfig
-from wmss.core.levels import LevelState, Share, observe
-from wmss.theory import Reading, RoundOutcome, classify
+from wmss.core.levels import Curriculum, LevelState, observe
+from wmss.theory import Label, Reading, RoundOutcome, classify
 
 MAX_REGRESSIONS = 1
 """Rounds that may make the model worse: the first is taken back, with half the learning rate; the second ends it."""
 REVERSAL_ROUNDS = 2
 """Rounds over which a fall beside a rise counts as a reversal."""
 
-StopCode = Literal[
-    "rounds", "saturated", "starved", "regressed", "reversal", "max_samples", "max_hours"
-]
+StopCode = Literal["rounds", "saturated", "starved", "regressed", "reversal", "max_samples", "max_hours"]
 
 
 class _Record(BaseModel):
@@ -152,41 +151,207 @@ class Round(_Record):
     checkpoint: dict[str, Any] | None
     """The trained one; null where too few responses were accepted to train on."""
     hours: float
-    """Since the job's first response was drawn."""
+    """Since the start model's first response was drawn."""
+
+    @property
+    def active(self) -> tuple[int, ...]:
+        """The levels it was about: those in focus, or all that were asked where none was."""
+        focus = tuple(level.level for level in self.levels if level.purpose == "focus")
+        return focus or tuple(level.level for level in self.levels if level.num_sampled)
+
+
+_REASONS = {
+    "improving": "held-out pass@1 rose by more than chance",
+    "flat": "held-out pass@1 did not move by more than chance",
+    "saturated": "accepted responses are just enough to keep the score they come from",
+    "starved": "too little is accepted for acceptance to lift itself",
+    "regressed": "held-out pass@1 fell by more than chance",
+}
 
 
 def decide(knobs: SelfImprovementConfig, curriculum: Curriculum, state: LoopState, done: Round) -> Decision:
-    """Judge a round and say what follows."""
-    number = state.round + 1
-    sampled = sum(level.num_sampled for level in done.levels)
-    state = state.model_copy(update={"round": number, "num_sampled": state.num_sampled + sampled})
-    if done.checkpoint is None:
-        label, reading = "starved", None
-        after = state.model_copy(update={"starved": state.starved + 1, "saturated": 0})
-        reason = (
-            f"fewer than {knobs.accept.min_accepted} responses were accepted, so nothing was trained: a handful of "
-            "lucky samples would be learned by heart"
-        )
-    else:
-        outcomes, active = _outcomes(state, done)
-        reading = classify([RoundOutcome(**each) for each in outcomes], min_gain=knobs.stop.min_gain)
-        label = reading.label
-        after = _counted(state, label).model_copy(update={"outcomes": outcomes, "active": active})
-        after = _with_model(after, done.checkpoint, done.held_out, number, taken_back=label == "regressed")
-        reason = _REASONS[label]
-    after, promoted = _next_levels(knobs, curriculum, after, done)
-    stop = _stop(knobs, curriculum, after, done, reading)
-    if stop is None and label == "saturated" and after.saturated >= knobs.stop.patience and not promoted:
-        if knobs.weak_driven.when == "on_saturation" and not after.weak_driven:
-            after = after.model_copy(update={"weak_driven": True, "saturated": 0})
-            reason += "; the next updates are on mixed logits, with the model of the round before as the weak one"
+    """Judge a round, and say what follows: the state that the next one begins with, or why there is none."""
+    outcomes = _outcomes(state, done)
+    reading = None if done.checkpoint is None else classify(outcomes, min_gain=knobs.stop.min_gain)
+    label: Label = "starved" if reading is None else reading.label
+    levels = _observed(knobs, curriculum, state, done, label)
+    after = _with_model(state, done, label)
+    after = _counted(after, label).model_copy(
+        update={
+            "round": state.round + 1,
+            "history": (*state.history, done.held_out),
+            "curriculum": levels.to_dict(),
+            # A round that did not train says nothing of how training goes.
+            "outcomes": state.outcomes if reading is None else tuple(asdict(each) for each in outcomes),
+            "active": state.active if reading is None else done.active,
+            "num_sampled": state.num_sampled + sum(level.num_sampled for level in done.levels),
+        }
+    )
+    moved = levels.focus != LevelState.from_dict(state.curriculum).focus
+    if label == "saturated" and moved:
+        after = after.model_copy(update={"saturated": 0})
+    stop = _stop(knobs, curriculum, after, levels, done, reading)
+    if stop is not None and stop.code == "saturated" and _may_turn_weak_driven(knobs, after):
+        stop, after = None, after.model_copy(update={"weak_driven": True, "saturated": 0})
     return Decision(
-        round=number,
+        round=after.round,
         label=label,
-        reading=None if reading is None else reading.as_dict(),
-        reason=reason,
+        reading=None if reading is None else asdict(reading),
+        reason=f"{_REASONS[label]}; {levels.reason}",
         stop=stop,
         levels=done.levels,
         held_out=done.held_out,
         state=after,
     )
+
+
+def _outcomes(state: LoopState, done: Round) -> list[RoundOutcome]:
+    """The rounds in a row that were about the same levels, this one included: their difficulty is one number."""
+    before, _ = state.history[-1].of(done.active)
+    after, error = done.held_out.of(done.active)
+    active = [level for level in done.levels if level.level in done.active]
+    latest = RoundOutcome(
+        num_sampled=sum(level.num_sampled for level in active),
+        num_accepted=sum(level.num_accepted for level in active),
+        score_before=before,
+        score_after=after,
+        standard_error=error,
+    )
+    earlier = [RoundOutcome(**each) for each in state.outcomes] if state.active == done.active else []
+    return [*earlier, latest]
+
+
+def _observed(
+    knobs: SelfImprovementConfig, curriculum: Curriculum, state: LoopState, done: Round, label: Label
+) -> LevelState:
+    """The curriculum after the round; a level that stays saturated is left for the next."""
+    counts = [(level.num_accepted, level.num_sampled) for level in done.levels]
+    promote = label == "saturated" and state.saturated + 1 >= knobs.stop.patience
+    return observe(curriculum, LevelState.from_dict(state.curriculum), counts, promote=promote)
+
+
+def _with_model(state: LoopState, done: Round, label: Label) -> LoopState:
+    """The model that the next round samples from: the new one, or the best one so far where the new one is worse."""
+    if done.checkpoint is None:
+        return state
+    trained = state.model_copy(update={"trained_rounds": state.trained_rounds + 1})
+    if done.held_out.pass_at_1 > state.best.pass_at_1:
+        best = Best(round=state.round + 1, pass_at_1=done.held_out.pass_at_1, checkpoint=done.checkpoint)
+        trained = trained.model_copy(update={"best": best})
+    if label == "regressed":
+        return trained.model_copy(
+            update={
+                "current": trained.best.checkpoint,
+                "regressions": state.regressions + 1,
+                "learning_rate_factor": state.learning_rate_factor / 2,
+            }
+        )
+    return trained.model_copy(update={"current": done.checkpoint, "previous": state.current})
+
+
+def _counted(state: LoopState, label: Label) -> LoopState:
+    """Rounds in a row with a label that ends a job."""
+    counters = {name: getattr(state, name) + 1 if label == name else 0 for name in ("saturated", "starved")}
+    return state.model_copy(update=counters)
+
+
+def _stop(
+    knobs: SelfImprovementConfig,
+    curriculum: Curriculum,
+    state: LoopState,
+    levels: LevelState,
+    done: Round,
+    reading: Reading | None,
+) -> Stop | None:
+    """Why no round follows, the most telling reason first; None if one does."""
+    if sum(level.num_accepted for level in done.levels) == 0:
+        num_sampled = sum(level.num_sampled for level in done.levels)
+        message = (
+            f"none of the round's {num_sampled} responses was accepted: look at the verdicts' reasons; the verifier "
+            "may refuse every form of answer, or the tasks need an easier level"
+        )
+        return Stop(code="starved", message=message)
+    if state.regressions > MAX_REGRESSIONS:
+        return Stop(code="regressed", message="two rounds made the model worse: lower the learning rate or the steps")
+    fallen = _reversal(knobs, state)
+    if fallen is not None:
+        return Stop(code="reversal", message=fallen)
+    if levels.starved or (state.starved >= knobs.stop.patience and not _easier_to_come(curriculum, state)):
+        message = (
+            f"starved ({levels.reason}): too few responses are accepted for acceptance to lift itself; take easier "
+            f"levels, raise samples_per_round above {knobs.samples_per_round}, or learn from more rounds "
+            "(accept.window)"
+        )
+        return Stop(code="starved", message=message)
+    if state.saturated >= knobs.stop.patience and not _more_to_come(curriculum, state, levels):
+        assert reading is not None
+        return Stop(code="saturated", message=_saturated(reading, knobs))
+    if state.round >= knobs.rounds:
+        return Stop(code="rounds", message=f"all {knobs.rounds} rounds are done")
+    following = knobs.samples_per_round * levels.budget_factor
+    most, hours = knobs.stop.max_samples, knobs.stop.max_hours
+    if most is not None and state.num_sampled + following > most:
+        message = f"another {following} responses would be more than stop.max_samples ({most})"
+        return Stop(code="max_samples", message=message)
+    if hours is not None and done.hours >= hours:
+        return Stop(code="max_hours", message=f"{done.hours:.2f} hours have passed, stop.max_hours is {hours:g}")
+    return None
+
+
+def _reversal(knobs: SelfImprovementConfig, state: LoopState) -> str | None:
+    """What fell while pass@1 rose, over the last rounds; None if nothing did."""
+    if len(state.history) <= REVERSAL_ROUNDS:
+        return None
+    before, now = state.history[-1 - REVERSAL_ROUNDS], state.history[-1]
+    if now.pass_at_1 <= before.pass_at_1:
+        return None
+    falls = {f"pass@{now.samples_per_task}": before.pass_at_k - now.pass_at_k}
+    if before.out_of_distribution is not None and now.out_of_distribution is not None:
+        falls["pass@1 out of distribution"] = before.out_of_distribution.pass_at_1 - now.out_of_distribution.pass_at_1
+    for name, fall in falls.items():
+        if fall > knobs.stop.max_drop:
+            return (
+                f"{name} fell by {fall:.3f} over {REVERSAL_ROUNDS} rounds while pass@1 rose: the model sharpens on "
+                "what it can do; raise sampling.temperature, lower accept.max_per_prompt, or stop here"
+            )
+    return None
+
+
+def _easier_to_come(curriculum: Curriculum, state: LoopState) -> bool:
+    return curriculum.policy == "hard_to_easy" and state.round < curriculum.num_rounds
+
+
+def _more_to_come(curriculum: Curriculum, state: LoopState, levels: LevelState) -> bool:
+    """Whether a policy goes on to levels that are not saturated."""
+    if curriculum.policy in ("clock", "hard_to_easy"):
+        return len({levels.focus, _last_focus(curriculum)}) > 1
+    return False
+
+
+def _last_focus(curriculum: Curriculum) -> int:
+    return curriculum.num_levels - 1 if curriculum.policy == "clock" else 0
+
+
+def _may_turn_weak_driven(knobs: SelfImprovementConfig, state: LoopState) -> bool:
+    return (
+        knobs.weak_driven.when == "on_saturation"
+        and not state.weak_driven
+        and state.previous is not None
+        and state.round < knobs.rounds
+    )
+
+
+def _saturated(reading: Reading, knobs: SelfImprovementConfig) -> str:
+    """What a saturated job's owner is told: where it ends, and what would lift that."""
+    if reading.v_plus is None:
+        ceiling = "no ceiling can be predicted from it"
+    else:
+        ceiling = f"the predicted ceiling is {reading.v_plus:.3f}"
+    if reading.v_plus is not None and reading.v_plus_doubled is not None:
+        ceiling += f", and {reading.v_plus_doubled:.3f} with twice the samples a round"
+    offer = "" if knobs.weak_driven.when == "on_saturation" else "; weak_driven.when = 'on_saturation' would go on"
+    return f"saturated for {knobs.stop.patience} rounds in a row: {ceiling}{offer}"
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)

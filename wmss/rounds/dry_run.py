@@ -6,7 +6,7 @@ from itertools import chain, pairwise
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from wmss.config import JobSpec, WmssConfig, WmssMethod
+from wmss.config import JobSpec, SelfImprovementMethod, WmssConfig, WmssMethod
 from wmss.data.dataset import Sample
 from wmss.data.sampler import BatchSampler
 from wmss.data.states import states_bytes
@@ -27,6 +27,7 @@ from wmss.rounds.estimates import (
     training_flops,
     worker_tensor_bytes,
 )
+from wmss.rounds.improvement_report import improvement_report
 from wmss.rounds.phases import kind_and_round, needs_engine, phases_of
 from wmss.rounds.preflight import MAX_LINES, FileContent, Findings, Sources, first_lines
 from wmss.rounds.report import (
@@ -57,6 +58,8 @@ def report(sources: Sources, found: Findings, machine: Machine) -> Report:
     problems = [Finding(code=p.code, message=p.message, param=p.param) for p in found.problems]
     base = sources.models.get("model")
     training, validation = found.training, found.validation
+    if isinstance(sources.spec.method, SelfImprovementMethod):
+        return improvement_report(sources.spec, base, found, problems)
     if base is None or training is None or not training.tokenized or found.max_length is None:
         return Report(valid=False, problems=problems, warnings=[])
     tokenizer = load_tokenizer(base)

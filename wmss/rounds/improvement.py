@@ -28,12 +28,13 @@ from wmss.records import Split, TokenizedSample, Verdict
 from wmss.rounds import messages
 from wmss.rounds.decisions import Best, Decision, HeldOut, LoopState, Round, decide
 from wmss.rounds.export import export_result
+from wmss.rounds.improvement_report import improvement_warnings
 from wmss.rounds.job import Artifacts, Checkpoint, Engines, Job, Journal, once
+from wmss.rounds.judging import Judged, level_counts, pass_rates, refuse_hopeless, score, scores
 from wmss.rounds.phases import IMPROVEMENT_ROUND, in_round, phases_of
 from wmss.rounds.preflight import examine
 from wmss.rounds.responses import Panel, Wanted
 from wmss.rounds.rollouts import Rollout, read_rollouts, read_verdicts, shards_in, write_verdicts
-from wmss.rounds.judging import Judged, level_counts, pass_rates, refuse_hopeless, score, scores
 from wmss.rounds.task_files import TaskFiles, read_task_files
 from wmss.rounds.training import train_phase
 from wmss.training.run import TrainingRun
@@ -99,7 +100,9 @@ class _Loop:
         files = found.tasks
         assert files is not None and found.max_length is not None and found.batch_size is not None
         for name, file in (("training file", files.training), ("validation file", files.held_out)):
-            self.journal.event(messages.tasks_read(name, file), data={"levels": messages.tasks_by_level(file)})
+            self.journal.event(messages.tasks_read(name, file.tasks))
+        for warning in improvement_warnings(job.spec, files):
+            self.journal.event(f"{warning.param}: {warning.message}", level="warn", data=warning.model_dump())
         return {
             "num_tasks": len(files.training.tasks),
             "num_held_out": len(files.held_out.tasks),

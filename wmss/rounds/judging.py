@@ -81,9 +81,7 @@ def level_counts(judged: Judged, selected: Mapping[str, int], num_levels: int) -
     found: dict[int, list[tuple[Rollout, bool]]] = defaultdict(list)
     for rollout, accepted in judged.pairs():
         found[rollout.level].append((rollout, accepted))
-    return tuple(
-        _level_count(level, found[level], selected.get(str(level), 0)) for level in range(1, num_levels + 1)
-    )
+    return tuple(_level_count(level, found[level], selected.get(str(level), 0)) for level in range(1, num_levels + 1))
 
 
 def _level_count(level: int, pairs: Sequence[tuple[Rollout, bool]], num_selected: int) -> LevelCount:

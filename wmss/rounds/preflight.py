@@ -9,7 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TypeVar
 
-from wmss.config import JobSpec, ScoreSpec, WmssMethod, resolve_batch_size, resolve_max_length
+from wmss.config import JobSpec, ScoreSpec, SelfImprovementMethod, WmssMethod, resolve_batch_size, resolve_max_length
 from wmss.data.dataset import Sample, read_samples
 from wmss.data.tokenization import tokenize_samples
 from wmss.errors import ConfigError, DataError, ModelError, WmssError
@@ -23,6 +23,7 @@ from wmss.models.loading import (
     model_config,
 )
 from wmss.records import CheckpointDigests, TokenizedSample
+from wmss.rounds.task_files import TaskFiles, read_task_files, verifier_problems
 
 Found = TypeVar("Found")
 
@@ -60,6 +61,8 @@ class Findings:
     batch_size: int | None = None
     training: FileContent | None = None
     validation: FileContent | None = None
+    tasks: TaskFiles | None = None
+    """Both files of a self-improvement job."""
 
     def attempt(self, check: Callable[..., Found], *arguments: Any, **named: Any) -> Found | None:
         """What a check returns; if it refuses, None, and the problem is kept."""
@@ -80,13 +83,28 @@ def examine(sources: Sources, refusals: Refusals) -> Findings:
     found.problems += check_models(sources.models)
     sound = _sound(found, sources.spec, sources.models, sources.digests, refusals)
     base = sound.get("model")
+    found.attempt(_optimizer, sources.spec)
+    if isinstance(sources.spec.method, SelfImprovementMethod):
+        _examine_tasks(found, sources, base)
+        return found
     found.training = _read(found, sources.files, "training_file", base, "model")
     found.validation = _read(found, sources.files, "validation_file", base, "model")
-    found.attempt(_optimizer, sources.spec)
     if found.training is not None:
         found.batch_size = found.attempt(_batch_size, sources.spec, len(found.training.samples))
         found.attempt(_max_share, sources.spec, len(found.training.samples))
     return found
+
+
+def _examine_tasks(found: Findings, sources: Sources, base: Path | None) -> None:
+    spec, files = sources.spec, sources.files
+    assert isinstance(spec.method, SelfImprovementMethod)
+    found.batch_size = resolve_batch_size(spec, 0)
+    if base is None or found.max_length is None or not {"training_file", "validation_file"} <= files.keys():
+        return
+    paths = (files["training_file"], files["validation_file"])
+    found.tasks = found.attempt(read_task_files, spec, base, *paths, max_length=found.max_length)
+    if found.tasks is not None:
+        found.problems += verifier_problems(spec.method.self_improvement, found.tasks)
 
 
 def examine_scores(

@@ -37,6 +37,31 @@ class FileFigures(_Part):
     """Tokens of the longest row before cutting."""
 
 
+class LevelFigures(_Part):
+    """Tasks of one level."""
+
+    level: int | None
+    """Null = to be estimated."""
+    num_training: int
+    num_validation: int
+    num_test: int
+    num_ood: int
+
+
+class TaskFigures(_Part):
+    """What is in the task files of a self-improvement job."""
+
+    levels: list[LevelFigures]
+    prompt_min: int
+    """Tokens, as of the next two."""
+    prompt_median: float
+    prompt_max: int
+    end_token_ids: list[int]
+    """What a response ends with."""
+    first_prompt: str
+    """As the model sees it."""
+
+
 class Segment(_Part):
     """A run of tokens that are all supervised, or all not, as text."""
 
@@ -106,6 +131,8 @@ class Report(_Part):
     warnings: list[Finding]
     training_file: FileFigures | None = None
     validation_file: FileFigures | None = None
+    tasks: TaskFigures | None = None
+    """Both files of a self-improvement job, in place of the two above."""
     sample: RenderedSample | None = None
     """The first row of the training file."""
     plan: Plan | None = None

@@ -19,7 +19,7 @@ from wmss.scoring.rollouts import Request, sample_rollouts, sample_seed
 from wmss.verifiers import make_verifier
 
 SHARD_REQUESTS = 256
-"""Responses of one call and one file. Fixed: what is asked together decides, with the seeds, what an engine computes."""
+"""Responses of one call and one file. Fixed: what is asked together decides, with the seeds, what an engine gives."""
 MAX_VERIFIER_PROCESSES = 8
 
 

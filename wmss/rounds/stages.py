@@ -28,6 +28,7 @@ from wmss.records import TokenizedSample
 from wmss.rounds import messages
 from wmss.rounds.dry_run import file_figures, plan, warnings
 from wmss.rounds.export import export_result
+from wmss.rounds.improvement import improve
 from wmss.rounds.job import Artifacts, Checkpoint, Engines, Job, Journal, once
 from wmss.rounds.phases import in_round, needs_engine, phases_of
 from wmss.rounds.preflight import examine
@@ -52,7 +53,7 @@ def run_job(job: Job, engines: Engines, journal: Journal) -> Artifacts:
     elif isinstance(method, WmssMethod):
         models, weak = _weak_driven(stage, method.wmss)
     else:
-        raise NotImplementedError  # wmss.rounds.improvement
+        return improve(job, engines, journal)
     exported = stage.once("export", lambda: stage.export(models["result"].folder, weak))
     if job.validation_file is not None:
         # The model that is handed out, not the checkpoint it was made from: export rounds to the base's precision.

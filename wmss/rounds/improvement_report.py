@@ -1,0 +1,128 @@
+"""What a dry run says of a self-improvement job, and what its owner is warned of."""
+
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from wmss.config import JobSpec, SelfImprovementConfig, SelfImprovementMethod
+from wmss.core.levels import affords_probes
+from wmss.models.loading import load_tokenizer
+from wmss.rounds import messages
+from wmss.rounds.phases import kind_and_round, phases_of
+from wmss.rounds.preflight import Findings
+from wmss.rounds.report import Finding, LevelFigures, Plan, PlannedPhase, Report, TaskFigures
+from wmss.rounds.task_files import METHOD, TaskFiles
+
+
+def improvement_report(spec: JobSpec, base: Path | None, found: Findings, problems: list[Finding]) -> Report:
+    """Everything that can be said of a job whose checks gave `found`; whatever a problem hides is null."""
+    if base is None or found.tasks is None:
+        return Report(valid=False, problems=problems, warnings=[])
+    return Report(
+        valid=not problems,
+        problems=problems,
+        warnings=improvement_warnings(spec, found.tasks),
+        tasks=_figures(base, found.tasks),
+        plan=None if problems else _plan(spec, found),
+    )
+
+
+def improvement_warnings(spec: JobSpec, files: TaskFiles) -> list[Finding]:
+    """What would work, but probably not as meant."""
+    assert isinstance(spec.method, SelfImprovementMethod)
+    knobs = spec.method.self_improvement
+    return [*_of_levels(knobs, files), *_of_updates(knobs), *_of_held_out(knobs, files)]
+
+
+def _of_levels(knobs: SelfImprovementConfig, files: TaskFiles) -> Iterator[Finding]:
+    num_levels = knobs.estimate_levels or len(files.training.levels)
+    groups, size = knobs.samples_per_round // knobs.samples_per_prompt, knobs.samples_per_prompt
+    curriculum = knobs.curriculum
+    probes = affords_probes(num_levels, num_groups=groups, group_size=size, probe_fraction=curriculum.probe_fraction)
+    if curriculum.policy == "acceptance_target" and not probes:
+        message = (
+            f"{knobs.samples_per_round} responses a round are too few to measure {num_levels} levels as well as train "
+            "(32 responses each); 'clock' is better here, or a larger samples_per_round"
+        )
+        yield Finding(code="few_probes", message=message, param=f"{METHOD}.curriculum.policy")
+    for level in files.training.levels:
+        if len(files.training.of(level=level)) < 2:
+            message = f"level {level} has a single prompt: what is learned from it is that prompt's answer; add rows"
+            yield Finding(code="few_prompts", message=message, param="training_file")
+
+
+def _of_updates(knobs: SelfImprovementConfig) -> Iterator[Finding]:
+    if knobs.start_from == "restart":
+        message = (
+            "every update begins at the start model again and must make up for all rounds before it: measured, it "
+            "needs many more steps a round than 'continue'"
+        )
+        yield Finding(code="restart", message=message, param=f"{METHOD}.start_from")
+    if knobs.steps_per_round is None:
+        message = (
+            "with epochs over what was accepted, a round that accepts less also trains less: runs of different "
+            "policies or budgets are then not comparable; set steps_per_round to compare them"
+        )
+        yield Finding(code="epochs_per_round", message=message, param=f"{METHOD}.steps_per_round")
+
+
+def _of_held_out(knobs: SelfImprovementConfig, files: TaskFiles) -> Iterator[Finding]:
+    num_tasks = len(files.held_out.of(split="validation"))
+    error = 0.5 / num_tasks**0.5
+    if 2 * error > max(0.02, knobs.stop.min_gain):
+        message = (
+            f"{num_tasks} held-out tasks tell pass@1 to within {200 * error:.0f} points at worst; gains below that are "
+            "not seen when rounds are judged; add rows"
+        )
+        yield Finding(code="few_held_out", message=message, param="validation_file")
+    if not files.held_out.of(split="test"):
+        yield Finding(code="no_test_rows", message=messages.NO_TEST_ROWS, param="validation_file")
+
+
+def _figures(base: Path, files: TaskFiles) -> TaskFigures:
+    counts = Counter((task.split, task.level) for task in files.held_out.tasks)
+    levels: list[int | None] = [*files.training.levels] or [None]
+    strange = {task.level for task in files.held_out.tasks} - set(levels)
+    lengths = np.array([len(prompt) for prompt in files.training.prompts])
+    return TaskFigures(
+        levels=[
+            LevelFigures(
+                level=level,
+                num_training=sum(task.level == level for task in files.training.tasks),
+                num_validation=counts["validation", level],
+                num_test=counts["test", level],
+                num_ood=counts["ood", level],
+            )
+            for level in [*levels, *sorted(strange, key=str)]
+        ],
+        prompt_min=int(lengths.min()),
+        prompt_median=float(np.median(lengths)),
+        prompt_max=int(lengths.max()),
+        end_token_ids=files.end_token_ids,
+        first_prompt=str(load_tokenizer(base).decode(files.training.prompts[0])),
+    )
+
+
+def _plan(spec: JobSpec, found: Findings) -> Plan:
+    assert isinstance(spec.method, SelfImprovementMethod)
+    assert found.batch_size is not None and found.max_length is not None
+    knobs = spec.method.self_improvement
+    return Plan(
+        phases=[_planned(name, knobs) for name in phases_of(spec)],
+        batch_size=found.batch_size,
+        max_length=found.max_length,
+        peak_learning_rate=knobs.hyperparameters.peak_learning_rate,
+    )
+
+
+def _planned(name: str, knobs: SelfImprovementConfig) -> PlannedPhase:
+    """Rounds are at most as many: they end when they have done what they can."""
+    match kind_and_round(name)[0]:
+        case "train":
+            return PlannedPhase(name=name, num_steps=knobs.steps_per_round, at_most=True)
+        case "generate":
+            return PlannedPhase(name=name, num_samples=knobs.samples_per_round, at_most=True)
+        case _:
+            return PlannedPhase(name=name)
