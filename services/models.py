@@ -3,7 +3,7 @@ allowed roots."""
 
 import contextlib
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +12,7 @@ from services.jobs.tables import WeakCheckpointRow
 from services.settings import Settings
 from wmss.config import JobSpec, ScoreSpec, WmssMethod
 from wmss.errors import ModelError, WmssError, shown
+from wmss.models.files import file_stamps
 from wmss.records import STRONG_FOLDER, CheckpointDigests
 
 _CHECKPOINT_ID = re.compile("weak-[0-9a-f]{24}")
@@ -132,12 +133,6 @@ def _registered_folder(checkpoint_id: str, store: Store | None, param: str) -> P
 
         check_digests(folder, registered_digests(row), param=param)
     return folder
-
-
-def file_stamps(files: Sequence[Path]) -> dict[str, list[int]]:
-    """Size and time of change (ns) of files, by name: what tells cheaply that nobody wrote to them."""
-    stats = {file.name: file.stat() for file in files}
-    return {name: [stat.st_size, stat.st_mtime_ns] for name, stat in stats.items()}
 
 
 def _folder_under(root: Path, name: str) -> Path | None:

@@ -7,9 +7,10 @@ from pathlib import Path
 from services.hub import PREFIX, HubModel, fetch, forget, hub_model, lacks_revision
 from services.jobs.store import Store
 from services.jobs.tables import WeakCheckpointRow
-from services.models import file_stamps, is_checkpoint_id, resolve_model
+from services.models import is_checkpoint_id, resolve_model
 from services.settings import Settings
 from wmss.errors import ModelError, raise_all, shown
+from wmss.models.files import file_stamps
 
 
 def register(

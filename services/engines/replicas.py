@@ -17,6 +17,7 @@ from ray.serve.handle import DeploymentHandle
 
 from services.failures import engine_error
 from services.settings import Settings, engine_environment
+from wmss.models.files import file_stamps
 from wmss.scoring.interfaces import EngineDiedError
 
 logger = logging.getLogger(__name__)
@@ -71,7 +72,7 @@ def _ending_with_the_engine() -> Iterator[None]:
 
 def app_name(kind: str, checkpoint: Path, options: Mapping[str, Any]) -> str:
     """Name of the application of a checkpoint under these options: another one once the checkpoint's files change."""
-    files = sorted((file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in checkpoint.iterdir())
+    files = sorted(file_stamps(checkpoint.iterdir()).items())
     text = json.dumps([str(checkpoint), files, sorted(options.items())])
     return f"{kind}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
 

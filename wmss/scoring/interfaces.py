@@ -8,6 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from wmss.errors import ConfigError
 from wmss.records import Completion
 from wmss.records import Progress as Progress
 
@@ -59,6 +60,21 @@ class Sampling:
     top_k: int | None
     """None = all tokens."""
     max_new_tokens: int
+
+
+def response_limits(prompts: Sequence[Sequence[int]], sampling: Sampling, *, max_length: int) -> list[int]:
+    """Most tokens of the response to each prompt, where both together have room for `max_length`.
+
+    Raises `ConfigError` where a prompt leaves no room.
+    """
+    longest = max(map(len, prompts), default=0)
+    if longest >= max_length:
+        raise ConfigError(
+            f"max_length: expected more tokens than the longest prompt has ({longest}), got {max_length}; raise it or "
+            "leave that prompt out",
+            param="max_length",
+        )
+    return [min(sampling.max_new_tokens, max_length - len(prompt)) for prompt in prompts]
 
 
 class Sampler(Protocol):

@@ -1,8 +1,8 @@
 """Which verifier stands behind which configuration."""
 
-import re
 from collections.abc import Callable
 from functools import partial
+from importlib.metadata import version
 from typing import Any
 
 from wmss.config import (
@@ -10,6 +10,7 @@ from wmss.config import (
     ExactVerifier,
     FinalValueVerifier,
     GraphPathVerifier,
+    MathVerifier,
     RegexVerifier,
     VerifierConfig,
 )
@@ -17,7 +18,12 @@ from wmss.verifiers.direct import DirectVerifier
 from wmss.verifiers.final_value import check_final_value, judge_final_value
 from wmss.verifiers.graph_path import check_graph_path, judge_graph_path
 from wmss.verifiers.interfaces import Verifier, answer_missing, version_of
-from wmss.verifiers.text import check_choice, judge_choice, judge_exact, judge_regex, refuse_choices, refuse_regex
+from wmss.verifiers.mathematics import is_plain_number
+from wmss.verifiers.pool import PooledVerifier
+from wmss.verifiers.text import check_choice, judge_choice, judge_exact, refuse_choices, refuse_regex
+
+REGEX_TIMEOUT_S = 5.0
+"""For one response: a sound pattern takes far less than a millisecond."""
 
 
 def make_verifier(config: VerifierConfig, *, num_processes: int) -> Verifier:
@@ -51,10 +57,28 @@ def _graph_path(config: GraphPathVerifier, num_processes: int) -> Verifier:
 
 
 def _regex(config: RegexVerifier, num_processes: int) -> Verifier:
-    refusals = refuse_regex(config)
-    pattern = re.compile("()" if refusals else config.pattern)
-    return DirectVerifier(
-        version_of(config), check=answer_missing, judge=partial(judge_regex, pattern), refusals=refusals
+    # In a process of its own: some patterns take for ever on some texts, and `re` cannot be interrupted.
+    return PooledVerifier(
+        config,
+        version=version_of(config),
+        maker="wmss.verifiers.text:make_regex_judge",
+        timeout_s=REGEX_TIMEOUT_S,
+        num_processes=num_processes,
+        check=answer_missing,
+        refuse=partial(refuse_regex, config),
+    )
+
+
+def _math(config: MathVerifier, num_processes: int) -> Verifier:
+    packages = [f"{name}-{version(name)}" for name in ("math-verify", "latex2sympy2_extended", "sympy")]
+    return PooledVerifier(
+        config,
+        version=version_of(config, *packages),
+        maker="wmss.verifiers.mathematics:make_judge",
+        timeout_s=config.timeout_s,
+        num_processes=num_processes,
+        check=answer_missing,
+        read_by_worker=lambda task: not is_plain_number(task),
     )
 
 
@@ -64,4 +88,5 @@ _MAKERS: dict[type, Callable[[Any, int], Verifier]] = {
     RegexVerifier: _regex,
     ChoiceVerifier: _choice,
     GraphPathVerifier: _graph_path,
+    MathVerifier: _math,
 }

@@ -2,11 +2,12 @@
 
 import re
 from collections.abc import Sequence
+from typing import Any
 
 from wmss.config import ChoiceVerifier, ExactVerifier, RegexVerifier
 from wmss.errors import ConfigError, WmssError, shown
 from wmss.records import Task
-from wmss.verifiers.interfaces import VERIFIER, Finding, answer_missing
+from wmss.verifiers.interfaces import VERIFIER, Finding, Judge, answer_missing
 
 
 def judge_exact(config: ExactVerifier, task: Task, response: str) -> Finding:
@@ -18,15 +19,19 @@ def judge_exact(config: ExactVerifier, task: Task, response: str) -> Finding:
     return Finding("correct", "equal") if found == expected else Finding("wrong", "other_text")
 
 
-def judge_regex(pattern: re.Pattern[str], task: Task, response: str) -> Finding:
-    """Details: equal, other_text, no_match. It may take for ever: some patterns backtrack without end."""
-    assert task.answer is not None
-    found = None
-    for match in pattern.finditer(response):
-        found = match[1]
-    if found is None:
-        return Finding("unparseable", "no_match")
-    return Finding("correct", "equal") if found.strip() == task.answer.strip() else Finding("wrong", "other_text")
+def make_regex_judge(config: dict[str, Any]) -> Judge:
+    """For `PooledVerifier`. Details: equal, other_text, no_match; the last match counts."""
+    pattern = re.compile(config["pattern"])
+
+    def judge(task: Task, response: str) -> Finding:
+        assert task.answer is not None
+        matches = list(pattern.finditer(response))
+        if not matches or matches[-1][1] is None:
+            return Finding("unparseable", "no_match")
+        equal = matches[-1][1].strip() == task.answer.strip()
+        return Finding("correct", "equal") if equal else Finding("wrong", "other_text")
+
+    return judge
 
 
 def refuse_regex(config: RegexVerifier) -> list[WmssError]:

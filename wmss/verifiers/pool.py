@@ -1,0 +1,197 @@
+"""Verifiers whose judging can hang, crash or eat memory: in processes that their parent ends when time is up.
+
+Threads cannot be ended, and Python's alarms work in a main thread only, so a response that hangs costs its process.
+A process that is killed from outside has proved nothing about its response, which is therefore judged again.
+"""
+
+import json
+import os
+import select
+import subprocess
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import wmss
+from wmss.config import Knobs
+from wmss.errors import WmssError
+from wmss.records import Progress, Task, Verdict
+from wmss.verifiers.interfaces import CheckTask, Finding, row_problems
+
+START_TIMEOUT_S = 120.0
+"""For a process to import its packages; seconds where the machine is idle."""
+ATTEMPTS = 2
+"""Processes that may die over one response before it counts as their killer."""
+
+
+class WorkerDied(Exception):
+    """A process ended although it had time left."""
+
+
+class WorkerTimeout(Exception):
+    """A process gave no answer in time."""
+
+
+class _Worker:
+    """One process that judges one response at a time; started when it is made."""
+
+    def __init__(self, setup: bytes) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-P", "-m", "wmss.verifiers.worker"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            bufsize=0,
+            cwd="/",
+            # The service's secrets are in its environment: none of it goes on.
+            env={"PYTHONPATH": str(Path(wmss.__file__).parents[1]), "PATH": os.defpath, "LANG": "C.UTF-8"},
+            start_new_session=True,  # an interrupt from the keyboard is the parent's to handle
+        )
+        ready = self.ask(setup, START_TIMEOUT_S)
+        assert ready == b"ready", f"expected a verifier process that is ready, got {ready!r}"
+
+    def ask(self, request: bytes, timeout_s: float) -> bytes:
+        """The line that answers; raises `WorkerTimeout` or `WorkerDied`."""
+        assert self._process.stdin and self._process.stdout
+        deadline = time.monotonic() + timeout_s
+        try:
+            self._process.stdin.write(request + b"\n")
+        except BrokenPipeError:
+            raise WorkerDied from None
+        poll = select.poll()
+        poll.register(self._process.stdout, select.POLLIN)
+        answer = b""
+        while not answer.endswith(b"\n"):
+            if not poll.poll(max(0.0, deadline - time.monotonic()) * 1000):
+                raise WorkerTimeout
+            read = os.read(self._process.stdout.fileno(), 65536)
+            if not read:
+                raise WorkerDied
+            answer += read
+        return answer[:-1]
+
+    def end(self) -> int:
+        """End the process, whatever it does, and return its exit status."""
+        assert self._process.stdin and self._process.stdout
+        self._process.kill()
+        status = self._process.wait()
+        self._process.stdin.close()
+        self._process.stdout.close()
+        return status
+
+    def kill(self) -> None:
+        """Make whoever waits for an answer see the process die."""
+        self._process.kill()
+
+
+class PooledVerifier:
+    """A `Verifier` from a function that makes a judge inside each of its processes.
+
+    Args:
+        maker: "module:function", which takes `config` as a dict and returns a `Judge`.
+        timeout_s: time for one response, in seconds.
+        check: what a task lacks, as far as can be told without a process.
+        read_by_worker: whether only a process can tell that a task's reference is of use; its judge says
+            `error`, `no_reference` where it is not.
+    """
+
+    def __init__(
+        self,
+        config: Knobs,
+        *,
+        version: str,
+        maker: str,
+        timeout_s: float,
+        num_processes: int,
+        check: CheckTask,
+        refuse: Callable[[], list[WmssError]] = lambda: [],
+        read_by_worker: Callable[[Task], bool] = lambda task: False,
+    ) -> None:
+        self.version = version
+        self._setup = json.dumps({"maker": maker, "config": config.model_dump(), "timeout_s": timeout_s}).encode()
+        self._timeout_s = timeout_s
+        self._check = check
+        self._refuse = refuse
+        self._read_by_worker = read_by_worker
+        self._threads = ThreadPoolExecutor(num_processes, thread_name_prefix="verifier")
+        self._idle: deque[_Worker] = deque()
+        self._all: set[_Worker] = set()
+        self._closed = False
+
+    def refusals(self) -> list[WmssError]:
+        return self._refuse()
+
+    def problems(self, tasks: Sequence[Task]) -> list[str]:
+        found = row_problems(self._check, tasks)
+        if found:
+            return found
+        unread = [task for task in tasks if self._read_by_worker(task)]
+        verdicts = self.verify([(task, "") for task in unread], progress=lambda done, total: None)
+        return [
+            f"line {task.line}: answer: expected something this verifier can read, got none ({verdict.detail}); "
+            "correct it, or leave this row out"
+            for task, verdict in zip(unread, verdicts, strict=True)
+            if verdict.label in ("error", "timeout")
+        ]
+
+    def verify(self, pairs: Sequence[tuple[Task, str]], *, progress: Progress) -> list[Verdict]:
+        futures = [self._threads.submit(self._verdict, task, response) for task, response in pairs]
+        verdicts = []
+        for future in futures:
+            verdicts.append(future.result())
+            progress(len(verdicts), len(pairs))
+        return verdicts
+
+    def _verdict(self, task: Task, response: str) -> Verdict:
+        request = json.dumps({"task": asdict(task), "response": response}).encode()
+        start = time.perf_counter()
+        for _ in range(ATTEMPTS):
+            start = time.perf_counter()
+            try:
+                finding = self._judged(request)
+                break
+            except WorkerTimeout:
+                finding = Finding("timeout", "time")
+                break
+            except WorkerDied:
+                finding = Finding("error", "died")
+        return Verdict(finding.label, finding.detail, ms=(time.perf_counter() - start) * 1000)
+
+    def _judged(self, request: bytes) -> Finding:
+        worker = self._take()
+        try:
+            finding = Finding(*json.loads(worker.ask(request, self._timeout_s)))
+        except BaseException:
+            self._all.discard(worker)
+            worker.end()
+            raise
+        self._idle.append(worker)
+        return finding
+
+    def _take(self) -> _Worker:
+        if self._closed:
+            raise RuntimeError("expected a verifier that is open, got one that was left")
+        try:
+            return self._idle.pop()
+        except IndexError:
+            worker = _Worker(self._setup)
+            self._all.add(worker)
+            return worker
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._closed = True
+        for worker in list(self._all):
+            worker.kill()  # whoever waits for one of them goes on
+        self._threads.shutdown(cancel_futures=True)
+        while self._all:
+            self._all.pop().end()
