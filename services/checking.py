@@ -7,7 +7,17 @@ from rich.table import Table
 from rich.text import Text
 
 from services.watching import minutes
-from wmss.rounds.report import Cost, FileFigures, Finding, Plan, PlannedPhase, RenderedSample, Report, gigabytes
+from wmss.rounds.report import (
+    Cost,
+    FileFigures,
+    Finding,
+    Plan,
+    PlannedPhase,
+    RenderedSample,
+    Report,
+    TaskFigures,
+    gigabytes,
+)
 
 MAX_SAMPLE_LINES = 40
 SUPERVISED, OTHER = "  > ", "    "
@@ -21,6 +31,8 @@ def show(report: Report, console: Console) -> None:
         _finding(console, "warning", finding, "yellow")
     if report.training_file is not None:
         console.print(_files(report.training_file, report.validation_file))
+    if report.tasks is not None:
+        _tasks(console, report.tasks)
     if report.sample is not None:
         _sample(console, report.sample)
     if report.plan is not None:
@@ -52,6 +64,18 @@ def _files(training: FileFigures, validation: FileFigures | None) -> Table:
     return table
 
 
+def _tasks(console: Console, tasks: TaskFigures) -> None:
+    table = Table("level", "training tasks", "validation", "test", "out of distribution")
+    for each in tasks.levels:
+        counts = (each.num_training, each.num_validation, each.num_test, each.num_ood)
+        table.add_row("estimated" if each.level is None else str(each.level), *(f"{count:,}" for count in counts))
+    console.print(table)
+    lengths = f"{tasks.prompt_min} / {tasks.prompt_median:.0f} / {tasks.prompt_max}"
+    console.print(f"\nPrompts of {lengths} tokens (min / median / max); the first one:")
+    for line in tasks.first_prompt.splitlines()[:MAX_SAMPLE_LINES]:
+        console.print(Text(OTHER + line, style="dim"), overflow="fold")
+
+
 def _sample(console: Console, sample: RenderedSample) -> None:
     console.print(f"\nLine {sample.line} of the training file, {sample.num_tokens} tokens; > is trained on")
     lines = list(_marked_lines(sample))
@@ -73,6 +97,8 @@ def _plan(console: Console, plan: Plan) -> None:
     rate = f"peak learning rate {plan.peak_learning_rate:g}"
     console.print(f"\nPlan: {plan.batch_size} samples a step, up to {plan.max_length} tokens each, {rate}")
     for phase in plan.phases:
+        if phase.name == "plan":
+            console.print(f"    at most {plan.max_rounds} rounds of")
         console.print(f"    {phase.name:<12}  {_steps(phase)}".rstrip(), highlight=False)
 
 
@@ -80,6 +106,8 @@ def _steps(phase: PlannedPhase) -> str:
     if phase.num_steps is None:
         return ""
     bound = "at most " if phase.at_most else ""
+    if phase.num_epochs is None:
+        return f"{bound}{phase.num_steps:,} steps"
     epochs = f"{phase.num_epochs} epoch" + ("s" if phase.num_epochs != 1 else "")
     return f"{bound}{phase.num_steps:,} steps, {epochs} of {bound}{phase.num_samples:,} samples"
 

@@ -1,5 +1,5 @@
-"""The `wmss` command: serve, models, checkpoints, convert, check, submit, score, watch, jobs, samples, cancel, chat,
-export, knobs, demo."""
+"""The `wmss` command: serve, models, checkpoints, convert, check, submit, score, watch, jobs, samples, rounds,
+cancel, chat, export, knobs, demo."""
 
 import logging
 import os
@@ -19,7 +19,7 @@ from services import client as service
 from services.checking import show
 from services.settings import Settings
 from services.supervisor import Endpoint, ServeError, Supervisor
-from services.watching import JobView
+from services.watching import JobView, round_table
 from wmss.config import JobSpec, parse_job, parse_scores, read_toml
 from wmss.data.convert import CalculatorMarks, Format, convert_file
 from wmss.errors import WmssError
@@ -86,7 +86,7 @@ JobFile = Annotated[Path | None, typer.Argument(help="Job as TOML; the options b
 Model = Annotated[str | None, typer.Option(help="Start checkpoint.")]
 TrainingFile = Annotated[Path | None, typer.Option(help="JSONL file to train on.")]
 ValidationFile = Annotated[Path | None, typer.Option(help="Held-out JSONL file.")]
-Method = Annotated[str | None, typer.Option(help="wmss or supervised.")]
+Method = Annotated[str | None, typer.Option(help="wmss, supervised or self_improvement.")]
 Seed = Annotated[int | None, typer.Option(help="Seed of the draw and of the order.")]
 Suffix = Annotated[str | None, typer.Option(help="Part of the finished model's name.")]
 
@@ -249,6 +249,29 @@ def samples(
         table.add_row(str(row["line"]), *figures, f"{row['weight']:.3g}", str(row["times_drawn"]), escape(text))
     console.print(table)
     _say(f"{len(page['data'])} of {page['total']:,} samples")
+
+
+@app.command()
+def rounds(
+    job_id: JobId,
+    chart: Annotated[Path | None, typer.Option(help="Draw them to this file as well: .png, .svg or .pdf.")] = None,
+    base_url: BaseUrl = None,
+) -> None:
+    """Show how the rounds of a self-improvement job went: acceptance and held-out pass@1 by level, and forecasts."""
+    from services import charts
+
+    if chart is not None:
+        charts.check_suffix(chart, param="--chart")
+    found = service.rounds(service.connect(base_url), job_id)
+    if not found:
+        _say("no round has been decided yet; `wmss watch` shows what is under way")
+        return
+    console.print(round_table(found))
+    if found[-1]["stop"] is not None:
+        _say(f"no further round: {found[-1]['stop']['message']}")
+    if chart is not None:
+        charts.draw_rounds({job_id: found}, chart)
+        console.print(str(chart), highlight=False, soft_wrap=True)
 
 
 @app.command()

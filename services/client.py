@@ -64,6 +64,12 @@ def samples(client: OpenAI, job_id: str, **query: Any) -> dict[str, Any]:
     return dict(page)
 
 
+def rounds(client: OpenAI, job_id: str) -> list[dict[str, Any]]:
+    """The rounds of a self-improvement job that were decided, oldest first."""
+    page: Any = client.get(f"/fine_tuning/jobs/{job_id}/rounds", cast_to=object)
+    return list(page["data"])
+
+
 def register_checkpoint(client: OpenAI, model: str) -> dict[str, Any]:
     """Register a weak checkpoint; returns it."""
     checkpoint: Any = client.post("/weak_checkpoints", body={"model": model}, cast_to=object)

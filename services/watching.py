@@ -6,6 +6,7 @@ from typing import Any, Self
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
+from rich.table import Table
 
 LEVEL_STYLES = {"info": "", "warn": "yellow", "error": "red"}
 
@@ -67,6 +68,27 @@ def clock(phase: dict[str, Any]) -> str:
     if ended or not 0 < phase["done"] < phase["total"]:
         return minutes(taken)
     return f"{minutes(taken)}, {minutes(taken * (phase['total'] - phase['done']) / phase['done'])} left"
+
+
+def round_table(rounds: list[dict[str, Any]]) -> Table:
+    """Rounds of self-improvement as the service lists them, one line each; the best one is marked."""
+    levels = [each["level"] for each in rounds[-1]["held_out"]["levels"]]
+    table = Table("round", "", *(f"level {level}" for level in levels), "learned", "V₋", "V₊")
+    best = rounds[-1]["best_round"]
+    for one in rounds:
+        held_out = {each["level"]: each["pass_at_1"] for each in one["held_out"]["levels"]}
+        cells = []
+        for each in one["levels"]:
+            asked = f"{each['num_accepted']}/{each['num_sampled']}" if each["num_sampled"] else "-"
+            cells.append(f"{asked} → {held_out[each['level']]:.1%}")
+        reading = one["reading"] or {}
+        points = [reading.get(name) for name in ("v_minus", "v_plus")]
+        told = ["" if point is None else f"{point:.3f}" for point in points]
+        learned = sum(each["num_selected"] for each in one["levels"])
+        mark = "*" if one["round"] == best else ""
+        table.add_row(f"{one['round']}{mark}", one["label"], *cells, str(learned), *told)
+    table.caption = "accepted/sampled → held-out pass@1 after the round; * the best round"
+    return table
 
 
 def minutes(seconds: float) -> str:

@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 import httpx
 from fastapi import Depends, FastAPI
 
-from services.api import chat, entropy_scores, files, fine_tuning, health, models, samples, weak_checkpoints
+from services.api import chat, entropy_scores, files, fine_tuning, health, models, rounds, samples, weak_checkpoints
 from services.api.problems import install, known_json, known_query
 from services.api.state import ServiceState
 from services.chat.store import ChatStore
@@ -43,6 +43,6 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 
     app = FastAPI(title="WMSS", version=__version__, lifespan=lifespan)
     install(app)
-    for module in (files, fine_tuning, samples, entropy_scores, weak_checkpoints, models, chat, health):
+    for module in (files, fine_tuning, samples, rounds, entropy_scores, weak_checkpoints, models, chat, health):
         app.include_router(module.router, dependencies=[Depends(known_query), Depends(known_json)])
     return app

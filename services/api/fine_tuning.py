@@ -25,7 +25,7 @@ from services.jobs.store import new_id
 from services.jobs.tables import JobRow
 from services.models import fine_tuned_name, name_of, named_models, registered_models, resolve_models
 from wmss.config import JobSpec
-from wmss.rounds.phases import phases_of
+from wmss.rounds.phases import phases_of, rounds_decided
 from wmss.rounds.report import Report
 
 router = APIRouter(prefix="/v1/fine_tuning/jobs", tags=["fine-tuning"])
@@ -135,8 +135,10 @@ def checkpoints(service: Service, job_id: str, after: str | None = None, limit: 
 def phases(service: Service, job_id: str) -> Page[PhaseObject]:
     """All phases in order, with progress and what the finished ones found."""
     job = find_job(service, job_id)
-    names = phases_of(JobSpec.model_validate(job.spec))
-    return Page(data=PhaseObject.plan(names, service.store.phases(job_id)), has_more=False)
+    rows = service.store.phases(job_id)
+    rounds = rounds_decided({row.name: row.artifacts for row in rows})
+    names = phases_of(JobSpec.model_validate(job.spec), rounds=rounds)
+    return Page(data=PhaseObject.plan(names, rows), has_more=False)
 
 
 def find_job(service: ServiceState, job_id: str) -> JobRow:

@@ -1,6 +1,6 @@
 """What the service answers: OpenAI's object shapes, with our additions named `x_...`."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Generic, Literal, Self, TypeVar
 
 from pydantic import BaseModel
@@ -10,7 +10,7 @@ from services.jobs.states import State, public_status
 from services.jobs.tables import CheckpointRow, EventRow, FileRow, JobRow, PhaseRow, WeakCheckpointRow
 from services.models import KnownModel
 from wmss.config import ScoreSpec
-from wmss.rounds.phases import score_phases
+from wmss.rounds.phases import in_round, score_phases
 
 Item = TypeVar("Item")
 OPENAI_KNOBS = ("n_epochs", "batch_size", "learning_rate_multiplier")
@@ -228,6 +228,10 @@ class PhaseProgress(BaseModel):
         )
 
 
+_UNSEEN = ("indices", "estimated_levels", "state")
+"""What phases record for the next ones: a file's worth of numbers, and what else is told in /rounds."""
+
+
 class PhaseObject(PhaseProgress):
     """The same with what the phase left."""
 
@@ -236,8 +240,7 @@ class PhaseObject(PhaseProgress):
     @classmethod
     def of(cls, row: PhaseRow, **more: Any) -> Self:
         """From its row."""
-        # The drawn indices are a file's worth of numbers; they stay in the database.
-        artifacts = {k: v for k, v in row.artifacts.items() if k != "indices"} if row.artifacts else row.artifacts
+        artifacts = {k: v for k, v in row.artifacts.items() if k not in _UNSEEN} if row.artifacts else row.artifacts
         return super().of(row, artifacts=artifacts, **more)
 
 
@@ -330,6 +333,76 @@ class SampleObject(BaseModel):
 
 class SamplePage(Page[SampleObject]):
     """Samples of one round's draw; `total` counts those that pass the filters, on all pages."""
+
+    total: int
+    round: int
+
+
+class RoundObject(BaseModel):
+    """A round of self-improvement, as it was decided."""
+
+    id: str
+    object: Literal["fine_tuning.job.round"] = "fine_tuning.job.round"
+    round: int
+    label: str
+    """improving, flat, saturated, starved or regressed, as the feedback loop's theory reads it."""
+    reason: str
+    levels: list[dict[str, Any]]
+    """Per level: responses sampled and accepted, with the acceptance's 90 % interval, and those learned from."""
+    held_out: dict[str, Any]
+    """Per level: pass@1 with its standard error, and pass@k, of the round's model."""
+    reading: dict[str, Any] | None
+    """Estimated difficulty, take-off threshold V₋ and ceiling V₊; null where the round did not train."""
+    selection: dict[str, int]
+    """Responses left after each step of the selection."""
+    manifest_sha256: str
+    """Of what was learned from, in order."""
+    best_round: int
+    """The best one so far on the held-out tasks; 0 = the start model."""
+    stop: dict[str, Any] | None
+    """Why no round followed; null if one did."""
+
+    @classmethod
+    def of(cls, number: int, decided: Mapping[str, Any], recorded: Mapping[str, Any]) -> "RoundObject":
+        """From what the phases of the round recorded."""
+        selected = recorded[in_round("select", number)]
+        own = ("label", "reason", "levels", "held_out", "reading", "stop")
+        return cls(
+            id=f"round-{number}",
+            round=number,
+            selection=selected["counts"],
+            manifest_sha256=selected["manifest_sha256"],
+            best_round=decided["state"]["best"]["round"],
+            **{name: decided[name] for name in own},
+        )
+
+
+class RolloutObject(BaseModel):
+    """One response, and what the verifier said of it."""
+
+    id: str
+    object: Literal["fine_tuning.job.rollout"] = "fine_tuning.job.rollout"
+    round: int
+    line: int
+    """Of its task in the training file."""
+    level: int
+    purpose: str
+    sample: int
+    """Number among the responses to this task."""
+    seed: int
+    text: str
+    finish_reason: str
+    logprob: float
+    """Sum over its tokens, in nats, under the model that gave it."""
+    label: str
+    """The verdict; only `correct` ones that ended by themselves are learned from."""
+    detail: str
+    ms: float
+    """What the verdict took."""
+
+
+class RolloutPage(Page[RolloutObject]):
+    """Responses of one round; `total` counts those that pass the filters, on all pages."""
 
     total: int
     round: int

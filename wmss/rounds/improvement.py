@@ -34,7 +34,7 @@ from wmss.rounds.judging import Judged, level_counts, pass_rates, refuse_hopeles
 from wmss.rounds.phases import IMPROVEMENT_ROUND, in_round, phases_of
 from wmss.rounds.preflight import examine
 from wmss.rounds.responses import Panel, Wanted
-from wmss.rounds.rollouts import Rollout, read_rollouts, read_verdicts, shards_in, write_verdicts
+from wmss.rounds.rollouts import Rollout, read_judged, read_rollouts, shards_in, write_judged
 from wmss.rounds.task_files import TaskFiles, read_task_files
 from wmss.rounds.training import train_phase
 from wmss.training.run import TrainingRun
@@ -183,11 +183,15 @@ class _Loop:
         """Which responses are right."""
         rollouts = read_rollouts(shards_in(self._folder(number) / "rollouts"))
         verdicts = self._panel.judge(phase, self._files.training, rollouts)
-        write_verdicts(verdicts, self._folder(number) / "verdicts.parquet")
+        write_judged(rollouts, verdicts, self._judged_file(number))
         reasons = Counter(f"{verdict.label}: {verdict.detail}" for verdict in verdicts)
         self.journal.event(messages.verified(phase, verdicts), data={"reasons": dict(reasons)})
         self._tell_alarms(rollouts, verdicts)
-        return {"reasons": dict(reasons.most_common()), "num_accepted": Judged(rollouts, verdicts).num_accepted}
+        return {
+            "reasons": dict(reasons.most_common()),
+            "num_accepted": Judged(rollouts, verdicts).num_accepted,
+            "table": str(self._judged_file(number)),
+        }
 
     def select(self, number: int) -> Artifacts:
         """Which of the right ones are learned from, and the file to train on, in its order."""
@@ -303,7 +307,7 @@ class _Loop:
         for label, folder in (("base", self.job.base), ("result", self.job.result)):
             model = Checkpoint.whole(folder)
             judged = self._judged_held_out("final_test", model, self._folder("final_test") / label, ("test",))
-            results[label] = score(judged, level=0).model_dump(mode="json")
+            results[label] = score(list(pass_rates(judged).values()), level=0).model_dump(mode="json")
         self.journal.event(messages.tested(results), data=results)
         return {"results": results}
 
@@ -337,8 +341,10 @@ class _Loop:
 
     def _judged(self, number: int) -> Judged:
         """The responses of a round that is verified."""
-        folder = self._folder(number)
-        return Judged(read_rollouts(shards_in(folder / "rollouts")), read_verdicts(folder / "verdicts.parquet"))
+        return Judged(*read_judged(self._judged_file(number)))
+
+    def _judged_file(self, number: int) -> Path:
+        return self._folder(number) / "rollouts.parquet"
 
     def _sample(self, rollout: Rollout) -> TokenizedSample:
         """A response to learn from: the very tokens that were drawn, since text may be cut into others."""

@@ -110,10 +110,11 @@ def _plan(spec: JobSpec, found: Findings) -> Plan:
     assert found.batch_size is not None and found.max_length is not None
     knobs = spec.method.self_improvement
     return Plan(
-        phases=[_planned(name, knobs) for name in phases_of(spec)],
+        phases=[_planned(name, knobs) for name in phases_of(spec, rounds=1)],
         batch_size=found.batch_size,
         max_length=found.max_length,
         peak_learning_rate=knobs.hyperparameters.peak_learning_rate,
+        max_rounds=knobs.rounds,
     )
 
 

@@ -96,6 +96,8 @@ class Plan(_Part):
     batch_size: int
     max_length: int
     peak_learning_rate: float
+    max_rounds: int = 1
+    """Of self-improvement: how often `plan` to `decide` run at most."""
 
 
 class Cost(_Part):

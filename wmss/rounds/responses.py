@@ -16,7 +16,7 @@ from wmss.rounds.rollouts import Rollout, read_rollouts, shard_path, write_rollo
 from wmss.rounds.task_files import TaskFile
 from wmss.scoring.interfaces import Sampling
 from wmss.scoring.rollouts import Request, sample_rollouts, sample_seed
-from wmss.verifiers import make_verifier
+from wmss.verifiers.registry import make_verifier
 
 SHARD_REQUESTS = 256
 """Responses of one call and one file. Fixed: what is asked together decides, with the seeds, what an engine gives."""

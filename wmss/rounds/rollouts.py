@@ -5,7 +5,7 @@ A file is written whole or not at all, so one that exists is done and a restarte
 
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ _RESPONSES = pa.schema(
         ("logprob", pa.float64()),
     ]
 )
-_VERDICTS = pa.schema([("label", pa.string()), ("detail", pa.string()), ("ms", pa.float64())])
+_JUDGED = pa.schema([*_RESPONSES, ("label", pa.string()), ("detail", pa.string()), ("ms", pa.float64())])
 
 
 @dataclass(frozen=True)
@@ -59,54 +59,49 @@ def shards_in(folder: Path) -> list[Path]:
 
 def write_rollouts(rollouts: Sequence[Rollout], path: Path, *, origin: Mapping[str, Any]) -> None:
     """One shard; `origin` says which model and engine its responses come from."""
-    columns = {
-        "line": [each.line for each in rollouts],
-        "level": [each.level for each in rollouts],
-        "purpose": [each.purpose for each in rollouts],
-        "sample": [each.sample for each in rollouts],
-        "seed": [each.seed for each in rollouts],
-        "token_ids": [list(each.completion.token_ids) for each in rollouts],
-        "text": [each.text for each in rollouts],
-        "finish_reason": [each.completion.finish_reason for each in rollouts],
-        "logprob": [each.completion.logprob for each in rollouts],
-    }
-    write_whole(pa.table(columns, schema=_RESPONSES.with_metadata({"wmss": json.dumps(dict(origin))})), path)
+    schema = _RESPONSES.with_metadata({"wmss": json.dumps(dict(origin))})
+    _write_whole(pa.table(_columns(rollouts), schema=schema), path)
 
 
 def read_rollouts(paths: Sequence[Path]) -> list[Rollout]:
     """What `write_rollouts` wrote, shard after shard."""
-    return [
-        Rollout(
-            line=row["line"],
-            level=row["level"],
-            purpose=row["purpose"],
-            sample=row["sample"],
-            seed=row["seed"],
-            text=row["text"],
-            completion=Completion(tuple(row["token_ids"]), row["finish_reason"], row["logprob"]),
-        )
-        for row in _rows(paths)
-    ]
+    return [_rollout(row) for path in paths for row in pq.read_table(path).to_pylist()]
 
 
-def write_verdicts(verdicts: Sequence[Verdict], path: Path) -> None:
-    """Of the responses of a round, in their order."""
-    columns = {name: [getattr(each, name) for each in verdicts] for name in _VERDICTS.names}
-    write_whole(pa.table(columns, schema=_VERDICTS), path)
+def write_judged(rollouts: Sequence[Rollout], verdicts: Sequence[Verdict], path: Path) -> None:
+    """All responses of a round with their verdicts, for the phases after VERIFY and for people."""
+    found = {name: [getattr(each, name) for each in verdicts] for name in ("label", "detail", "ms")}
+    _write_whole(pa.table(_columns(rollouts) | found, schema=_JUDGED), path)
 
 
-def read_verdicts(path: Path) -> list[Verdict]:
-    """What `write_verdicts` wrote."""
-    return [Verdict(**row) for row in _rows([path])]
+def read_judged(path: Path) -> tuple[list[Rollout], list[Verdict]]:
+    """What `write_judged` wrote."""
+    rows = pq.read_table(path).to_pylist()
+    return [_rollout(row) for row in rows], [Verdict(row["label"], row["detail"], row["ms"]) for row in rows]
 
 
-def write_whole(table: pa.Table, path: Path) -> None:
-    """A parquet file that is complete as soon as it has its name."""
+def _columns(rollouts: Sequence[Rollout]) -> dict[str, list[Any]]:
+    own = ("line", "level", "purpose", "sample", "seed", "text")
+    return {name: [getattr(each, name) for each in rollouts] for name in own} | {
+        "token_ids": [list(each.completion.token_ids) for each in rollouts],
+        "finish_reason": [each.completion.finish_reason for each in rollouts],
+        "logprob": [each.completion.logprob for each in rollouts],
+    }
+
+
+def _rollout(row: Mapping[str, Any]) -> Rollout:
+    return Rollout(
+        line=row["line"],
+        level=row["level"],
+        purpose=row["purpose"],
+        sample=row["sample"],
+        seed=row["seed"],
+        text=row["text"],
+        completion=Completion(tuple(row["token_ids"]), row["finish_reason"], row["logprob"]),
+    )
+
+
+def _write_whole(table: pa.Table, path: Path) -> None:
     partial = path.with_suffix(".partial")
     pq.write_table(table, partial)
     os.replace(partial, path)
-
-
-def _rows(paths: Sequence[Path]) -> Iterator[dict[str, Any]]:
-    for path in paths:
-        yield from pq.read_table(path).to_pylist()

@@ -12,7 +12,7 @@ from wmss.data.tasks import end_token_ids, read_tasks, render_prompts
 from wmss.errors import ConfigError, DataError, WmssError
 from wmss.models.loading import load_tokenizer
 from wmss.records import Split, Task
-from wmss.verifiers import make_verifier
+from wmss.verifiers.registry import make_verifier
 
 METHOD = "method.self_improvement"
 MAX_SHOWN = 10
