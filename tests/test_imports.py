@@ -15,13 +15,22 @@ ALLOWED = {
     "wmss.records": set(),
     "wmss.errors": set(),
     "wmss.core": {"wmss.core"},
+    "wmss.theory": {"wmss.core", "wmss.theory"},
     "wmss.data": {"wmss.core", "wmss.data"},
     "wmss.models": {"wmss.core", "wmss.models"},
     "wmss.training": {"wmss.core", "wmss.data", "wmss.models", "wmss.training"},
     "wmss.scoring": {"wmss.core", "wmss.data", "wmss.models", "wmss.scoring"},
     "wmss.integrations": {"wmss.core", "wmss.models"},
     "wmss.tasks": {"wmss.core", "wmss.data", "wmss.models", "wmss.training", "wmss.scoring", "wmss.tasks"},
-    "wmss.rounds": {"wmss.core", "wmss.data", "wmss.models", "wmss.training", "wmss.scoring", "wmss.rounds"},
+    "wmss.rounds": {
+        "wmss.core",
+        "wmss.theory",
+        "wmss.data",
+        "wmss.models",
+        "wmss.training",
+        "wmss.scoring",
+        "wmss.rounds",
+    },
 }
 FORBIDDEN_IN_LIBRARY = {"ray", "fastapi", "sqlalchemy", "alembic", "uvicorn", "openai", "typer", "services"}
 
