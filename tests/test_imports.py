@@ -15,6 +15,7 @@ ALLOWED = {
     "wmss.records": set(),
     "wmss.errors": set(),
     "wmss.core": {"wmss.core"},
+    "wmss.theory": {"wmss.core", "wmss.theory"},
     "wmss.data": {"wmss.core", "wmss.data"},
     "wmss.models": {"wmss.core", "wmss.models"},
     "wmss.training": {"wmss.core", "wmss.data", "wmss.models", "wmss.training"},
@@ -32,6 +33,7 @@ ALLOWED = {
     },
     "wmss.rounds": {
         "wmss.core",
+        "wmss.theory",
         "wmss.data",
         "wmss.models",
         "wmss.training",

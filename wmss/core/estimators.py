@@ -3,8 +3,11 @@
 import math
 
 
-def wilson_interval(num_correct: int, num_trials: int, *, z: float = 1.959964) -> tuple[float, float]:
-    """Wilson score interval (low, high) of a proportion; z = 1.959964 gives 95 %. It stays inside [0, 1]."""
+def wilson_interval(num_correct: float, num_trials: float, *, z: float = 1.959964) -> tuple[float, float]:
+    """Wilson score interval (low, high) of a proportion; z = 1.959964 gives 95 %. It stays inside [0, 1].
+
+    Counts that were averaged over rounds need not be whole.
+    """
     if not 0 <= num_correct <= num_trials or num_trials == 0:
         raise ValueError(f"expected 0 <= num_correct <= num_trials > 0, got {num_correct} of {num_trials}")
     p = num_correct / num_trials

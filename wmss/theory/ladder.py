@@ -1,0 +1,105 @@
+"""The bounds of several levels, with random acceptance and the product's own curriculum. Our reconstruction.
+
+Level l + 1 is taken to be accepted at least κ_l times as often as level l, with the κ_l of the start, because harder
+tasks are made of the same steps. Each level learns from its own accepted samples, all with one difficulty a.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from wmss.core.levels import Curriculum, LevelState, observe, plan_round, start
+from wmss.theory.bounds import checked_starts, level_ratios
+from wmss.theory.recursion import FloatArray, check_alpha, check_at_least_zero, check_count
+from wmss.theory.simulation import learn
+
+IntArray = npt.NDArray[np.int64]
+BoolArray = npt.NDArray[np.bool_]
+
+
+class Ladder(NamedTuple):
+    """Levels and how hard they are to learn."""
+
+    starts: Sequence[float]
+    """Acceptance of every level before the first round, easy to hard, in [0, 1]."""
+    complexity: float
+    """a >= 0, in accepted samples."""
+    alpha: float = 1.0
+    """Rate of learning, in (0, 1]."""
+
+
+def simulate_levels(
+    ladder: Ladder,
+    curriculum: Curriculum,
+    *,
+    num_groups: int,
+    group_size: int,
+    repetitions: int,
+    keep_best: bool = False,
+    seed: int = 0,
+) -> FloatArray:
+    """Acceptance of every level over the curriculum's rounds, float64 [num_rounds + 1, repetitions, num_levels].
+
+    A level that is not sampled, or accepts nothing, stays as it is, and so does a starved run to its end. A level that
+    is only probed or replayed can rise but not fall: the few samples of it do not undo what was learned from more.
+
+    Args:
+        num_groups, group_size: prompts of a round, and responses to each.
+        keep_best: no level ever falls: the better of two models is kept.
+    """
+    rates = checked_starts(ladder.starts)
+    check_at_least_zero("complexity", ladder.complexity)
+    check_alpha(ladder.alpha)
+    check_count("repetitions", repetitions)
+    if len(rates) != curriculum.num_levels:
+        raise ValueError(f"starts: expected one for each of {curriculum.num_levels} levels, got {len(rates)}")
+    rng = np.random.default_rng(seed)
+    # Only measured acceptance makes plans differ between repetitions.
+    adaptive = curriculum.policy == "acceptance_target"
+    states = [start(curriculum)] * (repetitions if adaptive else 1)
+    trace = np.empty((curriculum.num_rounds + 1, repetitions, len(rates)))
+    trace[0] = rates
+    for t in range(curriculum.num_rounds):
+        plans = [_plan(curriculum, state, num_groups, group_size) for state in states]
+        samples, focused = (np.stack(each) for each in zip(*plans, strict=True))
+        accepted = rng.binomial(samples, trace[t])
+        trace[t + 1] = _improve(trace[t], accepted, ladder, may_fall=focused & (not keep_best))
+        states = [
+            state if state.starved else observe(curriculum, state, list(zip(right, drawn, strict=True)))
+            for state, right, drawn in zip(states, accepted.tolist(), samples.tolist(), strict=False)
+        ]
+    return trace
+
+
+def expected_levels(ladder: Ladder, plan: IntArray) -> FloatArray:
+    """The same without chance, float64 [rounds + 1, num_levels]: a round accepts just what it expects.
+
+    Args:
+        plan: samples per round and level, [rounds, num_levels].
+    """
+    trace = [np.array(checked_starts(ladder.starts))]
+    for samples in plan:
+        trace.append(_improve(trace[-1], samples * trace[-1], ladder, may_fall=np.array(True)))
+    return np.stack(trace)
+
+
+def _plan(curriculum: Curriculum, state: LevelState, num_groups: int, group_size: int) -> tuple[IntArray, BoolArray]:
+    """Samples of every level in the next round, and whether the level is in its focus."""
+    samples = np.zeros(curriculum.num_levels, dtype=np.int64)
+    focused = np.zeros(curriculum.num_levels, dtype=bool)
+    if not state.starved:
+        for share in plan_round(curriculum, state, num_groups=num_groups, group_size=group_size):
+            samples[share.level] += share.num_groups * group_size
+            focused[share.level] |= share.purpose == "focus"
+    return samples, focused
+
+
+def _improve(v: FloatArray, accepted: npt.NDArray[np.generic], ladder: Ladder, *, may_fall: BoolArray) -> FloatArray:
+    """Acceptances [..., num_levels] after learning, each level at least κ times the one below it."""
+    learned = learn(v, np.asarray(accepted, dtype=np.float64), complexity=ladder.complexity, alpha=ladder.alpha)
+    after = np.where(may_fall, learned, np.maximum(v, learned))
+    for level, ratio in enumerate(level_ratios(ladder.starts), start=1):
+        after[..., level] = np.maximum(after[..., level], ratio * after[..., level - 1])
+    return after
