@@ -13,7 +13,8 @@ from pydantic import BaseModel, ConfigDict
 
 from wmss.config import SelfImprovementConfig
 from wmss.core.levels import Curriculum, LevelState, observe
-from wmss.theory import Label, Reading, RoundOutcome, classify
+from wmss.theory import Reading, RoundOutcome, classify
+from wmss.theory.feedback import Label
 
 MAX_REGRESSIONS = 1
 """Rounds that may make the model worse: the first is taken back, with half the learning rate; the second ends it."""
@@ -90,7 +91,7 @@ class Best(_Record):
 
     round: int
     """0 = the start model."""
-    pass_at_1: float
+    held_out: HeldOut
     checkpoint: dict[str, Any]
 
 
@@ -108,6 +109,8 @@ class LoopState(_Record):
     """The last one that ended."""
     current: dict[str, Any]
     """The checkpoint the next round samples from."""
+    standing: HeldOut
+    """How good that one is."""
     previous: dict[str, Any] | None = None
     """The one of the round before: the weak model of an update on mixed logits."""
     best: Best
@@ -207,7 +210,7 @@ def decide(knobs: SelfImprovementConfig, curriculum: Curriculum, state: LoopStat
 
 def _outcomes(state: LoopState, done: Round) -> list[RoundOutcome]:
     """The rounds in a row that were about the same levels, this one included: their difficulty is one number."""
-    before, _ = state.history[-1].of(done.active)
+    before, _ = state.standing.of(done.active)
     after, error = done.held_out.of(done.active)
     active = [level for level in done.levels if level.level in done.active]
     latest = RoundOutcome(
@@ -235,18 +238,19 @@ def _with_model(state: LoopState, done: Round, label: Label) -> LoopState:
     if done.checkpoint is None:
         return state
     trained = state.model_copy(update={"trained_rounds": state.trained_rounds + 1})
-    if done.held_out.pass_at_1 > state.best.pass_at_1:
-        best = Best(round=state.round + 1, pass_at_1=done.held_out.pass_at_1, checkpoint=done.checkpoint)
+    if done.held_out.pass_at_1 > state.best.held_out.pass_at_1:
+        best = Best(round=state.round + 1, held_out=done.held_out, checkpoint=done.checkpoint)
         trained = trained.model_copy(update={"best": best})
     if label == "regressed":
         return trained.model_copy(
             update={
                 "current": trained.best.checkpoint,
+                "standing": trained.best.held_out,
                 "regressions": state.regressions + 1,
                 "learning_rate_factor": state.learning_rate_factor / 2,
             }
         )
-    return trained.model_copy(update={"current": done.checkpoint, "previous": state.current})
+    return trained.model_copy(update={"current": done.checkpoint, "standing": done.held_out, "previous": state.current})
 
 
 def _counted(state: LoopState, label: Label) -> LoopState:

@@ -125,7 +125,8 @@ class _Loop:
         held_out = scores(judged, held_out_file, samples_per_task=self._knobs.evaluation_samples)
         state = LoopState(
             current=base.record(),
-            best=Best(round=0, pass_at_1=held_out.pass_at_1, checkpoint=base.record()),
+            standing=held_out,
+            best=Best(round=0, held_out=held_out, checkpoint=base.record()),
             history=(held_out,),
             curriculum=start(self._curriculum(len(held_out.levels))).to_dict(),
         )
@@ -266,7 +267,7 @@ class _Loop:
     def evaluate(self, phase: str, state: LoopState, trained: Artifacts) -> Artifacts:
         """How good the new model is on the held-out tasks; one that did not change is not asked again."""
         if trained["checkpoint"] is None:
-            return {"held_out": state.history[-1].model_dump(mode="json")}
+            return {"held_out": state.standing.model_dump(mode="json")}
         folder = self._folder(state.round + 1) / "held_out"
         judged = self._judged_held_out(phase, Checkpoint.read(trained), folder, ("validation", "ood"))
         held_out = scores(judged, self._files.held_out, samples_per_task=self._knobs.evaluation_samples)
