@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerBase
 
 from wmss.config import SelfImprovementConfig
 from wmss.models.loading import load_tokenizer
-from wmss.records import Verdict
+from wmss.records import Completion, Verdict
 from wmss.rounds.job import Checkpoint, Engines, Job, Journal
 from wmss.rounds.rollouts import Rollout, read_rollouts, shard_path, write_rollouts
 from wmss.rounds.task_files import TaskFile
@@ -19,7 +19,7 @@ from wmss.scoring.rollouts import Request, sample_rollouts, sample_seed
 from wmss.verifiers.registry import make_verifier
 
 SHARD_REQUESTS = 256
-"""Responses of one call and one file. Fixed: what is asked together decides, with the seeds, what an engine gives."""
+"""About how many responses make a call and a file. Fixed: what is asked together decides what an engine gives."""
 MAX_VERIFIER_PROCESSES = 8
 
 
@@ -61,42 +61,47 @@ class Panel:
         """
         folder.mkdir(parents=True, exist_ok=True)
         seeds = [sample_seed(self._job.spec.seed, round, file.tasks[w.index].line, w.sample) for w in wanted]
-        requests = [Request(file.prompts[w.index], seed) for w, seed in zip(wanted, seeds, strict=True)]
-        num_shards = -(-len(wanted) // SHARD_REQUESTS)
-        paths = [shard_path(folder, number) for number in range(num_shards)]
-        missing = [number for number, path in enumerate(paths) if not path.exists()]
-        done = len(wanted) - sum(len(requests[_part(number)]) for number in missing)
-        if missing:
-            sampling = Sampling(**self._knobs.sampling.model_dump())
+        requests = [Request(tuple(file.prompts[w.index]), seed) for w, seed in zip(wanted, seeds, strict=True)]
+        parts = self._parts(len(wanted))
+        paths = [shard_path(folder, number) for number in range(len(parts))]
+        finished = {number for number, path in enumerate(paths) if path.exists()}
+        if len(finished) < len(parts):
+            done = sum(len(wanted[parts[number]]) for number in finished)
             with self._engines.sampler(self._job.base, max_length=self._max_length) as sampler:
                 drawn = sample_rollouts(
                     requests,
                     sampler,
                     model.folder,
-                    sampling=sampling,
+                    sampling=Sampling(**self._knobs.sampling.model_dump()),
                     end_token_ids=self._end_token_ids,
-                    shard_size=SHARD_REQUESTS,
-                    shards=missing,
+                    shard_size=self._shard_size,
+                    finished=finished,
                 )
+                origin = {"job": self._job.id, "round": round, "weights": str(model.folder)}
+                origin |= {"engine": sampler.provenance()}
                 for number, completions in drawn:
-                    part = _part(number)
-                    rollouts = [
-                        Rollout(
-                            line=file.tasks[w.index].line,
-                            level=w.level,
-                            purpose=w.purpose,
-                            sample=w.sample,
-                            seed=seed,
-                            text=self._text(completion.token_ids),
-                            completion=completion,
-                        )
-                        for w, seed, completion in zip(wanted[part], seeds[part], completions, strict=True)
-                    ]
-                    origin = {"job": self._job.id, "round": round, "weights": str(model.folder)}
-                    write_rollouts(rollouts, paths[number], origin=origin | {"engine": sampler.provenance()})
+                    part = parts[number]
+                    rollouts = self._rollouts(file, wanted[part], seeds[part], completions)
+                    write_rollouts(rollouts, paths[number], origin=origin)
                     done += len(rollouts)
                     self._journal.progress(phase, done, len(wanted))
         return read_rollouts(paths)
+
+    def _rollouts(
+        self, file: TaskFile, wanted: Sequence[Wanted], seeds: Sequence[int], completions: Sequence[Completion]
+    ) -> list[Rollout]:
+        return [
+            Rollout(
+                line=file.tasks[one.index].line,
+                level=one.level,
+                purpose=one.purpose,
+                sample=one.sample,
+                seed=seed,
+                text=self._text(completion.token_ids),
+                completion=completion,
+            )
+            for one, seed, completion in zip(wanted, seeds, completions, strict=True)
+        ]
 
     def judge(self, phase: str, file: TaskFile, rollouts: Sequence[Rollout]) -> list[Verdict]:
         """The verifier's verdict on each response to tasks of the file."""
@@ -113,6 +118,12 @@ class Panel:
     def _tokenizer(self) -> PreTrainedTokenizerBase:
         return load_tokenizer(self._job.base)
 
+    @property
+    def _shard_size(self) -> int:
+        """Whole groups: a prompt is read once for all its responses in a call."""
+        group = self._knobs.samples_per_prompt
+        return max(1, SHARD_REQUESTS // group) * group
 
-def _part(number: int) -> slice:
-    return slice(number * SHARD_REQUESTS, (number + 1) * SHARD_REQUESTS)
+    def _parts(self, num_wanted: int) -> list[slice]:
+        size = self._shard_size
+        return [slice(start, start + size) for start in range(0, num_wanted, size)]
