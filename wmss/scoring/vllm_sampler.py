@@ -47,11 +47,11 @@ class VllmSampler:
         """
         if dtype not in ALLOWED:
             raise ConfigError(f"dtype: expected one of {[*ALLOWED]}, got {dtype!r}", param="dtype")
+        # Before the engine is there: the two do not hold their weights at the same time.
+        first = make_probe(checkpoint, max_length=max_length)
         keep_freed_memory()
         from vllm import LLM
 
-        # The engine is not there yet: the two do not hold their weights at the same time.
-        first = make_probe(checkpoint, max_length=max_length)
         self._checkpoint = checkpoint
         self._max_length = max_length
         self._dtype = dtype
