@@ -42,10 +42,9 @@ def draw(sampler: ServeSampler, weights: Path, *, kill_after: int | None = None)
 
 
 def kill_replica() -> None:
+    title = f"ray::ServeReplica:{APP}"
     running = psutil.process_iter(["cmdline"])
-    [replica] = [
-        process for process in running if f"ray::ServeReplica:{APP}" in " ".join(process.info["cmdline"] or ())
-    ]
+    [replica] = [process for process in running if title in " ".join(process.info["cmdline"] or ())]
     replica.kill()
 
 
@@ -58,8 +57,14 @@ def main(base: Path, other: Path, wrong: Path, result: Path) -> None:
             draw(sampler, wrong)
         except WmssError as error:
             refusal = error.message
-        told = {"undisturbed": undisturbed, "disturbed": disturbed, "refusal": refusal}
-        result.write_text(json.dumps(told | {"provenance": sampler.provenance()}))
+        told = {
+            "prompts": [request.prompt_ids for request in REQUESTS],
+            "undisturbed": undisturbed,
+            "disturbed": disturbed,
+            "refusal": refusal,
+            "engine": sampler.provenance()["engine"],
+        }
+        result.write_text(json.dumps(told))
     finally:
         serve.delete(APP)
 
