@@ -1,5 +1,7 @@
 """vLLM samples from the weights it is given, whatever it held before; and where it would not, it says so."""
 
+from itertools import islice
+
 import numpy as np
 import pytest
 
@@ -157,7 +159,7 @@ def test_every_family_changes_its_weights(tmp_path, arguments):
     ]
     answers = iter(run_samplers(steps, tmp_path))
     for name, (first, other) in pairs.items():
-        found = dict(zip(names, answers, strict=False))
+        found = dict(zip(names, islice(answers, 4), strict=True))
         assert found["mistake"].startswith("probe: "), name
         for key, checkpoint in (("other", other), ("first", first)):
             sums, lengths = np.array([(c.logprob, len(c.token_ids)) for c in found[key]]).T
