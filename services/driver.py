@@ -20,6 +20,7 @@ from services.chat.store import ChatStore
 from services.engines.generator import ServeGenerator, deploy_generator
 from services.engines.pool import EnginePool
 from services.engines.replicas import app_name
+from services.engines.sampler import ServeSampler, deploy_sampler
 from services.engines.scorer import ServeScorer, deploy_scorer
 from services.engines.store import Engine, EngineStore
 from services.failures import driver_error
@@ -203,6 +204,14 @@ class RayEngines:
         with self._engine("generator", deploy_generator, checkpoint, {"max_length": max_length}) as handle:
             yield ServeGenerator(handle)
 
+    @contextlib.contextmanager
+    def sampler(self, checkpoint: Path, *, max_length: int) -> Iterator[ServeSampler]:
+        """A sampler of this job's own, for the time of the context; it stays afterwards, for the next round."""
+        options = {"max_length": max_length, "num_replicas": self._num_replicas, "dtype": self._dtype}
+        # Two jobs in one engine would make it load other weights at every call.
+        with self._engine("sampler", deploy_sampler, checkpoint, options, self._num_replicas, own=True) as handle:
+            yield ServeSampler(handle, num_replicas=self._num_replicas)
+
     def provenance(self) -> dict[str, Any]:
         """What the engines say of themselves, without starting one."""
         return provenance(self._dtype, "cuda" if self._use_gpu else "cpu")
@@ -214,12 +223,15 @@ class RayEngines:
         checkpoint: Path,
         options: dict[str, Any],
         num_replicas: int = 1,
+        *,
+        own: bool = False,
     ) -> AbstractContextManager[DeploymentHandle[Any]]:
-        """The engine of this kind with these options, whichever job deployed it."""
+        """The engine of this kind with these options, whichever job deployed it; or this job's `own`."""
         options = options | {"use_gpu": self._use_gpu}
         root = self._settings.root
         label = f"{kind} of {checkpoint.relative_to(root) if checkpoint.is_relative_to(root) else checkpoint}"
-        engine = Engine(app_name(kind, checkpoint, options), label, num_replicas, use_gpu=self._use_gpu)
+        app = app_name(kind, checkpoint, options | ({"job": self._job.id} if own else {}))
+        engine = Engine(app, label, num_replicas, use_gpu=self._use_gpu)
         return self._pool.use(engine, lambda: deploy(engine.app, checkpoint, **options))
 
 

@@ -22,6 +22,7 @@ from wmss.rounds.job import Job
 from wmss.rounds.messages import compared
 from wmss.rounds.phases import phases_of
 from wmss.rounds.stages import run_job
+from wmss.scoring.torch_sampler import TorchSampler
 from wmss.scoring.torch_scorer import TorchEntropyScorer, provenance
 from wmss.training.loop import train
 
@@ -75,6 +76,11 @@ class LocalEngines:
     def generator(self, checkpoint, *, max_length):
         self.started.append("generator")
         yield TorchGenerator(checkpoint)
+
+    @contextlib.contextmanager
+    def sampler(self, checkpoint, *, max_length):
+        self.started.append("sampler")
+        yield TorchSampler(max_length=max_length)
 
     def provenance(self):
         return provenance()

@@ -11,7 +11,7 @@ from wmss.config import JobSpec
 from wmss.errors import WmssError
 from wmss.records import ADAPTER_FOLDER, STRONG_FOLDER, CheckpointDigests
 from wmss.rounds.preflight import Sources
-from wmss.scoring.interfaces import Generator, Scorer
+from wmss.scoring.interfaces import Generator, Sampler, Scorer
 from wmss.training.run import ModelSource, TrainingRun
 
 Artifacts = dict[str, Any]
@@ -79,6 +79,11 @@ class Engines(ScoringEngines, Protocol):
 
     def generator(self, checkpoint: Path, *, max_length: int) -> AbstractContextManager[Generator]:
         """A text generator."""
+
+    def sampler(self, checkpoint: Path, *, max_length: int) -> AbstractContextManager[Sampler]:
+        """A sampler for models of this checkpoint's shape: each call names its weights, and a job's next round finds
+        the engine there again if it asks for the same `checkpoint`. `max_length` bounds prompt and response together.
+        """
 
 
 class Journal(Protocol):

@@ -1,12 +1,10 @@
 """From token statistics to one entropy per sample: the table that the curriculum reads."""
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +14,7 @@ import pyarrow.parquet as pq
 from wmss.data.states import StateWriter
 from wmss.errors import ScoreTableError
 from wmss.records import TokenizedSample
+from wmss.scoring.calls import answers
 from wmss.scoring.interfaces import NUM_STATISTICS, Progress, Scorer
 from wmss.scoring.token_table import PROVENANCE, TokenTableWriter
 
@@ -23,7 +22,6 @@ FloatArray = npt.NDArray[np.float64]
 
 Batch = list[int]
 """Indices of samples."""
-Answer = TypeVar("Answer")
 
 MIN_BATCH_SAMPLES = 64
 """Fewer samples a call leave the engine idle between calls."""
@@ -128,7 +126,7 @@ def score_samples(
         starts = [int(samples[i].predicting_positions[0]) for i in batch]
         return scorer.score([samples[i].input_ids.tolist() for i in batch], starts)
 
-    for batch, results in _answers(_batches(samples, batch_tokens, min_samples), ask, scorer.calls_at_once):
+    for batch, results in answers(_batches(samples, batch_tokens, min_samples), ask, scorer.calls_at_once):
         for index, statistics in zip(batch, results, strict=True):
             positions = samples[index].predicting_positions
             rows = statistics[positions - positions[0]]
@@ -149,23 +147,6 @@ def score_samples(
         top1=top1,
         provenance=scorer.provenance(),
     )
-
-
-def _answers(
-    batches: Iterable[Batch], ask: Callable[[Batch], Answer], calls_at_once: int
-) -> Iterator[tuple[Batch, Answer]]:
-    """Every batch with its answer, in the order of the answers; no more of them are held than calls are under way."""
-    if calls_at_once == 1:
-        yield from ((batch, ask(batch)) for batch in batches)
-        return
-    left = iter(batches)
-    with ThreadPoolExecutor(calls_at_once, thread_name_prefix="score") as threads:
-        under_way = {threads.submit(ask, batch): batch for batch in islice(left, calls_at_once)}
-        while under_way:
-            for answered in wait(under_way, return_when=FIRST_COMPLETED).done:
-                batch = under_way.pop(answered)
-                under_way |= {threads.submit(ask, another): another for another in islice(left, 1)}
-                yield batch, answered.result()
 
 
 def _batches(samples: Sequence[TokenizedSample], batch_tokens: int, min_samples: int) -> Iterator[Batch]:

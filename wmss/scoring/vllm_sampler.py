@@ -1,6 +1,8 @@
 """Sampling with a vLLM engine whose weights change in place, and which has to show each time that they did."""
 
 from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -47,11 +49,11 @@ class VllmSampler:
         """
         if dtype not in ALLOWED:
             raise ConfigError(f"dtype: expected one of {[*ALLOWED]}, got {dtype!r}", param="dtype")
+        # Before the engine is there: the two do not hold their weights at the same time.
+        first = make_probe(checkpoint, max_length=max_length)
         keep_freed_memory()
         from vllm import LLM
 
-        # The engine is not there yet: the two do not hold their weights at the same time.
-        first = make_probe(checkpoint, max_length=max_length)
         self._checkpoint = checkpoint
         self._max_length = max_length
         self._dtype = dtype
@@ -92,7 +94,7 @@ class VllmSampler:
         if wanted == self._loaded:
             return
         self._check_shape(weights)
-        probe = make_probe(weights, max_length=self._max_length)
+        probe = self._make_probe(weights)
         self._loaded = None
         # What it begins with lies in the prefix cache then, computed with the old weights: a cache that is not emptied
         # shows, whatever was asked before.
@@ -141,6 +143,14 @@ class VllmSampler:
     def provenance(self) -> dict[str, Any]:
         """Engine, version, precision and batch invariance."""
         return provenance(self._dtype, device_here())
+
+    def _make_probe(self, weights: Path) -> Probe:
+        if not self._llm.llm_engine.model_config.using_transformers_backend():
+            return make_probe(weights, max_length=self._max_length)
+        # vLLM runs this family on transformers' own classes and has changed them for good: in this process they would
+        # no longer be what the engine is compared with.
+        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as apart:
+            return apart.submit(make_probe, weights, max_length=self._max_length).result()
 
     def _check(self, probe: Probe, weights: Path) -> None:
         self.probe_difference = check_probe(self._forced, probe, weights=weights, dtype=self._dtype)

@@ -1,0 +1,121 @@
+"""Responses from models whose weights change, behind Ray Serve: one application per job, whatever its rounds train."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from ray import serve
+from ray.serve.handle import DeploymentHandle
+
+from services.engines.replicas import (
+    CALLS_PER_REPLICA,
+    ENGINE_DEPLOYMENT,
+    EngineReplica,
+    call_replica,
+    comes_and_goes,
+    deploy,
+)
+from wmss.records import Completion
+from wmss.scoring.interfaces import Sampling
+
+
+class Ragged(NamedTuple):
+    """Several sequences of token ids as they travel."""
+
+    ids: npt.NDArray[np.int32]
+    """All ids, one sequence after the other."""
+    lengths: npt.NDArray[np.int64]
+
+    @classmethod
+    def of(cls, sequences: Sequence[Sequence[int]]) -> "Ragged":
+        """Pack them."""
+        lengths = np.array([len(ids) for ids in sequences], dtype=np.int64)
+        flat = np.fromiter((token for ids in sequences for token in ids), dtype=np.int32, count=int(lengths.sum()))
+        return cls(flat, lengths)
+
+    def lists(self) -> list[list[int]]:
+        """The sequences again."""
+        ends = np.cumsum(self.lengths)
+        return [self.ids[end - length : end].tolist() for end, length in zip(ends, self.lengths, strict=True)]
+
+
+class Responses(NamedTuple):
+    """Completions as they travel."""
+
+    token_ids: Ragged
+    stopped: npt.NDArray[np.bool_]
+    """Whether each ended by itself."""
+    logprobs: npt.NDArray[np.float64]
+
+
+@serve.deployment
+class SamplerReplica(EngineReplica):
+    """Holds one model at a time in a vLLM engine. Every call names its weights: a replica that was started anew loads
+    them first, and can never answer with those that it was made for."""
+
+    def __init__(self, checkpoint: str, max_length: int, dtype: str) -> None:
+        super().__init__()
+        from wmss.scoring.vllm_sampler import VllmSampler
+
+        self._sampler = self.build(lambda: VllmSampler(Path(checkpoint), max_length=max_length, dtype=dtype))
+
+    async def sample(
+        self, weights: str, prompts: Ragged, seeds: Sequence[int], sampling: Sampling, end_token_ids: Sequence[int]
+    ) -> Responses:
+        """As `Sampler.sample`."""
+        answer: Responses = await self.run(self._answer, weights, prompts, seeds, sampling, end_token_ids)
+        return answer
+
+    def _answer(
+        self, weights: str, prompts: Ragged, seeds: Sequence[int], sampling: Sampling, end_token_ids: Sequence[int]
+    ) -> Responses:
+        completions = self._sampler.sample(
+            Path(weights), prompts.lists(), seeds, sampling=sampling, end_token_ids=end_token_ids
+        )
+        return Responses(
+            Ragged.of([completion.token_ids for completion in completions]),
+            np.array([completion.finish_reason == "stop" for completion in completions], dtype=np.bool_),
+            np.array([completion.logprob for completion in completions], dtype=np.float64),
+        )
+
+    async def provenance(self) -> dict[str, Any]:
+        """Engine, version, precision."""
+        return dict(self._sampler.provenance())
+
+
+class ServeSampler:
+    """The driver's side: a `Sampler` whose engine lives in a Serve application."""
+
+    def __init__(self, handle: DeploymentHandle[Any], *, num_replicas: int = 1) -> None:
+        self._handle = handle
+        self.calls_at_once = CALLS_PER_REPLICA * num_replicas
+
+    def sample(
+        self,
+        weights: Path,
+        prompts: Sequence[Sequence[int]],
+        seeds: Sequence[int],
+        *,
+        sampling: Sampling,
+        end_token_ids: Sequence[int],
+    ) -> list[Completion]:
+        """As `Sampler.sample`; a call that dies with its replica is made again, and gives what it would have given."""
+        found: Responses = call_replica(
+            self._handle.sample, str(weights), Ragged.of(prompts), list(seeds), sampling, list(end_token_ids)
+        )
+        rows = zip(found.token_ids.lists(), found.stopped.tolist(), found.logprobs.tolist(), strict=True)
+        return [Completion(tuple(ids), "stop" if stopped else "length", logprob) for ids, stopped, logprob in rows]
+
+    def provenance(self) -> dict[str, Any]:
+        """What the engine says of itself."""
+        return dict(call_replica(self._handle.provenance))
+
+
+def deploy_sampler(
+    app: str, checkpoint: Path, *, max_length: int, use_gpu: bool, num_replicas: int = 1, dtype: str = "float32"
+) -> DeploymentHandle[Any]:
+    """Deploy an engine for models of this checkpoint's shape as the application `app` and wait until it samples."""
+    deployment = SamplerReplica.options(**ENGINE_DEPLOYMENT | comes_and_goes(num_replicas))  # type: ignore[attr-defined]
+    return deploy(deployment, app, str(checkpoint), max_length, dtype, use_gpu=use_gpu)
