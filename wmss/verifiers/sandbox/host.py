@@ -71,7 +71,7 @@ def run_in_sandbox(job: Job, limits: SandboxLimits) -> Finding:
             os.write(go, b"m")
         written = _read_until(result, deadline)
     except OSError as error:
-        return Finding("error", f"sandbox: {error.strerror}")
+        return Finding("error", f"sandbox: {error}")
     finally:
         os.kill(guard, signal.SIGKILL)
         for fd in (result, signals, go):
@@ -159,7 +159,7 @@ def _guard(job: Job, limits: SandboxLimits, token: str, result: int, signals: in
 
 
 def _refuse(result: int, error: OSError) -> None:
-    os.write(result, json.dumps({"refused": str(error.strerror or error)}).encode())
+    os.write(result, json.dumps({"refused": str(error)}).encode())
 
 
 def _init(job: Job, limits: SandboxLimits, token: str, result: int, last_capability: int) -> None:
@@ -241,14 +241,14 @@ def _build_root(limits: SandboxLimits) -> None:
     shown = _shown()
     links = {path: os.readlink(path) for path in _LIBRARIES if os.path.islink(path)}
     kernel.mount("tmpfs", NEW_ROOT, "tmpfs", flags, "size=1m,mode=755")
+    os.makedirs(NEW_ROOT + WORK)
+    options = f"size={limits.file_mb}m,nr_inodes={MAX_FILES},mode=1777"
+    kernel.mount("tmpfs", NEW_ROOT + WORK, "tmpfs", flags | kernel.MS_NOEXEC, options)
     for path, target in links.items():
         os.makedirs(os.path.dirname(NEW_ROOT + path), exist_ok=True)
         os.symlink(target, NEW_ROOT + path)
     for path in shown:
         _show(path)
-    os.makedirs(NEW_ROOT + WORK)
-    options = f"size={limits.file_mb}m,nr_inodes={MAX_FILES},mode=1777"
-    kernel.mount("tmpfs", NEW_ROOT + WORK, "tmpfs", flags | kernel.MS_NOEXEC, options)
     kernel.enter_root(NEW_ROOT)
     kernel.make_read_only("/", recursive=False, devices=False)
 
