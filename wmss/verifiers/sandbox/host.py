@@ -231,6 +231,7 @@ def _confine(limits: SandboxLimits) -> None:
         os.setresgid(NOBODY, NOBODY, NOBODY)
         os.setresuid(NOBODY, NOBODY, NOBODY)
     kernel.drop_capabilities()
+    kernel.forbid_new_privileges()
     kernel.filter_system_calls()
     os.chdir(WORK)
 
