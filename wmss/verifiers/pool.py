@@ -48,8 +48,7 @@ class _Worker:
             stdout=subprocess.PIPE,
             bufsize=0,
             cwd="/",
-            # The service's secrets are in its environment: none of it goes on.
-            env={"PYTHONPATH": os.pathsep.join(_import_paths()), "PATH": os.defpath, "LANG": "C.UTF-8"},
+            env=_environment(),
             start_new_session=True,  # an interrupt from the keyboard is the parent's to handle
         )
         try:
@@ -97,9 +96,11 @@ class _Worker:
         self._process.kill()
 
 
-def _import_paths() -> list[str]:
-    """Where this process finds its packages, its own first."""
-    return [str(Path(wmss.__file__).parents[1]), *(path for path in sys.path if os.path.isabs(path))]
+def _environment() -> dict[str, str]:
+    """Where packages are found, and nothing of this process's environment, which has the service's secrets."""
+    paths = [str(Path(wmss.__file__).parents[1]), *(path for path in sys.path if os.path.isabs(path))]
+    # One order of every set, so that a verdict can be found again.
+    return {"PYTHONPATH": os.pathsep.join(paths), "PYTHONHASHSEED": "0", "PATH": os.defpath, "LANG": "C.UTF-8"}
 
 
 class PooledVerifier:
