@@ -1,9 +1,27 @@
-"""Tasks for the tests of verifiers."""
+"""Tasks, and a short way to judge responses, for the tests of verifiers."""
 
 from typing import Any
 
-from wmss.records import Task
+from wmss.config import VerifierConfig
+from wmss.records import Task, Verdict
+from wmss.verifiers.registry import make_verifier
 
 
-def make_task(answer: str | None = None, *, line: int = 1, **data: Any) -> Task:
-    return Task(line=line, prompt="?", answer=answer, data=data)
+def make_task(answer: str | None = None, *, line: int = 1, level: int | None = None, **data: Any) -> Task:
+    return Task(line=line, prompt="?", answer=answer, level=level, data=data)
+
+
+def no_progress(done: int, total: int) -> None:
+    return None
+
+
+def judge(config: VerifierConfig, task: Task, *responses: str) -> list[tuple[str, str]]:
+    """Label and detail of each response; the task has to be without problems."""
+    with make_verifier(config, num_processes=1) as verifier:
+        assert verifier.refusals() == [] and verifier.problems([task]) == []
+        verdicts = verifier.verify([(task, response) for response in responses], progress=no_progress)
+    return [(verdict.label, verdict.detail) for verdict in verdicts]
+
+
+def make_verdict(label: str, detail: str = "because") -> Verdict:
+    return Verdict(label, detail, ms=1.0)  # type: ignore[arg-type]

@@ -2,7 +2,10 @@
 
 import pytest
 
+from tests.verifiers.tasks import judge, make_task
+from wmss.config import FinalValueVerifier
 from wmss.verifiers.final_value import FinalAnswer, final_answer, is_verifiable, verify
+from wmss.verifiers.registry import make_verifier
 
 GOLD = "Natalia sold 48+24 = 72 clips.\n#### 72"
 
@@ -89,3 +92,26 @@ def test_values_that_are_no_numbers_are_compared_as_text():
 def test_only_marked_references_are_verifiable():
     assert is_verifiable(GOLD)
     assert not is_verifiable("hello") and not is_verifiable("#### ") and not is_verifiable(r"\boxed{72}")
+
+
+def test_verdicts_tell_a_missing_value_from_a_wrong_one():
+    responses = ["so\n#### 72", r"\boxed{72}", "#### 71", "72", ""]
+    assert judge(FinalValueVerifier(), make_task(GOLD), *responses) == [
+        ("correct", "equal"),
+        ("correct", "equal"),
+        ("wrong", "other_value"),
+        ("unparseable", "no_final_value"),
+        ("unparseable", "no_final_value"),
+    ]
+
+
+@pytest.mark.parametrize("answer", ["72", " 72.0 ", "$72", "#### 72", r"\boxed{72}", "72 clips"])
+def test_references_need_no_mark(answer):
+    assert judge(FinalValueVerifier(), make_task(answer), "#### 72") == [("correct", "equal")]
+
+
+@pytest.mark.parametrize("answer", [None, "", "  ", "two\nlines", "####", "so ####  "])
+def test_tasks_without_a_reference_are_named_by_line(answer):
+    with make_verifier(FinalValueVerifier(), num_processes=1) as verifier:
+        [problem] = verifier.problems([make_task("1"), make_task(answer, line=7)])
+    assert problem.startswith("line 7: answer: expected")

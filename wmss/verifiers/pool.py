@@ -48,12 +48,20 @@ class _Worker:
             stdout=subprocess.PIPE,
             bufsize=0,
             cwd="/",
-            # The service's secrets are in its environment: none of it goes on.
-            env={"PYTHONPATH": str(Path(wmss.__file__).parents[1]), "PATH": os.defpath, "LANG": "C.UTF-8"},
+            env=_environment(),
             start_new_session=True,  # an interrupt from the keyboard is the parent's to handle
         )
-        ready = self.ask(setup, START_TIMEOUT_S)
-        assert ready == b"ready", f"expected a verifier process that is ready, got {ready!r}"
+        try:
+            self.ask(setup, START_TIMEOUT_S)
+        except WorkerDied:
+            status = self._process.wait()
+            self.end()
+            if status < 0:
+                raise  # killed from outside, as it may be later
+            # A fault of the installation: no response is to blame.
+            raise RuntimeError(
+                f"expected a verifier process to start, got exit status {status}; see its error"
+            ) from None
 
     def ask(self, request: bytes, timeout_s: float) -> bytes:
         """The line that answers; raises `WorkerTimeout` or `WorkerDied`."""
@@ -75,18 +83,24 @@ class _Worker:
             answer += read
         return answer[:-1]
 
-    def end(self) -> int:
-        """End the process, whatever it does, and return its exit status."""
+    def end(self) -> None:
+        """End the process, whatever it does."""
         assert self._process.stdin and self._process.stdout
         self._process.kill()
-        status = self._process.wait()
+        self._process.wait()
         self._process.stdin.close()
         self._process.stdout.close()
-        return status
 
     def kill(self) -> None:
         """Make whoever waits for an answer see the process die."""
         self._process.kill()
+
+
+def _environment() -> dict[str, str]:
+    """Where packages are found, and nothing of this process's environment, which has the service's secrets."""
+    paths = [str(Path(wmss.__file__).parents[1]), *(path for path in sys.path if os.path.isabs(path))]
+    # One order of every set, so that a verdict can be found again.
+    return {"PYTHONPATH": os.pathsep.join(paths), "PYTHONHASHSEED": "0", "PATH": os.defpath, "LANG": "C.UTF-8"}
 
 
 class PooledVerifier:

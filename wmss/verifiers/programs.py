@@ -67,7 +67,9 @@ def make_python_judge(config: dict[str, Any]) -> Judge:
 def row_of(task: Task) -> dict[str, Any]:
     """What `verify` gets as `task`: the row's fields, those it does not have left out."""
     row = asdict(task) | {"messages": list(task.messages)}
-    return {key: value for key, value in row.items() if key not in ("line", "split") and value not in ("", None, [])}
+    return {
+        key: value for key, value in row.items() if key not in ("line", "split") and value not in ("", None, [], {})
+    }
 
 
 def refuse_python(config: PythonVerifier) -> list[WmssError]:

@@ -1,5 +1,6 @@
 """Which verifier stands behind which configuration."""
 
+import platform
 from collections.abc import Callable
 from functools import partial
 from importlib.metadata import version
@@ -7,10 +8,12 @@ from typing import Any
 
 from wmss.config import (
     ChoiceVerifier,
+    CodeVerifier,
     ExactVerifier,
     FinalValueVerifier,
     GraphPathVerifier,
     MathVerifier,
+    PythonVerifier,
     RegexVerifier,
     VerifierConfig,
 )
@@ -20,10 +23,16 @@ from wmss.verifiers.graph_path import check_graph_path, judge_graph_path
 from wmss.verifiers.interfaces import Verifier, answer_missing, version_of
 from wmss.verifiers.mathematics import is_plain_number
 from wmss.verifiers.pool import PooledVerifier
+from wmss.verifiers.programs import check_code, refuse_python
+from wmss.verifiers.sandbox.availability import sandbox_refusals
 from wmss.verifiers.text import check_choice, judge_choice, judge_exact, refuse_choices, refuse_regex
 
 REGEX_TIMEOUT_S = 5.0
 """For one response: a sound pattern takes far less than a millisecond."""
+
+SANDBOX_GRACE_S = 1.0
+"""After which a sandbox that has not ended a response in its time is ended itself."""
+_PYTHON = f"python-{platform.python_version()}"
 
 
 def make_verifier(config: VerifierConfig, *, num_processes: int) -> Verifier:
@@ -82,6 +91,30 @@ def _math(config: MathVerifier, num_processes: int) -> Verifier:
     )
 
 
+def _code(config: CodeVerifier, num_processes: int) -> Verifier:
+    return PooledVerifier(
+        config,
+        version=version_of(config, _PYTHON),
+        maker="wmss.verifiers.programs:make_code_judge",
+        timeout_s=config.limits.timeout_s + SANDBOX_GRACE_S,
+        num_processes=num_processes,
+        check=check_code,
+        refuse=sandbox_refusals,
+    )
+
+
+def _python(config: PythonVerifier, num_processes: int) -> Verifier:
+    return PooledVerifier(
+        config,
+        version=version_of(config, _PYTHON),
+        maker="wmss.verifiers.programs:make_python_judge",
+        timeout_s=config.limits.timeout_s + SANDBOX_GRACE_S,
+        num_processes=num_processes,
+        check=lambda task: None,
+        refuse=lambda: refuse_python(config) + sandbox_refusals(),
+    )
+
+
 _MAKERS: dict[type, Callable[[Any, int], Verifier]] = {
     FinalValueVerifier: _final_value,
     ExactVerifier: _exact,
@@ -89,4 +122,6 @@ _MAKERS: dict[type, Callable[[Any, int], Verifier]] = {
     ChoiceVerifier: _choice,
     GraphPathVerifier: _graph_path,
     MathVerifier: _math,
+    CodeVerifier: _code,
+    PythonVerifier: _python,
 }

@@ -19,7 +19,6 @@ OUTLIVES_ITS_PARENT_S = 2.0
 
 def main() -> None:
     requests, answers = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb", buffering=0)
-    os.set_inheritable(answers.fileno(), False)
     nothing = os.open(os.devnull, os.O_RDWR)
     os.dup2(nothing, 0)
     os.dup2(2, 1)  # what a package prints is no answer

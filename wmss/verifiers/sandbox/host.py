@@ -21,6 +21,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -52,10 +53,16 @@ _GUEST_SOURCE = f"{Path(guest_program.__file__).read_text(encoding='utf-8')}\nse
 def run_in_sandbox(job: Job, limits: SandboxLimits) -> Finding:
     """The verdict on one job; `error`, `sandbox` and a reason where none can be built, `timeout` where time runs out.
 
-    To be called from a process without threads: it forks.
+    A program that is gone is run once more in what is left of its time: it may have been killed from outside, which
+    must not decide. To be called from a process without threads: it forks.
     """
-    kernel.adopt_orphans()
     deadline = time.monotonic() + limits.timeout_s
+    finding = _run_once(job, limits, deadline)
+    return _run_once(job, limits, deadline) if finding.detail == "exited" else finding
+
+
+def _run_once(job: Job, limits: SandboxLimits, deadline: float) -> Finding:
+    kernel.adopt_orphans()
     token = secrets.token_hex(16)
     result, result_in_guard = os.pipe()
     signals, signals_in_guard = os.pipe()
@@ -71,7 +78,7 @@ def run_in_sandbox(job: Job, limits: SandboxLimits) -> Finding:
             os.write(go, b"m")
         written = _read_until(result, deadline)
     except OSError as error:
-        return Finding("error", f"sandbox: {error.strerror}")
+        return Finding("error", f"sandbox: {error}")
     finally:
         os.kill(guard, signal.SIGKILL)
         for fd in (result, signals, go):
@@ -138,6 +145,7 @@ def _guard(job: Job, limits: SandboxLimits, token: str, result: int, signals: in
     try:
         parent = os.getppid()
         kernel.die_with_parent(parent)
+        _close_all_but(result, signals, go)
         os.setsid()
         Path("/proc/self/oom_score_adj").write_text("1000", encoding="ascii")
         if os.geteuid() == 0:
@@ -158,8 +166,15 @@ def _guard(job: Job, limits: SandboxLimits, token: str, result: int, signals: in
     os.waitpid(init, 0)
 
 
+def _close_all_but(*kept: int) -> None:
+    """Of the files above the standard ones: the pipes of the verifier's process are not the sandbox's."""
+    bounds = [2, *sorted(kept), resource.getrlimit(resource.RLIMIT_NOFILE)[1]]
+    for before, after in pairwise(bounds):
+        os.closerange(before + 1, after)
+
+
 def _refuse(result: int, error: OSError) -> None:
-    os.write(result, json.dumps({"refused": str(error.strerror or error)}).encode())
+    os.write(result, json.dumps({"refused": str(error)}).encode())
 
 
 def _init(job: Job, limits: SandboxLimits, token: str, result: int, last_capability: int) -> None:
@@ -197,7 +212,8 @@ def _guest(limits: SandboxLimits, result: int, guest_reads: int, guest_writes: i
         os.dup2(writes, _ANSWERS)
         _confine(limits)
         environment = {"HOME": WORK, "TMPDIR": WORK, "PATH": os.defpath, "LANG": "C.UTF-8", "OMP_NUM_THREADS": "1"}
-        os.execve(_INTERPRETER, [_INTERPRETER, "-I", "-S", "-B", "-c", _GUEST_SOURCE], environment)
+        environment["PYTHONHASHSEED"] = "0"  # one order of a set, so that a verdict can be found again
+        os.execve(_INTERPRETER, [_INTERPRETER, "-P", "-s", "-S", "-B", "-c", _GUEST_SOURCE], environment)
     except OSError as error:
         _refuse(result, error)
 
@@ -231,6 +247,7 @@ def _confine(limits: SandboxLimits) -> None:
         os.setresgid(NOBODY, NOBODY, NOBODY)
         os.setresuid(NOBODY, NOBODY, NOBODY)
     kernel.drop_capabilities()
+    kernel.forbid_new_privileges()
     kernel.filter_system_calls()
     os.chdir(WORK)
 
@@ -241,14 +258,14 @@ def _build_root(limits: SandboxLimits) -> None:
     shown = _shown()
     links = {path: os.readlink(path) for path in _LIBRARIES if os.path.islink(path)}
     kernel.mount("tmpfs", NEW_ROOT, "tmpfs", flags, "size=1m,mode=755")
+    os.makedirs(NEW_ROOT + WORK)
+    options = f"size={limits.file_mb}m,nr_inodes={MAX_FILES},mode=1777"
+    kernel.mount("tmpfs", NEW_ROOT + WORK, "tmpfs", flags | kernel.MS_NOEXEC, options)
     for path, target in links.items():
         os.makedirs(os.path.dirname(NEW_ROOT + path), exist_ok=True)
         os.symlink(target, NEW_ROOT + path)
     for path in shown:
         _show(path)
-    os.makedirs(NEW_ROOT + WORK)
-    options = f"size={limits.file_mb}m,nr_inodes={MAX_FILES},mode=1777"
-    kernel.mount("tmpfs", NEW_ROOT + WORK, "tmpfs", flags | kernel.MS_NOEXEC, options)
     kernel.enter_root(NEW_ROOT)
     kernel.make_read_only("/", recursive=False, devices=False)
 

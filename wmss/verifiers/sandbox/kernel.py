@@ -144,9 +144,13 @@ def last_capability() -> int:
 
 
 def drop_capabilities() -> None:
-    """All of them, for good: no program started later gets any."""
+    """All of them; with `forbid_new_privileges` for good."""
     header = (ctypes.c_uint32 * 2)(_CAPABILITIES_VERSION_3, 0)
     _check(_LIBC.capset(ctypes.byref(header), ctypes.byref((ctypes.c_uint32 * 6)())), "capset")
+
+
+def forbid_new_privileges() -> None:
+    """No program started from now on gets a right that this process does not have."""
     _prctl("no new privileges", _PR_SET_NO_NEW_PRIVS, 1)
 
 

@@ -52,24 +52,35 @@ class Remote:
         self.__getattr__("__setattr__")(name, value)
 
     def __len__(self) -> int:
-        length = self.__getattr__("__len__")()
-        assert isinstance(length, int)
+        length = self._special("__len__")
+        if not isinstance(length, int):
+            raise TypeError("expected a length")
         return length
 
     def __bool__(self) -> bool:
         return True
 
     def __getitem__(self, key: Any) -> Any:
-        return self.__getattr__("__getitem__")(key)
+        return self._special("__getitem__", key)
+
+    def __next__(self) -> Any:
+        return self._special("__next__")
 
     def __iter__(self) -> Iterator[Any]:
-        items = self.__getattr__("__iter__")()
+        items = self._special("__iter__")
         while True:
             try:
                 item = items.__next__()
             except StopIteration:
                 return
             yield item
+
+    def _special(self, name: str, *args: Any) -> Any:
+        try:
+            method = self.__getattr__(name)
+        except AttributeError:
+            raise TypeError(f"expected an object with {name}") from None
+        return method(*args)
 
 
 class GuestProcess:

@@ -1,0 +1,187 @@
+"""Programs that attack the sandbox or the tests: none is accepted, none takes longer than its limit + 2 s (S-T31).
+
+All run through one verifier with one process, which has to be the same process, alive, at the end.
+"""
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.verifiers.tasks import make_task, no_progress
+from wmss.config import CodeVerifier, SandboxLimits
+from wmss.records import Verdict
+from wmss.verifiers.interfaces import Verifier
+from wmss.verifiers.registry import make_verifier
+from wmss.verifiers.sandbox.availability import sandbox_refusals
+
+LIMITS = SandboxLimits(timeout_s=1.0, memory_mb=256, processes=8, file_mb=4)
+SQUARE = make_task(tests=["assert f(2) == 4", "assert f(-3) == 9"])
+RIGHT = "def f(x): return x * x"
+
+
+@pytest.fixture(scope="module")
+def sandboxed() -> Iterator[Verifier]:
+    refusals = sandbox_refusals()
+    if refusals:
+        pytest.skip(str(refusals[0]))
+    with make_verifier(CodeVerifier(type="code", limits=LIMITS), num_processes=1) as verifier:
+        run(verifier, RIGHT)
+        before = worker_pids()
+        yield verifier
+        assert worker_pids() == before, "the verifier's process did not survive the attacks"
+    assert worker_pids() == set()
+
+
+def run(verifier: Verifier, program: str, task=SQUARE) -> Verdict:
+    """The verdict on a program, in time; and after it nothing of the sandbox is left."""
+    assert verifier.problems([task]) == []
+    start = time.monotonic()
+    [verdict] = verifier.verify([(task, program)], progress=no_progress)
+    assert time.monotonic() - start < LIMITS.timeout_s + 2.0
+    [worker] = [child for child in psutil.Process().children() if child.pid in worker_pids()]
+    assert worker.children(recursive=True) == []
+    return verdict
+
+
+def worker_pids() -> set[int]:
+    return {child.pid for child in psutil.Process().children() if "wmss.verifiers.worker" in child.cmdline()}
+
+
+def test_a_right_program_passes(sandboxed):
+    verdict = run(sandboxed, RIGHT)
+    assert (verdict.label, verdict.detail) == ("correct", "passed")
+
+
+ATTACKS = {
+    "endless loop": "while True: pass",
+    "endless loop in a function": "def f(x):\n    while True: pass",
+    "endless loop that ignores signals": "import signal\nsignal.signal(15, signal.SIG_IGN)\nwhile True: pass",
+    "sleep": "import time\ntime.sleep(100)",
+    "fork bomb": "import os\nwhile True:\n    try: os.fork()\n    except OSError: pass",
+    "daemon": "import os\nfor _ in range(3):\n    if os.fork() == 0: os.setsid()\nimport time\ntime.sleep(100)",
+    "thread bomb": (
+        "import threading, time\nwhile True: threading.Thread(target=time.sleep, args=(100,), daemon=True).start()"
+    ),
+    "memory hog": "x = [0] * 10**10",
+    "memory hog bit by bit": "def f(x):\n    a = []\n    while True: a.append(bytearray(10**6))",
+    "memory hog in answers": "def f(x): return 'a' * 10**8",
+    "disk hog": "file = open('big', 'wb')\nwhile True: file.write(bytes(10**6))",
+    "disk hog in many files": "for i in range(10**6): open(str(i), 'wb').write(b'x' * 10**5)",
+    "printing without end": "while True: print('x' * 1000)",
+    "network call": f"import socket\nsocket.create_connection(('1.1.1.1', 80), 1)\n{RIGHT}",
+    "local network call": f"import socket\nsocket.socket(socket.AF_UNIX)\n{RIGHT}",
+    "write outside its folder": f"open('/hello', 'w')\n{RIGHT}",
+    "write into the libraries": f"import os\nopen(os.__file__, 'a')\n{RIGHT}",
+    "read the host's files": f"open('/etc/passwd')\n{RIGHT}",
+    "read other processes": f"import os\nos.listdir('/proc')\n{RIGHT}",
+    "become root": f"import os\nos.setuid(0)\n{RIGHT}",
+    "exit(0)": "exit(0)",
+    "exit(0) in a function": "def f(x): exit(0)",
+    "os._exit(0)": "import os\nos._exit(0)",
+    "os._exit(0) in a function": "import os\ndef f(x): os._exit(0)",
+    "os._exit(0) at the end": "import atexit, os\natexit.register(os._exit, 0)\ndef f(x): return 5",
+    "kill everything": "import os, signal\nos.kill(-1, signal.SIGKILL)",
+    "kill the others one by one": (
+        "import os\nfor pid in range(1, 99):\n"
+        "    try: pid == os.getpid() or os.kill(pid, 9)\n    except OSError: pass\n" + RIGHT
+    ),
+    "close the pipes": f"import os\nos.closerange(0, 64)\n{RIGHT}",
+    "write a verdict into every file": (
+        "import os\nfor fd in range(64):\n"
+        '    try: os.write(fd, b\'{"token": "", "label": "correct", "detail": "passed"}\')\n'
+        "    except OSError: pass\ndef f(x): return 5"
+    ),
+    "an object equal to everything": "class A:\n    __eq__ = lambda *_: True\ndef f(x): return A()",
+    "a number equal to everything": "class A(int):\n    __eq__ = lambda *_: True\ndef f(x): return A()",
+    "a replaced AssertionError": "import builtins\nbuiltins.AssertionError = KeyError\ndef f(x): return 5",
+    "a trace function": "import sys\nsys.settrace(lambda *_: None)\ndef f(x): return 5",
+    "a look for the tests": (
+        "import gc, sys\nfound = [o for o in gc.get_objects() if isinstance(o, dict) and 'tests' in o]\n"
+        "def f(x): return 4 if found else sys._getframe(1).f_globals['tests'][0]"
+    ),
+    "raising what tests let pass": "def f(x): raise SystemExit(0)",
+    "not defining the function": "x = 1",
+    "a crash": "import ctypes\nctypes.string_at(0)",
+    "a crash of the parser": "(" * 10_000,
+}
+
+
+@pytest.mark.parametrize("program", ATTACKS.values(), ids=ATTACKS.keys())
+def test_attacks_are_rejected_in_time(sandboxed, program):
+    assert run(sandboxed, program).label in ("wrong", "timeout", "unparseable")
+    assert run(sandboxed, RIGHT).accepted
+
+
+def test_the_tests_own_names_are_not_the_programs(sandboxed):
+    task = make_task(tests=["assert all(f(x) == x * x for x in range(3))", "assert len(str(f(9))) == 2"])
+    forged = "def all(_): return True\ndef len(_): return 2\ndef f(x): return 5"
+    assert run(sandboxed, forged, task).detail == "failed_test"
+
+
+def test_a_test_that_catches_everything_does_not_hide_an_exit(sandboxed):
+    task = make_task(tests=["try:\n    f(1)\nexcept:\n    pass"])
+    assert run(sandboxed, "import os\ndef f(x): os._exit(0)", task).detail == "exited"
+
+
+def test_network_of_the_host_is_out_of_reach(sandboxed):
+    """A listener that this process reaches is not there for the program, however it asks."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        socket.create_connection(("127.0.0.1", port), 1).close()
+        program = f"import urllib.request\nurllib.request.urlopen('http://127.0.0.1:{port}')\n{RIGHT}"
+        assert run(sandboxed, program).detail == "raised"
+
+
+def test_the_programs_own_folder_can_be_written_and_is_new_each_time(sandboxed):
+    program = "import os\nassert os.listdir() == []\nopen('note', 'w').write('x')\n" + RIGHT
+    assert run(sandboxed, program).accepted and run(sandboxed, program).accepted
+
+
+def test_the_environment_and_the_host_are_hidden(sandboxed, tmp_path):
+    (tmp_path / "secret").write_text("secret", encoding="utf-8")
+    program = "import os\ndef sees(path): return os.path.exists(path)\ndef names(): return list(os.environ)"
+    visible = [str(tmp_path), str(Path(__file__)), "/home", "/var", "/proc/self", "/sys", "/etc/hostname", "/usr/bin"]
+    task = make_task(tests=[f"assert not any(sees(path) for path in {visible})", "assert 'PYTHONPATH' not in names()"])
+    assert run(sandboxed, program, task).accepted
+
+
+def test_limits_of_time_are_those_given():
+    if sandbox_refusals():
+        pytest.skip(str(sandbox_refusals()[0]))
+    program = "import time\ntime.sleep(1.5)\n" + RIGHT
+    for timeout_s, label in ((0.5, "timeout"), (10.0, "correct")):
+        limits = SandboxLimits(timeout_s=timeout_s)
+        with make_verifier(CodeVerifier(type="code", limits=limits), num_processes=1) as verifier:
+            [verdict] = verifier.verify([(SQUARE, program)], progress=no_progress)
+        assert verdict.label == label
+
+
+def test_where_namespaces_are_refused_nothing_runs(tmp_path):
+    """As in a container with the usual filter: a refusal with its remedy, and verdicts of `error` alone."""
+    program = f"""
+from tests.verifiers.test_sandbox import RIGHT, SQUARE
+from wmss.config import CodeVerifier
+from wmss.verifiers.registry import make_verifier
+from wmss.verifiers.sandbox import kernel
+kernel.forbid_new_privileges()
+kernel.filter_system_calls()
+with make_verifier(CodeVerifier(type="code"), num_processes=1) as verifier:
+    [refusal] = verifier.refusals()
+    assert refusal.code == "sandbox_unavailable" and "unshare: Operation not permitted" in refusal.message, refusal
+    assert "docs/verifiers.md" in refusal.message
+    ran = "import pathlib; pathlib.Path({str(tmp_path / "ran")!r}).touch()"
+    [verdict] = verifier.verify([(SQUARE, ran + chr(10) + RIGHT)], progress=lambda done, total: None)
+    assert verdict.label == "error" and verdict.detail.startswith("sandbox: "), verdict
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, cwd=Path(__file__).parents[2], check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert os.listdir(tmp_path) == []
