@@ -29,8 +29,10 @@ class PolicyForecast:
     policy: str
     needed: float | None
     """Samples a round must have more than, for the guarantee to hold; None where the theory has no threshold."""
+    points: tuple[float, float] | None
+    """Take-off threshold and ceiling of a level that gets what this policy gives the hardest when it trains on it."""
     predicted: float | None
-    """The ceiling V₊ that is guaranteed if rounds are enough; None if none is."""
+    """The ceiling, where it is guaranteed if rounds are enough; None where it is not."""
     end: float
     """Simulated after the last round: mean over the repetitions."""
     interval: tuple[float, float]
@@ -75,6 +77,8 @@ def forecast(
 ) -> Forecast:
     """What each policy guarantees for the hardest level, and what the bounds do with random acceptance.
 
+    All policies have the same samples: patience, after which the service doubles them, is as long as the run.
+
     Args:
         starts: acceptance of every level at the start, easy to hard, in [0, 1].
         complexity: a >= 0, the difficulty in accepted samples; the same for all levels.
@@ -97,7 +101,6 @@ def forecast(
     for policy in POLICIES:
         if policy in left_out:
             continue
-        # Patience of all rounds: every policy has the same samples.
         curriculum = Curriculum(policy, len(starts), rounds, patience=rounds)
         trace = simulate_levels(
             ladder,
@@ -108,8 +111,8 @@ def forecast(
             seed=seed,
         )
         share = 1 / len(starts) if policy == "uniform" else 1.0
-        ceiling = _ceiling(complexity / (share * num_samples), alpha)
-        found.append(_judged(policy, trace, needed.get(policy), ceiling, num_samples))
+        own = fixed_points(complexity / (share * num_samples), alpha=alpha)
+        found.append(_judged(policy, trace, needed.get(policy), own, num_samples))
     points = fixed_points(complexity / num_samples, alpha=alpha)
     recommended, reasons = _recommend(found, left_out, starts, num_samples, complexity, alpha, needed)
     return Forecast(
@@ -124,6 +127,8 @@ def forecast(
 
 def _left_out(num_levels: int, num_groups: int, group_size: int, rounds: int) -> dict[str, str]:
     reasons: dict[str, str] = {}
+    if num_levels == 1:
+        return dict.fromkeys([policy for policy in POLICIES if policy != "uniform"], "one level is always trained on")
     if rounds < num_levels:
         staged = f"{rounds} rounds are fewer than {num_levels} levels"
         reasons |= {"clock": staged, "hard_to_easy": staged}
@@ -134,38 +139,32 @@ def _left_out(num_levels: int, num_groups: int, group_size: int, rounds: int) ->
     return reasons
 
 
-def _ceiling(c: float, alpha: float) -> float | None:
-    points = fixed_points(c, alpha=alpha)
-    return points[1] if points else None
-
-
 def _judged(
-    policy: str, trace: FloatArray, needed: float | None, ceiling: float | None, num_samples: int
+    policy: str, trace: FloatArray, needed: float | None, points: tuple[float, float] | None, num_samples: int
 ) -> PolicyForecast:
     hardest = trace[:, :, -1]
     end = float(hardest[-1].mean())
     low, high = (float(each) for each in np.quantile(hardest[-1], INTERVAL))
-    guaranteed = needed is not None and num_samples > needed
+    predicted = points[1] if points is not None and needed is not None and num_samples > needed else None
     return PolicyForecast(
         policy=policy,
         needed=needed,
-        predicted=ceiling if guaranteed else None,
+        points=points,
+        predicted=predicted,
         end=end,
         interval=(low, high),
         speed=float(hardest[1:].mean()),
-        verdict=_verdict(needed, ceiling if guaranteed else None, end),
+        verdict=_verdict(needed, predicted, end),
         trace=trace.mean(axis=1),
     )
 
 
 def _verdict(needed: float | None, predicted: float | None, end: float) -> str:
     if needed is None:
-        return "no bound; simulated only"
+        return "no bound"
     if predicted is None:
-        return "no guarantee at any budget" if np.isinf(needed) else f"no guarantee: needs over {needed:,.0f} a round"
-    if end < predicted - TIE:
-        return "guaranteed, but not within these rounds"
-    return "guaranteed"
+        return "never guaranteed" if np.isinf(needed) else "no guarantee"
+    return "guaranteed" if end >= predicted - TIE else "needs more rounds"
 
 
 def _recommend(
@@ -197,10 +196,11 @@ def _recommend(
     reasons.append(f"{best.policy} ends at {best.end:.2f} in the simulation, and none ends more than {TIE:g} above it")
     slower = [each.policy for each in candidates if each is not best and each.end >= best_end - TIE]
     if slower:
-        reasons.append(f"{', '.join(slower)} ends as high, but later or no sooner")
-    if starts[-1] > GOOD_START and best.policy not in ("clock", "hard_to_easy"):
+        reasons.append(f"as high, but no sooner: {', '.join(slower)}")
+    if len(starts) > 1 and starts[-1] > GOOD_START and best.policy == "hard_only":
         reasons.append(f"the hardest level starts at {starts[-1]:.2f}, so stages on easier ones would waste rounds")
     if best.predicted is None:
         reasons.append("it has no guarantee: near a threshold some runs take off and others do not")
-    reasons += [f"{policy} is left out: {why}" for policy, why in left_out.items()]
+    for why in dict.fromkeys(left_out.values()):
+        reasons.append(f"left out: {', '.join(policy for policy in left_out if left_out[policy] == why)}; {why}")
     return best.policy, tuple(reasons)
