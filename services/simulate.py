@@ -29,8 +29,9 @@ MOST_ROUNDS_IN_ALL = 10**6
 MOST_LEVELS = 20
 COLUMNS = ("policy", "predicted", "simulated (90 %)", "needs", "verdict")
 CAVEAT = (
-    "Bounds of a simple model of learning, our reconstruction; a neural network may do better or worse. All levels "
-    "have one difficulty, harder ones keep their ratio to easier ones, and no budget is doubled."
+    "These are bounds of a simple model of learning, our reconstruction: 0 means that nothing is guaranteed, and a "
+    "neural network may do better or worse. All levels have one difficulty, harder ones keep at least their ratio to "
+    "easier ones, and no budget is doubled."
 )
 
 
