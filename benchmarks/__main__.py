@@ -20,6 +20,7 @@ BENCHMARKS = (
     "packing",
     "loss_memory_flat",
     "curriculum_build",
+    "simulation",
     "scaling_tokens",
     "scaling_weak",
     "scaling_workers",

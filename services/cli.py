@@ -1,5 +1,5 @@
 """The `wmss` command: serve, models, checkpoints, convert, check, submit, score, watch, jobs, samples, rounds,
-cancel, chat, export, knobs, demo."""
+cancel, chat, export, simulate, knobs, demo."""
 
 import logging
 import os
@@ -435,6 +435,27 @@ def convert(
     for change, count in done.changes.items():
         _say(f"{count} rows: {change}")
     console.print(str(target), highlight=False, soft_wrap=True)
+
+
+@app.command()
+def simulate(
+    start: Annotated[list[float], typer.Option(help="Acceptance of a level at the start, easy to hard; repeatable.")],
+    complexity: Annotated[float, typer.Option(help="Difficulty a: accepted samples of a pilot, times its failures.")],
+    samples: Annotated[int, typer.Option(help="Responses in a round.")],
+    kappa: Annotated[float | None, typer.Option(help="Acceptance of a level, over that of the one before.")] = None,
+    levels: Annotated[int | None, typer.Option(help="With --kappa: number of levels.")] = None,
+    rounds: Annotated[int, typer.Option(help="Rounds of the run.")] = 12,
+    repetitions: Annotated[int, typer.Option(help="Simulated runs.")] = 200,
+    alpha: Annotated[float, typer.Option(help="Rate of learning: 1 = fast, 0.5 = slow.")] = 1.0,
+    seed: Annotated[int, typer.Option(help="Of the simulation.")] = 0,
+    out: Annotated[Path | None, typer.Option(help="Chart to write: a .png, or an .html with the table.")] = None,
+) -> None:
+    """Say which curriculum self-improvement should follow, and where it would end. Needs no service and no model."""
+    from services import simulate as simulation
+
+    numbers = {"complexity": complexity, "num_samples": samples, "rounds": rounds, "repetitions": repetitions}
+    starts = simulation.level_starts(start, kappa, levels)
+    simulation.simulate(starts, out, console, **numbers, alpha=alpha, seed=seed)
 
 
 @app.command()

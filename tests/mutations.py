@@ -21,6 +21,7 @@ MIXING, TELEMETRY = "tests/core/test_mixing.py", "tests/core/test_telemetry.py"
 LOOP, EQUIVALENCES = "tests/training/test_loop.py", "tests/training/test_equivalences.py"
 DISTRIBUTED, BATCHES = "tests/training/test_distributed.py", "tests/training/test_batches.py"
 PACKED = "tests/models/test_packed_attention.py"
+RECURSION, LEVELS = "tests/theory/test_recursion.py", "tests/core/test_levels.py"
 
 
 class Mutation(NamedTuple):
@@ -262,6 +263,114 @@ MUTATIONS = (
         "training/loop.py",
         ("torch._foreach_mul_(gradients, limit / norm)", "torch._foreach_mul_(gradients, 2 * limit / norm)"),
         tests=[f"{EQUIVALENCES}::test_first_step_by_hand"],
+    ),
+    mutation(
+        "the take-off threshold is the ceiling's twin",
+        "theory/recursion.py",
+        ("return c / v_plus, v_plus", "return 1 - c / v_plus, v_plus"),
+        tests=[RECURSION],
+    ),
+    mutation(
+        "accumulated data is forgotten",
+        "theory/simulation.py",
+        ("learned_from + accepted if accumulate", "accepted + accepted if accumulate"),
+        tests=[RECURSION],
+    ),
+    mutation(
+        "the rate of learning is ignored",
+        "theory/simulation.py",
+        (
+            "np.where(num_accepted > 0, np.maximum(1 - (ratio if alpha == 1.0 else ratio**alpha), 0.0), v)",
+            "np.where(num_accepted > 0, np.maximum(1 - ratio, 0.0), v)",
+        ),
+        tests=[RECURSION],
+    ),
+    mutation(
+        "a starved run is called saturated",
+        "theory/feedback.py",
+        ("    if unstable:\n", "    if unstable and not can_saturate:\n"),
+        tests=["tests/theory/test_feedback.py"],
+    ),
+    mutation(
+        "a run past the fold is called saturated",
+        "theory/feedback.py",
+        ("can_saturate = points is not None and predicted", "can_saturate = predicted"),
+        tests=["tests/theory/test_feedback.py"],
+    ),
+    mutation(
+        "the difficulty is that of the latest round",
+        "theory/feedback.py",
+        ("for outcome in outcomes[-WINDOW:]", "for outcome in outcomes[-1:]"),
+        tests=["tests/theory/test_feedback.py"],
+    ),
+    mutation(
+        "stages begin at the ceiling of the easier level",
+        "theory/bounds.py",
+        ("_takes_off(max(ratio * ceiling, own), c, alpha)", "_takes_off(max(ceiling, own), c, alpha)"),
+        tests=["tests/theory/test_bounds.py"],
+    ),
+    mutation(
+        "who restarts forgets nothing",
+        "theory/learner.py",
+        ('self._known | seen if self._mode == "continue" else seen', "self._known | seen"),
+        tests=["tests/theory/test_learner.py"],
+    ),
+    mutation(
+        "unknown skills are drawn as often as known ones",
+        "theory/learner.py",
+        (
+            "weights = executed / np.maximum(executed.sum(axis=1, keepdims=True), np.finfo(np.float64).tiny)",
+            "weights = np.full_like(executed, 1 / executed.shape[1])",
+        ),
+        tests=["tests/theory/test_learner.py"],
+    ),
+    mutation(
+        "harder levels do not follow easier ones",
+        "theory/ladder.py",
+        ("np.maximum(after[..., level], ratio * after[..., level - 1])", "np.maximum(after[..., level], 0 * ratio)"),
+        tests=["tests/theory/test_ladder.py"],
+    ),
+    mutation(
+        "a level in focus cannot fall",
+        "theory/ladder.py",
+        ("may_fall=focused & (not keep_best)", "may_fall=focused & False"),
+        tests=["tests/theory/test_ladder.py"],
+    ),
+    mutation(
+        "a level is lost after one bad round",
+        "core/levels.py",
+        ("DEMOTE_AFTER = 2", "DEMOTE_AFTER = 1"),
+        tests=[LEVELS],
+    ),
+    mutation(
+        "the focus jumps to the chosen level",
+        "core/levels.py",
+        ('return _moved(state, focus + 1, f"up to', 'return _moved(state, choice.level or focus + 1, f"up to'),
+        tests=[LEVELS],
+    ),
+    mutation(
+        "replay goes to what has not fallen",
+        "core/levels.py",
+        (
+            "state.best[level] - (state.acceptance(level) or 0.0) + REPLAY_FLOOR",
+            "(state.acceptance(level) or 0.0) + REPLAY_FLOOR",
+        ),
+        tests=[LEVELS],
+    ),
+    mutation(
+        "patience runs on the hardest level",
+        "core/levels.py",
+        ("    if state.focus == curriculum.num_levels - 1:", "    if state.focus == curriculum.num_levels:"),
+        tests=[LEVELS],
+    ),
+    mutation(
+        "the budget doubles without end",
+        "core/levels.py",
+        (
+            "return replace(state, budget_factor=2, rounds_waiting=0,",
+            "return replace(state, budget_factor=1, rounds_waiting=0,",
+        ),
+        tests=[LEVELS],
     ),
     mutation(
         "noise takes the width for the length",

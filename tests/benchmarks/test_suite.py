@@ -25,6 +25,7 @@ from benchmarks import (
     scaling_workers,
     score_throughput,
     sft_parity,
+    simulation,
     step_ratio,
     vs_naive,
 )
@@ -44,6 +45,7 @@ SIZES = {
     "packing": {"shape": TINY, "num_samples": 4, "longest": 24, "repetitions": 1},
     "loss_memory_flat": {"rows": (300, 600), "vocabularies": (1024, 2048), "width": 8},
     "curriculum_build": {"num_samples": 2000, "num_rows": 100, "repetitions": 1},
+    "simulation": {"num_runs": 20, "rounds": 5, "repetitions": 1},
     "scaling_tokens": {"shape": TINY, "length": 8, "counts": (1, 2), "repetitions": 1},
     "scaling_weak": {"shape": TINY, "tokens": 12, "repetitions": 1},
 }
@@ -55,6 +57,7 @@ ARMS = {
     "packing": {"blocks packed", "blocks padded", "step packed", "step padded"},
     "loss_memory_flat": {"ours", "naive"},
     "curriculum_build": {"ours", "naive rows", "naive data set"},
+    "simulation": {"ours", "naive"},
     "scaling_tokens": {"sft", "frozen", "joint"},
     "scaling_weak": {"strong only", *(f"{mode} {number}" for mode in ("frozen", "joint") for number in (1, 2, 4))},
 }
@@ -151,6 +154,7 @@ def off_by_a_little(function):
         ("vs_naive", vs_naive.functional, "cross_entropy"),
         ("loss_memory_flat", loss_memory_flat, "ours"),
         ("curriculum_build", curriculum_build, "ours"),
+        ("simulation", simulation, "ours"),
         ("scaling_weak", scaling_weak.functional, "cross_entropy"),
     ],
 )

@@ -295,9 +295,22 @@ def test_old_counts_fade_and_unsampled_levels_keep_theirs():
     state = observe(ADAPTIVE, start(ADAPTIVE), [(80, 100), (40, 100), (10, 100), (0, 100)])
     state = observe(ADAPTIVE, state, [(0, 0), (90, 100), (10, 100), (0, 100)])
     assert state.counts[0] == (80, 100)
-    assert state.acceptance(1) == pytest.approx((20 + 90) / 150)
-    assert state.best[:2] == (0.8, pytest.approx(110 / 150))
+    assert state.acceptance(1) == pytest.approx((0.4 * 32 + 90) / 132)
+    assert state.best[:2] == (0.8, pytest.approx((0.4 * 32 + 90) / 132))
     assert start(ADAPTIVE).acceptance(0) is None
+
+
+def test_small_probes_remember_half():
+    state = observe(ADAPTIVE, start(ADAPTIVE), [(8, 32)] * 4)
+    assert observe(ADAPTIVE, state, [(16, 32)] * 4).counts == ((24, 64),) * 4
+
+
+def test_patience_does_not_run_while_the_focus_rises():
+    state = run(ADAPTIVE, [0.3, 0.0, 0.0, 0.0])
+    for rate in (0.38, 0.46, 0.54, 0.62):
+        state = run(ADAPTIVE, [rate, 0.0, 0.0, 0.0], state=state)
+        assert (state.focus, state.rounds_waiting, state.budget_factor) == (0, 0, 1)
+    assert run(ADAPTIVE, [0.66, 0.0, 0.0, 0.0], state=state).rounds_waiting == 1
 
 
 @pytest.mark.parametrize(

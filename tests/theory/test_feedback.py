@@ -20,9 +20,9 @@ def outcomes(scores, *, num_samples=N, standard_error=0.005):
     ]
 
 
-def labels(scores, **options):
+def labels(scores, *, min_gain=0.005, **options):
     rounds = outcomes(scores, **options)
-    return [classify(rounds[: end + 1], min_gain=0.005).label for end in range(len(rounds))]
+    return [classify(rounds[: end + 1], min_gain=min_gain).label for end in range(len(rounds))]
 
 
 def steady(**changes):
@@ -31,11 +31,12 @@ def steady(**changes):
 
 @pytest.mark.parametrize("c", RATIOS)
 @pytest.mark.parametrize("standard_error", [0.0, 0.002, 0.005])
-def test_st28_take_off_is_never_called_saturated(c, standard_error):
+@pytest.mark.parametrize("min_gain", [0.005, 0.02])
+def test_st28_take_off_is_never_called_saturated(c, standard_error, min_gain):
     """S-T28: from 1.02 V₋, `starved` or `improving` until the score passes √c."""
     v_minus, v_plus = fixed_points(c)
     scores = iterate(c, 1.02 * v_minus, 60)
-    found = labels(scores, standard_error=standard_error)
+    found = labels(scores, standard_error=standard_error, min_gain=min_gain)
     early = [label for label, score in zip(found, scores[1:], strict=True) if score < math.sqrt(c)]
     assert early or c < 0.1  # the first round of a small ratio jumps past √c
     assert set(early) <= {"starved", "improving"}

@@ -20,10 +20,12 @@ Z = 1.64
 """Of the Wilson intervals: 90 %."""
 MIN_PROBES = 32
 """Responses below which a level's measured acceptance is mostly noise."""
-MEMORY = 0.5
-"""What a round leaves of the counts of the rounds before it."""
+MEMORY = MIN_PROBES
+"""Responses as which all rounds before the latest count: half of what a small probe says, next to nothing where a round
+measures a level well, because a model that learns soon makes old counts wrong."""
 HYSTERESIS = 0.05
-"""Acceptance above the band's lower end that a promotion needs, so that noise does not turn it back at once."""
+"""Acceptance above the band's lower end that a promotion needs, so that noise does not turn it back at once; and the
+rise of the focus above its best that makes a round worth waiting for."""
 DEMOTE_AFTER = 2
 """Rounds in a row below the band after which the focus moves down."""
 MASTERED = 0.95
@@ -86,7 +88,7 @@ class LevelState:
     focus: int | None
     """Level trained on in the next round; None before the first, and where `starved`. With `uniform`, the hardest."""
     counts: tuple[Counts, ...]
-    """Per level: accepted and sampled responses, older rounds at half the weight of the next."""
+    """Per level: accepted and sampled responses, all older rounds together as at most `MEMORY` of them."""
     best: tuple[float, ...]
     """Per level: highest acceptance so far, 0 where never measured."""
     budget_factor: int = 1
@@ -94,7 +96,7 @@ class LevelState:
     rounds_below: int = 0
     """Rounds in a row in which the focus was accepted less than the band's lower end."""
     rounds_waiting: int = 0
-    """Rounds since the focus moved, or since the budget was doubled."""
+    """Rounds since the focus moved or the budget was doubled, those in which the focus rose left out."""
     reason: str = ""
     """Why the focus is what it is."""
 
@@ -192,8 +194,8 @@ def observe(
 
     `acceptance_target` chooses its first focus freely; from then on it moves up by at most one level a round, when the
     chosen level is harder and the next one clears the band's lower end by `HYSTERESIS`, and down by one when the focus
-    stayed below the band for `DEMOTE_AFTER` rounds. `patience` rounds without a move double the budget, once; as many
-    again are starvation. The hardest level waits for nothing.
+    stayed below the band for `DEMOTE_AFTER` rounds. `patience` rounds in which it neither moves nor rises above its
+    best by `HYSTERESIS` double the budget, once; as many again are starvation. The hardest level waits for nothing.
 
     Args:
         counts: (0, 0) for a level that was not sampled.
@@ -203,7 +205,7 @@ def observe(
     Raises:
         ValueError: not one pair per level, or not 0 <= accepted <= sampled.
     """
-    state = _remember(curriculum, state, counts)
+    before, state = state, _remember(curriculum, state, counts)
     if curriculum.policy != "acceptance_target":
         return _follow_the_clock(curriculum, state)
     num_samples = sum(sampled for _, sampled in counts)
@@ -213,8 +215,21 @@ def observe(
     if choice.level is None:
         return _rescued_by_budget(curriculum, state, num_samples)
     if state.focus is None:
-        return replace(state, focus=choice.level, rounds_below=0, rounds_waiting=0, reason=choice.reason)
-    return _move(curriculum, state, choice, counts, num_samples, promote)
+        return _moved(state, choice.level, choice.reason)
+    focus = state.focus
+    accepted, sampled = counts[focus]
+    rate = accepted / sampled if sampled else None
+    rose = rate is not None and rate > before.best[focus] + HYSTERESIS
+    below = state.rounds_below + 1 if rate is not None and rate < curriculum.low else 0
+    state = replace(state, rounds_below=below, rounds_waiting=state.rounds_waiting + (not rose))
+    harder = choice.level > focus and _clears_band(curriculum, state, focus + 1, num_samples)
+    if focus < curriculum.num_levels - 1 and (promote or harder):
+        why = f"level {focus} is saturated" if promote else choice.reason
+        return _moved(state, focus + 1, f"up to {focus + 1}: {why}")
+    if below >= DEMOTE_AFTER and focus > 0:
+        why = f"level {focus} stayed below {curriculum.low:g} for {below} rounds"
+        return _moved(state, focus - 1, f"down to {focus - 1}: {why}")
+    return _wait(curriculum, replace(state, reason=f"stays at {focus}: {choice.reason}"))
 
 
 def choose_focus(curriculum: Curriculum, counts: Sequence[Counts], num_samples: int) -> Choice:
@@ -305,7 +320,8 @@ def _remember(curriculum: Curriculum, state: LevelState, counts: Sequence[tuple[
         if not 0 <= accepted <= sampled:
             raise ValueError(f"counts: expected 0 <= accepted <= sampled, got {accepted} of {sampled} (level {level})")
         before = state.counts[level]
-        now = (MEMORY * before[0] + accepted, MEMORY * before[1] + sampled) if sampled else before
+        kept_share = min(1.0, MEMORY / before[1]) if before[1] else 0.0
+        now = (kept_share * before[0] + accepted, kept_share * before[1] + sampled) if sampled else before
         kept.append(now)
         best.append(max(state.best[level], now[0] / now[1] if now[1] else 0.0))
     return replace(state, round=state.round + 1, counts=tuple(kept), best=tuple(best))
@@ -317,41 +333,27 @@ def _rescued_by_budget(curriculum: Curriculum, state: LevelState, num_samples: i
     if state.budget_factor == 1 and doubled.level is not None:
         reason = f"too few accepted responses: the samples of a round are doubled; {doubled.reason}"
         focus = doubled.level if state.focus is None else min(doubled.level, state.focus + 1)
-        return replace(state, focus=focus, budget_factor=2, rounds_below=0, rounds_waiting=0, reason=reason)
+        return replace(_moved(state, focus, reason), budget_factor=2)
     starved = choose_focus(curriculum, state.counts, num_samples)
     return replace(state, focus=None, reason=starved.reason)
-
-
-def _move(
-    curriculum: Curriculum,
-    state: LevelState,
-    choice: Choice,
-    counts: Sequence[tuple[int, int]],
-    num_samples: int,
-    promote: bool,
-) -> LevelState:
-    assert state.focus is not None and choice.level is not None
-    focus, last = state.focus, curriculum.num_levels - 1
-    accepted, sampled = counts[focus]
-    below = state.rounds_below + 1 if sampled and accepted / sampled < curriculum.low else 0
-    moved = replace(state, rounds_below=0, rounds_waiting=0)
-    if focus < last and promote:
-        return replace(moved, focus=focus + 1, reason=f"level {focus} is saturated: up to {focus + 1}")
-    if choice.level > focus and _clears_band(curriculum, state, focus + 1, num_samples):
-        return replace(moved, focus=focus + 1, reason=f"up to {focus + 1}; {choice.reason}")
-    if below >= DEMOTE_AFTER and focus > 0:
-        reason = f"level {focus} stayed below {curriculum.low:g} for {below} rounds: down to {focus - 1}"
-        return replace(moved, focus=focus - 1, reason=reason)
-    waiting = state.rounds_waiting + 1 if focus < last else 0
-    stayed = replace(state, rounds_below=below, rounds_waiting=waiting, reason=f"stays at {focus}; {choice.reason}")
-    if waiting < curriculum.patience:
-        return stayed
-    waited = f"{waiting} rounds without promotion from level {focus}"
-    if state.budget_factor == 1:
-        return replace(stayed, budget_factor=2, rounds_waiting=0, reason=f"{waited}: the samples of a round doubled")
-    return replace(stayed, focus=None, reason=f"starved: {waited} at twice the samples")
 
 
 def _clears_band(curriculum: Curriculum, state: LevelState, level: int, num_samples: int) -> bool:
     rate = state.acceptance(level) or 0.0
     return rate >= curriculum.low + HYSTERESIS and num_samples * rate >= curriculum.min_accepted
+
+
+def _moved(state: LevelState, focus: int, reason: str) -> LevelState:
+    return replace(state, focus=focus, rounds_below=0, rounds_waiting=0, reason=reason)
+
+
+def _wait(curriculum: Curriculum, state: LevelState) -> LevelState:
+    """The state where the focus stays: patience runs, except on the hardest level."""
+    if state.focus == curriculum.num_levels - 1:
+        return replace(state, rounds_waiting=0)
+    if state.rounds_waiting < curriculum.patience:
+        return state
+    waited = f"{state.rounds_waiting} rounds without promotion from level {state.focus}"
+    if state.budget_factor == 1:
+        return replace(state, budget_factor=2, rounds_waiting=0, reason=f"{waited}: the samples of a round are doubled")
+    return replace(state, focus=None, reason=f"starved: {waited} at twice the samples")

@@ -15,6 +15,7 @@ from wmss.theory.bounds import (
     noisy_step,
 )
 from wmss.theory.feedback import Reading, RoundOutcome, classify
+from wmss.theory.forecast import Forecast, PolicyForecast, forecast
 from wmss.theory.ladder import Ladder, expected_levels, simulate_levels
 from wmss.theory.learner import OneRound, one_round, schedule, simulate_learner, simulate_promotion
 from wmss.theory.recursion import (
@@ -28,8 +29,10 @@ from wmss.theory.recursion import (
 from wmss.theory.simulation import simulate_acceptance, simulate_noisy_verifier
 
 __all__ = [
+    "Forecast",
     "Ladder",
     "OneRound",
+    "PolicyForecast",
     "Reading",
     "RoundOutcome",
     "SampleThresholds",
@@ -41,6 +44,7 @@ __all__ = [
     "expected_levels",
     "failure_bound",
     "fixed_points",
+    "forecast",
     "iterate",
     "kept_per_prompt",
     "largest_ratio",

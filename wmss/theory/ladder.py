@@ -12,11 +12,17 @@ import numpy.typing as npt
 
 from wmss.core.levels import Curriculum, LevelState, observe, plan_round, start
 from wmss.theory.bounds import checked_starts, level_ratios
+from wmss.theory.feedback import RoundOutcome, classify
 from wmss.theory.recursion import FloatArray, check_alpha, check_at_least_zero, check_count
 from wmss.theory.simulation import learn
 
 IntArray = npt.NDArray[np.int64]
 BoolArray = npt.NDArray[np.bool_]
+
+MIN_GAIN = 0.005
+"""Gain in acceptance that counts, the service's default."""
+SCORE_ERROR = 0.01
+"""Standard error of a held-out score: 2500 responses at 1/2."""
 
 
 class Ladder(NamedTuple):
@@ -44,6 +50,7 @@ def simulate_levels(
 
     A level that is not sampled, or accepts nothing, stays as it is, and so does a starved run to its end. A level that
     is only probed or replayed can rise but not fall: the few samples of it do not undo what was learned from more.
+    `acceptance_target` goes up, as in the service, when the feedback loop has called its level saturated twice.
 
     Args:
         num_groups, group_size: prompts of a round, and responses to each.
@@ -59,6 +66,7 @@ def simulate_levels(
     # Only measured acceptance makes plans differ between repetitions.
     adaptive = curriculum.policy == "acceptance_target"
     states = [start(curriculum)] * (repetitions if adaptive else 1)
+    loops = [_FeedbackLoop() for _ in states]
     trace = np.empty((curriculum.num_rounds + 1, repetitions, len(rates)))
     trace[0] = rates
     for t in range(curriculum.num_rounds):
@@ -67,10 +75,40 @@ def simulate_levels(
         accepted = rng.binomial(samples, trace[t])
         trace[t + 1] = _improve(trace[t], accepted, ladder, may_fall=focused & (not keep_best))
         states = [
-            state if state.starved else observe(curriculum, state, list(zip(right, drawn, strict=True)))
-            for state, right, drawn in zip(states, accepted.tolist(), samples.tolist(), strict=False)
+            loop.observe(curriculum, state, samples[place], accepted[place], trace[t : t + 2, place])
+            for place, (loop, state) in enumerate(zip(loops, states, strict=True))
         ]
     return trace
+
+
+class _FeedbackLoop:
+    """Tells a curriculum, as the service does, when the level in focus has looked saturated twice in a row."""
+
+    def __init__(self) -> None:
+        self._focus: int | None = None
+        self._outcomes: list[RoundOutcome] = []
+        self._saturated = 0
+
+    def observe(
+        self, curriculum: Curriculum, state: LevelState, samples: IntArray, accepted: IntArray, rates: FloatArray
+    ) -> LevelState:
+        """The state after a round of these counts [num_levels] and rates before and after it [2, num_levels]."""
+        if state.starved:
+            return state
+        if curriculum.policy != "acceptance_target":
+            return observe(curriculum, state, [(0, 0)] * curriculum.num_levels)
+        counts = list(zip(accepted.tolist(), samples.tolist(), strict=True))
+        promote = state.focus is not None and self._is_saturated(curriculum, state.focus, counts[state.focus], rates)
+        return observe(curriculum, state, counts, promote=promote)
+
+    def _is_saturated(self, curriculum: Curriculum, focus: int, counts: tuple[int, int], rates: FloatArray) -> bool:
+        if focus != self._focus:
+            self._focus, self._outcomes, self._saturated = focus, [], 0
+        before, after = (float(rate) for rate in rates[:, focus])
+        self._outcomes.append(RoundOutcome(counts[1], counts[0], before, after, SCORE_ERROR))
+        reading = classify(self._outcomes, min_gain=MIN_GAIN, min_accepted=curriculum.min_accepted)
+        self._saturated = self._saturated + 1 if reading.label == "saturated" else 0
+        return self._saturated >= 2
 
 
 def expected_levels(ladder: Ladder, plan: IntArray) -> FloatArray:

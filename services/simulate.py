@@ -1,0 +1,167 @@
+"""`wmss simulate`: with this start, difficulty and budget, which curriculum, and where does it end?"""
+
+import io
+from collections.abc import Sequence
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape as escape_markup
+from rich.table import Table
+
+from wmss.errors import WmssError
+from wmss.theory import Forecast, PolicyForecast, forecast
+
+OPTIONS = {
+    "starts": "--start",
+    "complexity": "--complexity",
+    "num_samples": "--samples",
+    "rounds": "--rounds",
+    "repetitions": "--repetitions",
+    "alpha": "--alpha",
+    "seed": "--seed",
+}
+"""Options of the command, by the names of `wmss.theory`."""
+MOST = {"num_samples": 10**9, "rounds": 1000, "repetitions": 100_000}
+MOST_ROUNDS_IN_ALL = 10**6
+"""Rounds times repetitions; a minute or two."""
+MOST_LEVELS = 20
+COLUMNS = ("policy", "predicted", "simulated (90 %)", "needs", "verdict")
+CAVEAT = (
+    "These are bounds of a simple model of learning, our reconstruction: 0 means that nothing is guaranteed, and a "
+    "neural network may do better or worse. All levels have one difficulty, harder ones keep at least their ratio to "
+    "easier ones, and no budget is doubled."
+)
+
+
+def level_starts(start: Sequence[float], kappa: float | None, levels: int | None) -> list[float]:
+    """Acceptance of every level: as given one by one, or the first with the ratio of each level to the one before."""
+    if (kappa is None) != (levels is None):
+        raise WmssError("--kappa, --levels: expected both or neither; without them give --start once for every level")
+    if kappa is None or levels is None:
+        if not 1 <= len(start) <= MOST_LEVELS:
+            raise WmssError(f"--start: expected it 1 to {MOST_LEVELS} times, once for every level, got {len(start)}")
+        return list(start)
+    if len(start) != 1:
+        raise WmssError(f"--start: expected it once with --kappa, the easiest level's, got {len(start)}")
+    if not 0.0 < kappa <= 1.0:
+        raise WmssError(f"--kappa: expected a number above 0 and at most 1, got {kappa}")
+    if not 1 <= levels <= MOST_LEVELS:
+        raise WmssError(f"--levels: expected 1 to {MOST_LEVELS}, got {levels}")
+    return [start[0] * kappa**level for level in range(levels)]
+
+
+def simulate(starts: Sequence[float], out: Path | None, console: Console, **numbers: Any) -> None:
+    """Print the forecast as a table, and draw it where `out` says; `numbers` are those of `wmss.theory.forecast`."""
+    for name, most in MOST.items():
+        if numbers[name] > most:
+            raise WmssError(f"{OPTIONS[name]}: expected at most {most:,}, got {numbers[name]:,}")
+    if numbers["rounds"] * numbers["repetitions"] > MOST_ROUNDS_IN_ALL:
+        raise WmssError(
+            f"--repetitions: expected at most {MOST_ROUNDS_IN_ALL // numbers['rounds']:,} with {numbers['rounds']} "
+            f"rounds, got {numbers['repetitions']:,}"
+        )
+    if numbers["seed"] < 0:
+        raise WmssError(f"--seed: expected a number >= 0, got {numbers['seed']}")
+    if out is not None:
+        _check_out(out)
+    try:
+        found = forecast(starts, **numbers)
+    except ValueError as error:  # all of them begin with the name of what is out of range
+        name, _, message = str(error).partition(":")
+        raise WmssError(f"{OPTIONS[name.split('[')[0]]}:{message}") from error
+    _print(found, console)
+    if out is not None:
+        _write(found, out)
+        console.print(str(out), highlight=False, soft_wrap=True)
+
+
+def _check_out(out: Path) -> None:
+    if out.suffix.lower() not in (".png", ".html"):
+        raise WmssError(f"--out: expected a file that ends in .png or .html, got {out}")
+    if not out.parent.is_dir():
+        raise WmssError(f"--out: there is no folder {out.parent}; make it first")
+
+
+def _row(policy: PolicyForecast) -> tuple[str, ...]:
+    predicted = "none" if policy.predicted is None else f"{policy.predicted:.3f}"
+    needed = "" if policy.needed is None else f"{policy.needed:,.0f}"
+    low, high = policy.interval
+    return policy.policy, predicted, f"{policy.end:.3f} ({low:.3f}-{high:.3f})", needed, policy.verdict
+
+
+def _summary(found: Forecast) -> list[str]:
+    lines = [
+        "Acceptance of the hardest level at the end: predicted by the bound where it holds, and simulated (mean, and "
+        "what 90 % of the runs lie between). The bound holds above the samples a round that a policy needs."
+    ]
+    if found.v_minus is not None and found.v_plus is not None:
+        lines.append(
+            f"A level that gets all samples takes off above {found.v_minus:.3f} and saturates at {found.v_plus:.3f}."
+        )
+    lines.append(f"Recommended: {found.recommended or 'none'}")
+    return lines + [f"  {reason}" for reason in found.reasons] + [CAVEAT]
+
+
+def _print(found: Forecast, console: Console) -> None:
+    table = Table(*COLUMNS)
+    for policy in found.policies:
+        table.add_row(*map(escape_markup, _row(policy)))
+    console.print(table)
+    for line in _summary(found):
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def _write(found: Forecast, out: Path) -> None:
+    try:
+        if out.suffix.lower() == ".png":
+            out.write_bytes(_draw(found, "png"))
+        else:
+            out.write_text(_page(found), encoding="utf-8")
+    except OSError as error:
+        raise WmssError(f"--out: cannot write {out}: {error.strerror}") from error
+
+
+def _page(found: Forecast) -> str:
+    """One HTML file that needs no other: the chart as SVG, the table, and the recommendation."""
+    head = "".join(f"<th>{column}</th>" for column in COLUMNS)
+    rows = "".join(
+        "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in _row(policy)) + "</tr>\n" for policy in found.policies
+    )
+    svg = _draw(found, "svg").decode()
+    lines = "".join(f"<p>{escape(line.strip())}</p>\n" for line in _summary(found))
+    return (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>wmss simulate</title><style>'
+        "body{font-family:sans-serif;margin:2em;max-width:75em}td,th{padding:.2em 1em;text-align:left}svg{width:100%;"
+        "height:auto}</style></head><body>\n<h1>Acceptance per level over rounds</h1>\n"
+        f"{svg[svg.index('<svg') :]}\n<table><tr>{head}</tr>\n{rows}</table>\n{lines}</body></html>\n"
+    )
+
+
+def _draw(found: Forecast, format: str) -> bytes:
+    """Mean acceptance per level over rounds, a panel for each policy, with take-off threshold and ceiling."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    number = len(found.policies)
+    figure, axes = pyplot.subplots(
+        1, number, figsize=(3.4 * number, 3.4), sharey=True, squeeze=False, layout="constrained"
+    )
+    for axis, policy in zip(axes[0], found.policies, strict=True):
+        num_levels = policy.trace.shape[1]
+        for level in range(num_levels):
+            color = pyplot.cm.viridis(0.9 * level / max(num_levels - 1, 1))
+            axis.plot(policy.trace[:, level], color=color, label=f"level {level + 1}")
+        labels = (("take-off V₋", ":"), ("ceiling V₊", "--"))
+        for (label, style), value in zip(labels, policy.points or (), strict=False):
+            axis.axhline(value, color="black", linewidth=0.8, linestyle=style, label=label)
+        axis.set(title=f"{policy.policy}: {policy.end:.2f}", xlabel="round", ylim=(-0.02, 1.02))
+    axes[0][0].set_ylabel("acceptance, mean of the runs")
+    axes[0][-1].legend(frameon=False, fontsize="small")
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format=format, dpi=120, metadata={"Date": None} if format == "svg" else None)
+    pyplot.close(figure)
+    return buffer.getvalue()
