@@ -1,9 +1,9 @@
 """Hops in a random map: a task of our own on which a tiny model improves itself in seconds, on a CPU.
 
-Eight nodes, each with one successor. The prompt lists the eight pairs in random order, then how many hops to take and
-where from; the answer is the nodes on the way. One right answer, no partial credit, and one skill for all levels.
+Eight nodes, each with another one as its successor. The prompt lists the pairs in random order, then how many hops to
+take and where from; the answer is the nodes on the way. One right answer, no partial credit, one skill for all levels.
 
-prompt:  n3 n1 n0 n5 n7 n7 n1 n0 n2 n4 n6 n3 n4 n6 n5 n2 ? h4 = n3
+prompt:  n3 n1 n0 n5 n7 n2 n1 n0 n2 n4 n6 n3 n4 n6 n5 n2 ? h4 = n3
 answer:  n1 n0 n5 n2
 
 `make_base` trains the model to start from; `success` measures a model without sampling noise.
@@ -34,9 +34,11 @@ MAX_NEW_TOKENS = HOPS[-1] + 1
 """Tokens of the longest answer, with its end token."""
 END, PAD = "<end>", "<pad>"
 
-BASE_SHARES = (0.45, 0.45, 0.05, 0.05)
-"""Share of each level in what the base model is trained on: the long ones are few, and only teach that h4 and h8 ask
-for longer answers. Without any the model would end every answer after two nodes, and no level above could begin."""
+BASE_STILL_SHARE = 0.4
+"""Share of what the base model is trained on that are maps of every node to itself, of all levels alike: they teach how
+long each answer is and nothing about hops. The others are of level 1 and 2. Without them the base would end every
+answer after two nodes; and with a few long random maps in their place it forgot the long answers' length while it
+practised short ones, so that easy-to-hard ended at 0 on levels 3 and 4."""
 BASE_SUCCESS = 0.35
 _BASE_KNOBS = Hyperparameters(learning_rate=1e-3, warmup_ratio=0.01, lr_schedule="constant", weight_decay=0.01)
 _BASE_BATCH_SIZE = 64
@@ -44,9 +46,11 @@ _NUM_BASE_TASKS = 16_384
 _STEPS_BETWEEN_CHECKS = 10
 
 
-def make_task(rng: np.random.Generator, *, level: int) -> dict[str, Any]:
-    """One row of a task file: a uniformly drawn map, order of pairs and start."""
-    successor = rng.integers(0, NUM_NODES, size=NUM_NODES)
+def make_task(rng: np.random.Generator, *, level: int, standing_still: bool = False) -> dict[str, Any]:
+    """One row of a task file: a uniformly drawn map without fixed points, order of pairs and start; or, with
+    `standing_still`, the map of every node to itself."""
+    nodes = np.arange(NUM_NODES)
+    successor = nodes if standing_still else (nodes + rng.integers(1, NUM_NODES, size=NUM_NODES)) % NUM_NODES
     pairs = " ".join(f"n{node} n{successor[node]}" for node in rng.permutation(NUM_NODES))
     node = int(rng.integers(0, NUM_NODES))
     prompt = f"{pairs} ? h{HOPS[level - 1]} = n{node}"
@@ -74,7 +78,7 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
 def solved(rows: list[dict[str, Any]], tokenizer: PreTrainedTokenizerFast) -> list[TokenizedSample]:
     """Rows with their right answers, as samples to train on."""
     samples = [Sample(line, prompt=row["prompt"], completion=row["answer"]) for line, row in enumerate(rows, start=1)]
-    return tokenize_samples(samples, tokenizer, max_length=PROMPT_TOKENS + MAX_NEW_TOKENS, source="graph_hops")[0]
+    return tokenize_samples(samples, tokenizer, max_length=64, source="graph_hops")[0]
 
 
 @torch.no_grad()
@@ -128,8 +132,7 @@ def make_base(
         )
     )
     rng = np.random.default_rng([seed, 0])
-    levels = rng.choice(len(HOPS), p=BASE_SHARES, size=_NUM_BASE_TASKS) + 1
-    samples = solved([make_task(rng, level=int(level)) for level in levels], tokenizer)
+    samples = solved([_base_task(rng) for _ in range(_NUM_BASE_TASKS)], tokenizer)
     rng = np.random.default_rng([seed, 1])
     tests = [solved([make_task(rng, level=level) for _ in range(256)], tokenizer) for level in range(1, len(HOPS) + 1)]
     training = steps(model, samples, _BASE_KNOBS, batch_size=_BASE_BATCH_SIZE, num_steps=max_steps, seed=seed)
@@ -143,3 +146,9 @@ def make_base(
                 return [success(model, test) for test in tests]
             model.train()
     raise RuntimeError(f"graph_hops: expected success {until} on level 1 within {max_steps} steps")
+
+
+def _base_task(rng: np.random.Generator) -> dict[str, Any]:
+    standing_still = bool(rng.random() < BASE_STILL_SHARE)
+    levels = len(HOPS) if standing_still else 2
+    return make_task(rng, level=int(rng.integers(1, levels + 1)), standing_still=standing_still)
