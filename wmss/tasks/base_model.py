@@ -3,7 +3,6 @@
 It knows the arithmetic task a little: enough for fine-tuning to help, not enough to be done.
 """
 
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -12,12 +11,9 @@ from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
 from wmss.config import Hyperparameters
 from wmss.data.dataset import Sample
-from wmss.data.sampler import BatchSampler
 from wmss.data.tokenization import tokenize_samples
 from wmss.tasks.arithmetic import make_problems
-from wmss.training.batches import collate
-from wmss.training.branches import Branches
-from wmss.training.optim import make_optimizer, make_schedule
+from wmss.tasks.fitting import Progress, fit
 
 CHAT_TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
@@ -56,7 +52,7 @@ def make_base_model(
     num_steps: int = 300,
     batch_size: int = 48,
     seed: int = 0,
-    progress: Callable[[int, int, float], None] | None = None,
+    progress: Progress | None = None,
 ) -> None:
     """Train the base checkpoint and save it to `folder`; `progress(step, num_steps, loss)` is called every step."""
     torch.manual_seed(seed)
@@ -79,21 +75,7 @@ def make_base_model(
     rows = make_problems(num_steps * batch_size, seed=seed, min_steps=1, max_steps=3)
     samples = [Sample(line=i, messages=tuple(row["messages"])) for i, row in enumerate(rows, start=1)]
     tokenized, _ = tokenize_samples(samples, tokenizer, max_length=256, source="base problems")
-    branches = Branches(model)
     knobs = Hyperparameters(learning_rate=2e-3, warmup_ratio=0.1, lr_schedule="cosine")
-    sampler = BatchSampler(range(len(tokenized)), batch_size=batch_size, num_epochs=1, max_steps=num_steps, seed=seed)
-    optimizer = make_optimizer(branches, knobs)
-    schedule = make_schedule(optimizer, knobs, num_steps=sampler.num_steps)
-    for step in range(sampler.num_steps):
-        batch = [tokenized[i] for i in sampler.batch(step)]
-        loss_sum, _ = branches(collate(batch, device=torch.device("cpu"), packing=False))
-        loss = loss_sum / sum(s.num_targets for s in batch)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(branches.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
-        optimizer.zero_grad(set_to_none=True)
-        if progress is not None:
-            progress(step + 1, sampler.num_steps, loss.item())
+    fit(model, tokenized, knobs, batch_size=batch_size, num_steps=num_steps, seed=seed, progress=progress)
     model.save_pretrained(folder, safe_serialization=True)
     tokenizer.save_pretrained(folder)

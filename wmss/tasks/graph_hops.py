@@ -1,0 +1,154 @@
+"""Hops in a random map: a task of our own on which a tiny model improves itself in seconds, on a CPU.
+
+Eight nodes, each with another one as its successor. The prompt lists the pairs in random order, then how many hops to
+take and where from; the answer is the nodes on the way. One right answer, no partial credit, one skill for all levels.
+
+prompt:  n3 n1 n0 n5 n7 n2 n1 n0 n2 n4 n6 n3 n4 n6 n5 n2 ? h4 = n3
+answer:  n1 n0 n5 n2
+
+`make_base` trains the model to start from; `success` measures a model without sampling noise.
+
+Our reconstruction of a "synthetic graph task"; the paper's own (arXiv 2602.10014) could not be read.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import PreTrainedModel, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
+
+from wmss.config import Hyperparameters
+from wmss.data.dataset import Sample
+from wmss.data.tokenization import tokenize_samples
+from wmss.records import TokenizedSample
+from wmss.tasks.fitting import Progress, steps
+from wmss.training.batches import collate
+
+NUM_NODES = 8
+HOPS = (1, 2, 4, 8)
+"""Hops of level 1, 2, 3, 4."""
+PROMPT_TOKENS = 2 * NUM_NODES + 4
+MAX_NEW_TOKENS = HOPS[-1] + 1
+"""Tokens of the longest answer, with its end token."""
+END, PAD = "<end>", "<pad>"
+
+BASE_STILL_SHARE = 0.4
+"""Share of what the base model is trained on that are maps of every node to itself, of all levels alike: they teach how
+long each answer is and nothing about hops. The others are of level 1 and 2. Without them the base would end every
+answer after two nodes; and with a few long random maps in their place it forgot the long answers' length while it
+practised short ones, so that easy-to-hard ended at 0 on levels 3 and 4."""
+BASE_SUCCESS = 0.35
+_BASE_KNOBS = Hyperparameters(learning_rate=1e-3, warmup_ratio=0.01, lr_schedule="constant", weight_decay=0.01)
+_BASE_BATCH_SIZE = 64
+_NUM_BASE_TASKS = 16_384
+_STEPS_BETWEEN_CHECKS = 10
+
+
+def make_task(rng: np.random.Generator, *, level: int, standing_still: bool = False) -> dict[str, Any]:
+    """One row of a task file: a uniformly drawn map without fixed points, order of pairs and start; or, with
+    `standing_still`, the map of every node to itself."""
+    nodes = np.arange(NUM_NODES)
+    successor = nodes if standing_still else (nodes + rng.integers(1, NUM_NODES, size=NUM_NODES)) % NUM_NODES
+    pairs = " ".join(f"n{node} n{successor[node]}" for node in rng.permutation(NUM_NODES))
+    node = int(rng.integers(0, NUM_NODES))
+    prompt = f"{pairs} ? h{HOPS[level - 1]} = n{node}"
+    visited = []
+    for _ in range(HOPS[level - 1]):
+        node = int(successor[node])
+        visited.append(f"n{node}")
+    return {"prompt": prompt, "answer": " ".join(visited), "level": level}
+
+
+def make_tokenizer() -> PreTrainedTokenizerFast:
+    """One token a word; plain prompts, no chat template."""
+    words = [PAD, END, "?", "=", *(f"h{hops}" for hops in HOPS), *(f"n{node}" for node in range(NUM_NODES))]
+    tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token=PAD))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        eos_token=END,
+        pad_token=PAD,
+        model_max_length=PROMPT_TOKENS + MAX_NEW_TOKENS,
+        clean_up_tokenization_spaces=False,
+    )
+
+
+def solved(rows: list[dict[str, Any]], tokenizer: PreTrainedTokenizerFast) -> list[TokenizedSample]:
+    """Rows with their right answers, as samples to train on."""
+    samples = [Sample(line, prompt=row["prompt"], completion=row["answer"]) for line, row in enumerate(rows, start=1)]
+    return tokenize_samples(samples, tokenizer, max_length=64, source="graph_hops")[0]
+
+
+@torch.no_grad()
+def success(model: PreTrainedModel, samples: list[TokenizedSample]) -> float:
+    """Mean probability of the right answer, end token included: what pass@1 at temperature 1 is in expectation."""
+    model.eval()
+    batch = collate(samples, device=torch.device("cpu"), packing=False)
+    logprobs = torch.log_softmax(model(batch.input_ids, position_ids=batch.position_ids).logits.float(), -1)
+    answer_of = torch.repeat_interleave(torch.tensor([sample.num_targets for sample in samples]))
+    picked = logprobs.flatten(0, 1)[batch.rows, batch.labels]
+    return float(torch.zeros(len(samples)).index_add(0, answer_of, picked).exp().mean())
+
+
+def make_base(
+    folder: Path,
+    *,
+    seed: int = 0,
+    until: float = BASE_SUCCESS,
+    max_steps: int = 2000,
+    progress: Progress | None = None,
+) -> list[float]:
+    """Train a Qwen3-shaped model of 98,000 parameters until it succeeds on level 1, and save it to `folder`.
+
+    About 250 steps, 15 s on one core. The same seed gives the same weights on one machine.
+
+    Args:
+        until: success on level 1 at which training ends, of 256 tasks, looked at every 10 steps.
+
+    Returns:
+        Success on every level, on 256 tasks each.
+
+    Raises:
+        RuntimeError: if `max_steps` do not get there.
+    """
+    torch.manual_seed(seed)
+    tokenizer = make_tokenizer()
+    model = Qwen3ForCausalLM(
+        Qwen3Config(
+            vocab_size=len(tokenizer),
+            hidden_size=64,
+            intermediate_size=128,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            head_dim=32,
+            max_position_embeddings=64,
+            tie_word_embeddings=True,
+            bos_token_id=None,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+    )
+    rng = np.random.default_rng([seed, 0])
+    samples = solved([_base_task(rng) for _ in range(_NUM_BASE_TASKS)], tokenizer)
+    rng = np.random.default_rng([seed, 1])
+    tests = [solved([make_task(rng, level=level) for _ in range(256)], tokenizer) for level in range(1, len(HOPS) + 1)]
+    training = steps(model, samples, _BASE_KNOBS, batch_size=_BASE_BATCH_SIZE, num_steps=max_steps, seed=seed)
+    for step, loss in enumerate(training, start=1):
+        if progress is not None:
+            progress(step, max_steps, loss)
+        if step % _STEPS_BETWEEN_CHECKS == 0:
+            if success(model, tests[0]) >= until:
+                model.save_pretrained(folder, safe_serialization=True)
+                tokenizer.save_pretrained(folder)
+                return [success(model, test) for test in tests]
+            model.train()
+    raise RuntimeError(f"graph_hops: expected success {until} on level 1 within {max_steps} steps")
+
+
+def _base_task(rng: np.random.Generator) -> dict[str, Any]:
+    standing_still = bool(rng.random() < BASE_STILL_SHARE)
+    levels = len(HOPS) if standing_still else 2
+    return make_task(rng, level=int(rng.integers(1, levels + 1)), standing_still=standing_still)
