@@ -3,12 +3,12 @@
 import contextlib
 import dataclasses
 import json
+from collections import defaultdict
 from pathlib import Path
 
-import numpy as np
 import pytest
-from filelock import FileLock
 
+from tests.rounds import echo
 from tests.rounds.test_stages import LocalEngines, MemoryJournal
 from wmss.config import parse_job
 from wmss.data.tokenization import load_tokenized
@@ -17,10 +17,9 @@ from wmss.models.loading import load_model
 from wmss.rounds.decisions import Decision
 from wmss.rounds.job import Job
 from wmss.rounds.phases import phases_of, rounds_decided
-from wmss.rounds.rollouts import read_judged
+from wmss.rounds.rollouts import read_judged, read_rollouts, shards_in
 from wmss.rounds.stages import run_job
 from wmss.scoring.torch_sampler import TorchSampler
-from wmss.tasks import graph_hops
 
 KNOBS = {
     "verifier": {"type": "exact"},
@@ -28,7 +27,7 @@ KNOBS = {
     "samples_per_round": 64,
     "samples_per_prompt": 2,
     "curriculum": {"policy": "clock"},
-    "sampling": {"max_new_tokens": graph_hops.MAX_NEW_TOKENS},
+    "sampling": {"max_new_tokens": echo.MAX_NEW_TOKENS},
     "accept": {"min_accepted": 4},
     "steps_per_round": 3,
     "evaluation_samples": 2,
@@ -61,20 +60,11 @@ class SamplingEngines(LocalEngines):
 
 
 @pytest.fixture(scope="session")
-def hops_base(tmp_path_factory, worker_id):
-    """Half a minute of training: once for all workers."""
-    shared = tmp_path_factory.getbasetemp() if worker_id == "master" else tmp_path_factory.getbasetemp().parent
-    folder = shared / "hops-base"
-    with FileLock(f"{folder}.lock"):
-        if not folder.exists():
-            graph_hops.make_base(folder.with_suffix(".partial"), seed=0)
-            folder.with_suffix(".partial").rename(folder)
-    return folder
+def echo_base(tmp_path_factory):
+    return echo.make_echo_base(tmp_path_factory.mktemp("echo") / "base")
 
 
-def rows(num, *, seed, levels=(1, 2), **more):
-    rng = np.random.default_rng(seed)
-    return [graph_hops.make_task(rng, level=levels[i % len(levels)]) | more for i in range(num)]
+rows = echo.make_tasks
 
 
 def write(path, tasks):
@@ -83,12 +73,12 @@ def write(path, tasks):
 
 
 @pytest.fixture
-def make(tmp_path, hops_base):
-    """A job on graph_hops; keyword arguments change its knobs or, beginning with files_, its files."""
+def make(tmp_path, echo_base):
+    """A job that says words again; keyword arguments change its knobs."""
 
     def job(training=None, held_out=None, folder="job", **changes):
         values = {
-            "model": "hops",
+            "model": "echo",
             "training_file": "t",
             "validation_file": "v",
             "method": {"type": "self_improvement", "self_improvement": KNOBS | changes},
@@ -96,7 +86,7 @@ def make(tmp_path, hops_base):
         return Job(
             id="ftjob-1",
             spec=parse_job(values),
-            base=hops_base,
+            base=echo_base,
             weak=None,
             more_weak=(),
             strong=None,
@@ -105,7 +95,7 @@ def make(tmp_path, hops_base):
             folder=tmp_path / folder,
             cache=tmp_path / "cache",
             result=tmp_path / f"result-{folder}",
-            result_name="ft:hops::ftjob-1",
+            result_name="ft:echo::ftjob-1",
         )
 
     return job
@@ -158,8 +148,10 @@ def test_what_is_trained_on_is_what_was_drawn_token_by_token(make):
     assert len(samples) == journal.finished["select"]["num_selected"] > 0
     for sample in samples:
         assert (sample.line, tuple(sample.input_ids[sample.target_mask].tolist())) in drawn
-        assert sample.target_mask.argmax() == graph_hops.PROMPT_TOKENS
-        assert sample.target_mask[graph_hops.PROMPT_TOKENS :].all()
+        level = 1 + (sample.line - 1) % 2
+        num_prompt_tokens = echo.LENGTHS[level] + 1
+        assert not sample.target_mask[:num_prompt_tokens].any()
+        assert sample.target_mask[num_prompt_tokens:].all()
 
 
 RESUMED = ["pilot", "plan", "generate", "verify", "select", "train", "evaluate", "decide", "generate_2", "export"]
@@ -195,23 +187,27 @@ def test_levels_are_estimated_from_the_start_models_pass_rates(make):
     def without_level(tasks):
         return [{key: value for key, value in task.items() if key != "level"} for task in tasks]
 
+    job_rows = rows(40, seed=1)
     job = make(
-        training=without_level(rows(40, seed=1, levels=(1, 3))),
-        held_out=without_level(rows(24, seed=2, levels=(1, 3))),
+        training=without_level(job_rows),
+        held_out=without_level(rows(24, seed=2)),
         estimate_levels=2,
         rounds=2,
     )
     journal = run(job)
     estimated = journal.finished["pilot"]["estimated_levels"]
     assert set(estimated["training"]) == set(estimated["held_out"]) == {1, 2}
-    mean = {level: np.mean([i % 2 for i, found in enumerate(estimated["training"]) if found == level]) for level in (1, 2)}
-    assert mean[1] < mean[2]  # tasks of one hop are found easier than those of four
+    right = defaultdict(int)
+    for rollout in read_rollouts(shards_in(job.folder / "pilot" / "training")):
+        right[rollout.line - 1] += rollout.text == job_rows[rollout.line - 1]["answer"]
+    easy, hard = ([right[i] for i, level in enumerate(estimated["training"]) if level == wanted] for wanted in (1, 2))
+    assert min(easy) > max(hard)
 
 
 def test_starved_job_keeps_its_responses_and_says_what_to_change(make):
     job = make(accept={"min_accepted": 64})
     journal = MemoryJournal()
-    with pytest.raises(TrainingError, match="starved.*samples_per_round.*nothing was trained"):
+    with pytest.raises(TrainingError, match=r"starved.*samples_per_round.*nothing was trained"):
         run(job, journal=journal)
     assert (job.folder / "round-002" / "rollouts.parquet").is_file()
     assert "train" in journal.finished and journal.finished["train"]["num_steps"] == 0
@@ -259,8 +255,8 @@ def test_lora_and_restart(make):
         ({"estimate_levels": 2}, ConfigError, "estimate_levels: the rows of training_file name their levels"),
         ({"samples_per_round": 4, "samples_per_prompt": 4}, ConfigError, "fewer than the 2 levels"),
         ({"rounds": 1}, ConfigError, "rounds: expected at least 2, one for each level"),
-        ({"sampling": {"max_new_tokens": 64}}, ConfigError, "max_new_tokens: expected less than max_length"),
-        ({"sampling": {"max_new_tokens": 60}}, DataError, "expected a prompt of at most 4 tokens"),
+        ({"sampling": {"max_new_tokens": 32}}, ConfigError, "max_new_tokens: expected less than max_length"),
+        ({"sampling": {"max_new_tokens": 28}}, DataError, "expected a prompt of at most 4 tokens"),
         ({"sampling": {"max_new_tokens": 1}}, TrainingError, "none of 48 responses of the start model ended by itself"),
     ],
 )
@@ -270,7 +266,6 @@ def test_what_cannot_work_is_refused_with_its_field(make, changes, error, messag
 
 
 def test_a_verifier_that_accepts_everything_is_refused(make):
-    tasks = [task | {"answer": "1"} for task in rows(24, seed=2)]
-    knobs = {"verifier": {"type": "regex", "pattern": "(1)|."}}
+    verifier = {"type": "python", "source": "def verify(task, response):\n    return True"}
     with pytest.raises(DataError, match="nothing to learn, or the verifier accepts everything"):
-        run(make(held_out=tasks, **knobs))
+        run(make(verifier=verifier))

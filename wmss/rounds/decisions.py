@@ -179,14 +179,14 @@ def decide(knobs: SelfImprovementConfig, curriculum: Curriculum, state: LoopStat
     label: Label = "starved" if reading is None else reading.label
     levels = _observed(knobs, curriculum, state, done, label)
     after = _with_model(state, done, label)
-    after = _counted(after, label).model_copy(
+    after = _counted(after, label, same_levels=done.active == state.active).model_copy(
         update={
             "round": state.round + 1,
             "history": (*state.history, done.held_out),
             "curriculum": levels.to_dict(),
             # A round that did not train says nothing of how training goes.
-            "outcomes": state.outcomes if reading is None else tuple(asdict(each) for each in outcomes),
-            "active": state.active if reading is None else done.active,
+            "outcomes": tuple(asdict(each) for each in (outcomes[:-1] if reading is None else outcomes)),
+            "active": done.active,
             "num_sampled": state.num_sampled + sum(level.num_sampled for level in done.levels),
         }
     )
@@ -253,9 +253,10 @@ def _with_model(state: LoopState, done: Round, label: Label) -> LoopState:
     return trained.model_copy(update={"current": done.checkpoint, "standing": done.held_out, "previous": state.current})
 
 
-def _counted(state: LoopState, label: Label) -> LoopState:
-    """Rounds in a row with a label that ends a job."""
-    counters = {name: getattr(state, name) + 1 if label == name else 0 for name in ("saturated", "starved")}
+def _counted(state: LoopState, label: Label, *, same_levels: bool) -> LoopState:
+    """Rounds in a row, on the same levels, with a label that ends a job."""
+    before = {name: getattr(state, name) if same_levels else 0 for name in ("saturated", "starved")}
+    counters = {name: number + 1 if label == name else 0 for name, number in before.items()}
     return state.model_copy(update=counters)
 
 

@@ -38,7 +38,7 @@ from wmss.rounds.rollouts import Rollout, read_judged, read_rollouts, shards_in,
 from wmss.rounds.task_files import TaskFiles, read_task_files
 from wmss.rounds.training import train_phase
 from wmss.training.run import TrainingRun
-from wmss.verifiers.audit import alarms
+from wmss.verifiers.audit import round_alarms
 
 PILOT_SAMPLES = 8
 """Responses to each training task whose level is estimated."""
@@ -187,7 +187,7 @@ class _Loop:
         write_judged(rollouts, verdicts, self._judged_file(number))
         reasons = Counter(f"{verdict.label}: {verdict.detail}" for verdict in verdicts)
         self.journal.event(messages.verified(phase, verdicts), data={"reasons": dict(reasons)})
-        self._tell_alarms(rollouts, verdicts)
+        self._tell_alarms(number, rollouts, verdicts)
         return {
             "reasons": dict(reasons.most_common()),
             "num_accepted": Judged(rollouts, verdicts).num_accepted,
@@ -353,10 +353,13 @@ class _Loop:
         ids = np.array([*prompt, *rollout.completion.token_ids], dtype=np.int32)
         return TokenizedSample(line=rollout.line, input_ids=ids, target_mask=np.arange(len(ids)) >= len(prompt))
 
-    def _tell_alarms(self, rollouts: Sequence[Rollout], verdicts: Sequence[Verdict]) -> None:
+    def _tell_alarms(self, number: int, rollouts: Sequence[Rollout], verdicts: Sequence[Verdict]) -> None:
         tasks = {task.line: task for task in self._files.training.tasks}
         judged = [(tasks[each.line], each.text, verdict) for each, verdict in zip(rollouts, verdicts, strict=True)]
-        for alarm in alarms(judged):
+        plans = [self._recorded(in_round("plan", earlier)) for earlier in range(1, number)]
+        before = {share["level"] for plan in plans for share in plan["levels"]}
+        fresh = {rollout.level for rollout in rollouts} - before
+        for alarm in round_alarms(judged, fresh_levels=fresh):
             self.journal.event(alarm.message, level="warn", data={"code": alarm.code, **alarm.data})
 
     def _curriculum(self, num_levels: int) -> Curriculum:

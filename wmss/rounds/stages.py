@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from wmss.config import Hyperparameters, SupervisedMethod, WmssConfig, WmssMethod
+from wmss.config import Hyperparameters, SelfImprovementMethod, SupervisedMethod, WmssConfig
 from wmss.core.curriculum import TERMS, cap_weights, draw, sampling_weights, weighting_terms
 from wmss.core.saturation import MIN_ENTROPY_GAP, WINDOW, useful_weak
 from wmss.data.dataset import read_samples
@@ -42,18 +42,18 @@ from wmss.training.run import ModelSource, TrainingRun
 
 def run_job(job: Job, engines: Engines, journal: Journal) -> Artifacts:
     """Run all phases of a job, skipping what an earlier attempt finished; returns the artifacts of `export`."""
+    method = job.spec.method
+    if isinstance(method, SelfImprovementMethod):
+        return improve(job, engines, journal)
     stage = _Stage(job, engines, journal)
     stage.once("validate", stage.validate)
-    method = job.spec.method
     if isinstance(method, SupervisedMethod):
         knobs = method.supervised.hyperparameters
         tuned = stage.once("sft", lambda: stage.sft(knobs, knobs.num_epochs))
         models = {"base": Checkpoint.whole(job.base), "result": Checkpoint.read(tuned)}
         weak = None
-    elif isinstance(method, WmssMethod):
-        models, weak = _weak_driven(stage, method.wmss)
     else:
-        return improve(job, engines, journal)
+        models, weak = _weak_driven(stage, method.wmss)
     exported = stage.once("export", lambda: stage.export(models["result"].folder, weak))
     if job.validation_file is not None:
         # The model that is handed out, not the checkpoint it was made from: export rounds to the base's precision.
