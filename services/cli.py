@@ -1,5 +1,5 @@
 """The `wmss` command: serve, models, checkpoints, convert, check, submit, score, watch, jobs, samples, cancel, chat,
-export, knobs, demo."""
+export, audit, knobs, demo."""
 
 import logging
 import os
@@ -412,6 +412,18 @@ def convert(
     for change, count in done.changes.items():
         _say(f"{count} rows: {change}")
     console.print(str(target), highlight=False, soft_wrap=True)
+
+
+@app.command()
+def audit(
+    file: Annotated[Path, typer.Argument(help='JSONL file of {"answer" or "task", "response", "correct"}.')],
+    verifier: Annotated[str, typer.Option(help="Its name, its JSON object, or a job's TOML file.")],
+    processes: Annotated[int, typer.Option(help="Responses to judge at once.", min=1)] = os.cpu_count() or 1,
+) -> None:
+    """Say how often a verifier accepts right and wrong responses. Exits 1 if it cannot be used on the file."""
+    from services.audit import run_audit, show_audit
+
+    show_audit(run_audit(file, verifier, num_processes=processes), console)
 
 
 @app.command()
