@@ -1,12 +1,12 @@
 """The `wmss` command: serve, models, checkpoints, convert, check, submit, score, watch, jobs, samples, rounds,
-cancel, chat, export, simulate, knobs, demo."""
+cancel, chat, export, simulate, audit, knobs, demo."""
 
 import logging
 import os
 import shutil
 import sys
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 
 import openai
 import typer
@@ -21,7 +21,8 @@ from services.settings import Settings
 from services.supervisor import Endpoint, ServeError, Supervisor
 from services.watching import JobView, round_table
 from wmss.config import JobSpec, parse_job, parse_scores, read_toml
-from wmss.data.convert import CalculatorMarks, Format, convert_file
+from wmss.data.convert import FORMATS, CalculatorMarks, Format, convert_file
+from wmss.data.convert_tasks import TASK_FORMATS, TaskFormat, convert_tasks
 from wmss.errors import WmssError
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
@@ -418,11 +419,22 @@ def remove_checkpoint(
     console.print(checkpoint_id, highlight=False)
 
 
+_FORMATS_HELP = (
+    f"Form of the source: {', '.join(FORMATS)}; with --to tasks {', '.join(TASK_FORMATS)}. Default: recognised."
+)
+
+
 @app.command()
 def convert(
-    source: Annotated[Path, typer.Argument(help="JSON lines: question/answer rows, or an OpenAI chat file.")],
+    source: Annotated[
+        Path, typer.Argument(help="JSON lines, e.g. question/answer rows or an OpenAI chat file; or text.")
+    ],
     target: Annotated[Path, typer.Argument(help="File to write; never overwritten.")],
-    format: Annotated[Format | None, typer.Option(help="Form of the source; default: recognised.")] = None,
+    to: Annotated[
+        Literal["samples", "tasks"], typer.Option(help="Rows to fine-tune on, or tasks for self-improvement.")
+    ] = "samples",
+    format: Annotated[str | None, typer.Option(help=_FORMATS_HELP)] = None,
+    level: Annotated[int | None, typer.Option(help="Level of every task; default: the source's.", min=1)] = None,
     limit: Annotated[int | None, typer.Option(help="Rows to read, from the first.", min=1)] = None,
     system: Annotated[str | None, typer.Option(help="Text of a system message for every row.")] = None,
     calculator_marks: Annotated[
@@ -430,7 +442,31 @@ def convert(
     ] = "strip",
 ) -> None:
     """Turn a file into rows a job takes, and say what was changed."""
-    done = convert_file(source, target, format=format, limit=limit, system=system, calculator_marks=calculator_marks)
+    forms = TASK_FORMATS if to == "tasks" else FORMATS
+    if format is not None and format not in forms:
+        raise WmssError(f"--format: expected one of {', '.join(forms)} with --to {to}, got {format!r}")
+    if to == "tasks":
+        if system is not None:
+            raise WmssError("--system: not with --to tasks; put it into the rows, or leave it out")
+        done = convert_tasks(
+            source,
+            target,
+            format=cast(TaskFormat | None, format),
+            limit=limit,
+            level=level,
+            calculator_marks=calculator_marks,
+        )
+    else:
+        if level is not None:
+            raise WmssError("--level: only tasks have one; add --to tasks, or leave it out")
+        done = convert_file(
+            source,
+            target,
+            format=cast(Format | None, format),
+            limit=limit,
+            system=system,
+            calculator_marks=calculator_marks,
+        )
     _say(f"{done.format}: {done.num_read} rows read, {done.num_written} written")
     for change, count in done.changes.items():
         _say(f"{count} rows: {change}")
@@ -456,6 +492,18 @@ def simulate(
     numbers = {"complexity": complexity, "num_samples": samples, "rounds": rounds, "repetitions": repetitions}
     starts = simulation.level_starts(start, kappa, levels)
     simulation.simulate(starts, out, console, **numbers, alpha=alpha, seed=seed)
+
+
+@app.command()
+def audit(
+    file: Annotated[Path, typer.Argument(help='JSONL file of {"answer" or "task", "response", "correct"}.')],
+    verifier: Annotated[str, typer.Option(help="Its name, its JSON object, or a job's TOML file.")],
+    processes: Annotated[int, typer.Option(help="Responses to judge at once.", min=1)] = os.cpu_count() or 1,
+) -> None:
+    """Say how often a verifier accepts right and wrong responses. Exits 1 if it cannot be used on the file."""
+    from services.audit import run_audit, show_audit
+
+    show_audit(run_audit(file, verifier, num_processes=processes), console)
 
 
 @app.command()

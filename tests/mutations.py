@@ -22,6 +22,8 @@ LOOP, EQUIVALENCES = "tests/training/test_loop.py", "tests/training/test_equival
 DISTRIBUTED, BATCHES = "tests/training/test_distributed.py", "tests/training/test_batches.py"
 PACKED = "tests/models/test_packed_attention.py"
 RECURSION, LEVELS = "tests/theory/test_recursion.py", "tests/core/test_levels.py"
+SANDBOX, HOST = "tests/verifiers/test_sandbox.py", "verifiers/sandbox/host.py"
+MATHEMATICS = "tests/verifiers/test_mathematics.py"
 
 
 class Mutation(NamedTuple):
@@ -404,6 +406,62 @@ MUTATIONS = (
         "scoring/token_table.py",
         ("s.input_ids[where]", "s.input_ids[where - 1]"),
         tests=["tests/scoring/test_tables.py"],
+    ),
+    mutation(
+        "a program has the machine's memory",
+        HOST,
+        ("resource.RLIMIT_AS: limits.memory_mb * mib", "resource.RLIMIT_AS: resource.RLIM_INFINITY"),
+        tests=[SANDBOX],
+    ),
+    mutation(
+        "a program starts as many processes as it likes",
+        HOST,
+        ("limits.processes + OWN_PROCESSES", "1000"),
+        tests=[SANDBOX],
+    ),
+    mutation(
+        "a program runs as the user of the service",
+        HOST,
+        ("os.setresuid(NOBODY, NOBODY, NOBODY)", "pass"),
+        tests=[SANDBOX],
+    ),
+    mutation("a program calls the kernel freely", HOST, ("kernel.filter_system_calls()", "pass"), tests=[SANDBOX]),
+    mutation(
+        "the sandbox keeps the host's files",
+        "verifiers/sandbox/kernel.py",
+        ('_check(_LIBC.umount2(b".", _MNT_DETACH), ', "_check(0, "),
+        tests=[SANDBOX],
+    ),
+    mutation("nobody keeps a program's time", HOST, ("deadline - time.monotonic()", "60"), tests=[SANDBOX]),
+    mutation(
+        "a program killed from outside is judged by that",
+        HOST,
+        ('if finding.detail == "exited" else finding', "if False else finding"),
+        tests=[SANDBOX],
+    ),
+    mutation(
+        "a program's own names judge it",
+        "verifiers/sandbox/tester.py",
+        ("if not hasattr(builtins, name)", "if name"),
+        tests=[SANDBOX],
+    ),
+    mutation(
+        "a test may hide that the program is gone",
+        "verifiers/sandbox/tester.py",
+        ("if guest.gone else", "if False else"),
+        tests=[SANDBOX],
+    ),
+    mutation(
+        "a verifier killed from outside decides",
+        "verifiers/pool.py",
+        ("ATTEMPTS = 2", "ATTEMPTS = 1"),
+        tests=[MATHEMATICS],
+    ),
+    mutation(
+        "the reference and the response change places",
+        "verifiers/mathematics.py",
+        ("verify(gold, found,", "verify(found, gold,"),
+        tests=[MATHEMATICS],
     ),
 )
 

@@ -39,6 +39,19 @@ def test_convert_says_what_it_did(run, tmp_path):
     assert "<<1+1=2>>" in kept.read_text()
 
 
+def test_convert_writes_tasks_with_levels(run, tmp_path):
+    source, target = tmp_path / "source.jsonl", tmp_path / "target.jsonl"
+    source.write_text('{"question": "1+1?", "answer": "<<1+1=2>>2\\n#### 2"}\n')
+    assert "gsm8k: 1 rows read, 1 written" in run("convert", source, target, "--to", "tasks", "--level", 2)
+    assert json.loads(target.read_text())["level"] == 2
+    with pytest.raises(WmssError, match="--format: expected one of gsm8k, math, deepmind with --to tasks"):
+        run("convert", source, target, "--to", "tasks", "--format", "openai-chat")
+    with pytest.raises(WmssError, match="--system: not with --to tasks"):
+        run("convert", source, target, "--to", "tasks", "--system", "Be brief.")
+    with pytest.raises(WmssError, match="--level: only tasks have one"):
+        run("convert", source, target, "--level", 2)
+
+
 def test_models_are_added_and_listed(run, checkpoints, tmp_path):
     assert "wmss models add" in run("models", "list")
     said = run("models", "add", checkpoints["qwen3"], "--name", "mine")

@@ -1,11 +1,11 @@
 """Files of the shipped tasks: read by the product's own reader, equal for equal seeds, without a shared instance."""
 
 import pytest
-from wmss.scoring.rewards import is_verifiable
 
 from wmss.data.contamination import prompt_text, refuse_shared_prompts
 from wmss.data.tasks import read_tasks
 from wmss.tasks.files import SHIPPED_TASKS, write_task_files
+from wmss.verifiers.final_value import is_verifiable
 
 SIZES = {"num_training": 30, "num_validation": 6, "num_test": 4}
 

@@ -1,10 +1,16 @@
 """Tasks, and a short way to judge responses, for the tests of verifiers."""
 
+import subprocess
 from typing import Any
+
+import pytest
 
 from wmss.config import VerifierConfig
 from wmss.records import Task, Verdict
 from wmss.verifiers.registry import make_verifier
+from wmss.verifiers.sandbox.availability import sandbox_refusals
+
+PLAIN_NAMESPACES = ["unshare", "--user", "--map-root-user", "--pid", "--net", "--mount", "--ipc", "--uts", "--fork"]
 
 
 def make_task(answer: str | None = None, *, line: int = 1, level: int | None = None, **data: Any) -> Task:
@@ -25,3 +31,13 @@ def judge(config: VerifierConfig, task: Task, *responses: str) -> list[tuple[str
 
 def make_verdict(label: str, detail: str = "because") -> Verdict:
     return Verdict(label, detail, ms=1.0)  # type: ignore[arg-type]
+
+
+def need_sandbox() -> None:
+    """Skip where the machine refuses namespaces; fail where it grants them and the sandbox refuses all the same."""
+    refusals = sandbox_refusals()
+    if not refusals:
+        return
+    granted = subprocess.run([*PLAIN_NAMESPACES, "true"], capture_output=True, check=False).returncode == 0
+    assert not granted, f"namespaces can be had here, but: {refusals[0]}"
+    pytest.skip(str(refusals[0]))

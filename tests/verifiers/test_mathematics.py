@@ -37,6 +37,8 @@ HOSTILE = (
         ("so\n#### 72", "thus\n#### 72\nAsk me 100 more", ("correct", "equal_text")),
         ("(x+1)^2", r"\boxed{x^2+2x+1}", ("correct", "equal")),
         (r"\{1,2\}", r"$\{2,1\}$", ("correct", "equal")),
+        ("1<x<2", r"\boxed{(1,2)}", ("correct", "equal")),
+        ("(1,2)", r"\boxed{1<x<2}", ("wrong", "not_equal")),
         (r"\frac{1}{2}", r"first \boxed{1/2}, no: \boxed{1/3}", ("wrong", "not_equal")),
         ("72", "#### 73", ("wrong", "not_equal")),
         ("72", "I cannot say", ("unparseable", "no_expression")),

@@ -2,20 +2,18 @@
 
 import pytest
 
-from tests.verifiers.tasks import judge, make_task, no_progress
+from tests.verifiers.tasks import judge, make_task, need_sandbox, no_progress
 from wmss.config import CodeVerifier, PythonVerifier
 from wmss.records import Task
 from wmss.verifiers.programs import check_code, program_of, row_of
 from wmss.verifiers.registry import make_verifier
-from wmss.verifiers.sandbox.availability import sandbox_refusals
 
 SAME = "def verify(task, response):\n    return response.strip() == task['answer']"
 
 
 @pytest.fixture(scope="module")
 def sandbox():
-    if sandbox_refusals():
-        pytest.skip(str(sandbox_refusals()[0]))
+    need_sandbox()
 
 
 @pytest.fixture(scope="module")

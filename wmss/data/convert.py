@@ -31,7 +31,7 @@ _KEPT = ("role", "content", "weight")
 class Conversion:
     """What a conversion did. `changes` maps a sentence to the number of rows it is true of."""
 
-    format: Format
+    format: str
     num_read: int
     num_written: int
     changes: dict[str, int]
@@ -58,8 +58,7 @@ def convert_file(
     Raises:
         DataError: with line numbers, where a row cannot be converted; or if `target` exists.
     """
-    if target.exists():
-        raise DataError(f"target: {target} exists already; name another file", param="target")
+    refuse_existing(target)
     changes: Counter[str] = Counter()
     rows: list[dict[str, Any]] = []
     problems: list[str] = []
@@ -82,6 +81,18 @@ def convert_file(
     raise_rows(source.name, problems, "source")
     if format is None:
         raise DataError(f"source: expected at least one JSON line, got an empty file ({source.name})", param="source")
+    write_rows(rows, target)
+    return Conversion(format=format, num_read=len(rows), num_written=len(rows), changes=dict(changes))
+
+
+def refuse_existing(target: Path) -> None:
+    """Raise `DataError` where the file to write is there: it may be somebody's work."""
+    if target.exists():
+        raise DataError(f"target: {target} exists already; name another file", param="target")
+
+
+def write_rows(rows: list[dict[str, Any]], target: Path) -> None:
+    """Write a new file of JSON lines, whole or not at all; raises `DataError`."""
     try:
         with target.open("x", encoding="utf-8") as file:
             file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
@@ -89,7 +100,11 @@ def convert_file(
         if not isinstance(error, FileExistsError):
             target.unlink(missing_ok=True)  # a full disk leaves half a file
         raise DataError(f"target: cannot write {target}: {error.strerror}", param="target") from error
-    return Conversion(format=format, num_read=len(rows), num_written=len(rows), changes=dict(changes))
+
+
+def without_calculator_marks(text: str) -> str:
+    """A GSM8K solution as a model without a calculator writes it."""
+    return _CALCULATOR_MARK.sub("", text)
 
 
 def _recognise(row: dict[str, Any]) -> Format:
@@ -116,7 +131,7 @@ def _from_question_answer(row: dict[str, Any], calculator_marks: CalculatorMarks
     changed = {f"the field {key!r} was left out" for key in row if key not in _QUESTION_ANSWER}
     answer = row["answer"]
     if calculator_marks == "strip" and _CALCULATOR_MARK.search(answer):
-        answer = _CALCULATOR_MARK.sub("", answer)
+        answer = without_calculator_marks(answer)
         changed.add("calculator marks (<<48/2=24>>) were taken out")
     turns = [{"role": "user", "content": row["question"]}, {"role": "assistant", "content": answer}]
     return {"messages": turns}, changed

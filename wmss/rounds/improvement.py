@@ -61,7 +61,12 @@ def improve(job: Job, engines: Engines, journal: Journal) -> Artifacts:
         decision = Decision.model_validate(loop.round(state))
         state, stop = decision.state, decision.stop
     if state.trained_rounds == 0:
-        raise TrainingError(f"{stop.message}; nothing was trained", param="method.self_improvement")
+        least = loop.knobs.accept.min_accepted
+        raise TrainingError(
+            f"nothing was trained: no round accepted the {least} responses that an update needs ({stop.message}); take "
+            "easier tasks, raise samples_per_round or lower accept.min_accepted; the responses are kept",
+            param="method.self_improvement.accept.min_accepted",
+        )
     best = Checkpoint.read(state.best.checkpoint)
     exported = loop.once("export", lambda: loop.export(best, state.best.round))
     loop.once("final_test", loop.final_test)
@@ -119,10 +124,10 @@ class _Loop:
         refuse_hopeless(judged)
         levels = None
         held_out_file = self._files.held_out
-        if self._knobs.estimate_levels is not None:
-            levels = self._estimated_levels(base, judged, self._knobs.estimate_levels)
+        if self.knobs.estimate_levels is not None:
+            levels = self._estimated_levels(base, judged, self.knobs.estimate_levels)
             held_out_file = held_out_file.with_levels(levels["held_out"])
-        held_out = scores(judged, held_out_file, samples_per_task=self._knobs.evaluation_samples)
+        held_out = scores(judged, held_out_file, samples_per_task=self.knobs.evaluation_samples)
         state = LoopState(
             current=base.record(),
             standing=held_out,
@@ -135,7 +140,7 @@ class _Loop:
 
     def plan(self, state: LoopState) -> Artifacts:
         """Choose a round's prompts: levels by the curriculum, prompts of a level at random."""
-        knobs, number = self._knobs, state.round + 1
+        knobs, number = self.knobs, state.round + 1
         curriculum = self._curriculum(len(state.history[0].levels))
         group_size = knobs.samples_per_prompt
         shares = plan_round(
@@ -170,7 +175,7 @@ class _Loop:
         wanted = [
             Wanted(each["index"], each["level"], each["purpose"], each["first"] + i)
             for each in asked
-            for i in range(self._knobs.samples_per_prompt)
+            for i in range(self.knobs.samples_per_prompt)
         ]
         started = time.monotonic()
         model, folder = Checkpoint.read(state.current), self._folder(number) / "rollouts"
@@ -196,7 +201,7 @@ class _Loop:
 
     def select(self, number: int) -> Artifacts:
         """Which of the right ones are learned from, and the file to train on, in its order."""
-        accept = self._knobs.accept
+        accept = self.knobs.accept
         first = 1 if accept.window is None else max(1, number - accept.window + 1)
         candidates: dict[Key, tuple[Candidate, Rollout]] = {}
         for earlier in range(first, number + 1):
@@ -228,7 +233,7 @@ class _Loop:
 
     def train(self, phase: str, state: LoopState, selected: Artifacts) -> Artifacts:
         """Maximum likelihood on what was selected, or weak-driven training on it."""
-        knobs, number = self._knobs, state.round + 1
+        knobs, number = self.knobs, state.round + 1
         num_samples = selected["num_selected"]
         if num_samples < knobs.accept.min_accepted:
             message = messages.too_few(phase, num_samples, knobs.accept.min_accepted)
@@ -270,7 +275,7 @@ class _Loop:
             return {"held_out": state.standing.model_dump(mode="json")}
         folder = self._folder(state.round + 1) / "held_out"
         judged = self._judged_held_out(phase, Checkpoint.read(trained), folder, ("validation", "ood"))
-        held_out = scores(judged, self._files.held_out, samples_per_task=self._knobs.evaluation_samples)
+        held_out = scores(judged, self._files.held_out, samples_per_task=self.knobs.evaluation_samples)
         self.journal.event(
             messages.stands(f"the model of round {state.round + 1}", held_out), data=held_out.model_dump()
         )
@@ -285,7 +290,7 @@ class _Loop:
             checkpoint=None if trained["checkpoint"] is None else trained,
             hours=(time.time() - self._recorded("pilot")["began_at"]) / 3600,
         )
-        decision = decide(self._knobs, self._curriculum(len(held_out.levels)), state, done)
+        decision = decide(self.knobs, self._curriculum(len(held_out.levels)), state, done)
         for message in messages.decided(decision):
             self.journal.event(message, data=None)
         return decision.model_dump(mode="json")
@@ -335,7 +340,7 @@ class _Loop:
             Wanted(index, file.tasks[index].level or 0, split, sample)
             for split in splits
             for index in file.of(split=split)
-            for sample in range(self._knobs.evaluation_samples)
+            for sample in range(self.knobs.evaluation_samples)
         ]
         rollouts = self._panel.ask(phase, file, wanted, model, round=HELD_OUT, folder=folder)
         return Judged(rollouts, self._panel.judge(phase, file, rollouts))
@@ -363,23 +368,24 @@ class _Loop:
             self.journal.event(alarm.message, level="warn", data={"code": alarm.code, **alarm.data})
 
     def _curriculum(self, num_levels: int) -> Curriculum:
-        knobs = self._knobs.curriculum
+        knobs = self.knobs.curriculum
         low, high = knobs.band
         return Curriculum(
             policy=knobs.policy,
             num_levels=num_levels,
-            num_rounds=self._knobs.rounds,
+            num_rounds=self.knobs.rounds,
             target=knobs.target,
             low=low,
             high=high,
             probe_fraction=knobs.probe_fraction,
             replay_fraction=knobs.replay_fraction,
             patience=knobs.patience,
-            min_accepted=self._knobs.accept.min_accepted,
+            min_accepted=self.knobs.accept.min_accepted,
         )
 
     @property
-    def _knobs(self) -> SelfImprovementConfig:
+    def knobs(self) -> SelfImprovementConfig:
+        """The method's."""
         method = self.job.spec.method
         assert isinstance(method, SelfImprovementMethod)
         return method.self_improvement
@@ -391,7 +397,7 @@ class _Loop:
             self.job,
             self.engines,
             self.journal,
-            self._knobs,
+            self.knobs,
             max_length=found["max_length"],
             end_token_ids=found["end_token_ids"],
         )

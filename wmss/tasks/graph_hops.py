@@ -34,11 +34,10 @@ MAX_NEW_TOKENS = HOPS[-1] + 1
 """Tokens of the longest answer, with its end token."""
 END, PAD = "<end>", "<pad>"
 
-BASE_STILL_SHARE = 0.4
-"""Share of what the base model is trained on that are maps of every node to itself, of all levels alike: they teach how
-long each answer is and nothing about hops. The others are of level 1 and 2. Without them the base would end every
-answer after two nodes; and with a few long random maps in their place it forgot the long answers' length while it
-practised short ones, so that easy-to-hard ended at 0 on levels 3 and 4."""
+BASE_SHARES = (0.3, 0.3, 0.2, 0.2)
+"""Share of each level in what the base model is trained on. The upper two are there for the length of their answers:
+without them the base would end every answer after two nodes, and with a twentieth each it forgot the length while it
+practised short answers, so that easy-to-hard ended at 0 on levels 3 and 4."""
 BASE_SUCCESS = 0.35
 _BASE_KNOBS = Hyperparameters(learning_rate=1e-3, warmup_ratio=0.01, lr_schedule="constant", weight_decay=0.01)
 _BASE_BATCH_SIZE = 64
@@ -46,11 +45,9 @@ _NUM_BASE_TASKS = 16_384
 _STEPS_BETWEEN_CHECKS = 10
 
 
-def make_task(rng: np.random.Generator, *, level: int, standing_still: bool = False) -> dict[str, Any]:
-    """One row of a task file: a uniformly drawn map without fixed points, order of pairs and start; or, with
-    `standing_still`, the map of every node to itself."""
-    nodes = np.arange(NUM_NODES)
-    successor = nodes if standing_still else (nodes + rng.integers(1, NUM_NODES, size=NUM_NODES)) % NUM_NODES
+def make_task(rng: np.random.Generator, *, level: int) -> dict[str, Any]:
+    """One row of a task file: a uniformly drawn map without fixed points, order of pairs and start."""
+    successor = (np.arange(NUM_NODES) + rng.integers(1, NUM_NODES, size=NUM_NODES)) % NUM_NODES
     pairs = " ".join(f"n{node} n{successor[node]}" for node in rng.permutation(NUM_NODES))
     node = int(rng.integers(0, NUM_NODES))
     prompt = f"{pairs} ? h{HOPS[level - 1]} = n{node}"
@@ -132,7 +129,8 @@ def make_base(
         )
     )
     rng = np.random.default_rng([seed, 0])
-    samples = solved([_base_task(rng) for _ in range(_NUM_BASE_TASKS)], tokenizer)
+    levels = rng.choice(len(HOPS), p=BASE_SHARES, size=_NUM_BASE_TASKS) + 1
+    samples = solved([make_task(rng, level=int(level)) for level in levels], tokenizer)
     rng = np.random.default_rng([seed, 1])
     tests = [solved([make_task(rng, level=level) for _ in range(256)], tokenizer) for level in range(1, len(HOPS) + 1)]
     training = steps(model, samples, _BASE_KNOBS, batch_size=_BASE_BATCH_SIZE, num_steps=max_steps, seed=seed)
@@ -146,9 +144,3 @@ def make_base(
                 return [success(model, test) for test in tests]
             model.train()
     raise RuntimeError(f"graph_hops: expected success {until} on level 1 within {max_steps} steps")
-
-
-def _base_task(rng: np.random.Generator) -> dict[str, Any]:
-    standing_still = bool(rng.random() < BASE_STILL_SHARE)
-    levels = len(HOPS) if standing_still else 2
-    return make_task(rng, level=int(rng.integers(1, levels + 1)), standing_still=standing_still)
