@@ -24,6 +24,7 @@ BENCHMARKS = (
     "scaling_weak",
     "scaling_workers",
     "score_throughput",
+    "sampling",
     "serve_overhead",
     "scaling_samples",
 )
