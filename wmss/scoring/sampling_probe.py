@@ -72,19 +72,21 @@ def _continuations(weights: Path, prefix: list[int], lasts: list[int], tokens: l
     return logprobs
 
 
-def check_probe(forced: Forced, probe: Probe, *, weights: Path, dtype: str) -> float:
+def check_probe(forced: Forced, probe: Probe, before: Probe | None, *, weights: Path, dtype: str) -> float:
     """Raise `ScoringError` unless an engine that computes in `dtype` gives the tokens the probe's log-probabilities;
-    returns the mean difference in nats."""
+    returns the mean difference in nats. `before` is the probe of the weights that the engine had until now: what is
+    allowed for rounding may be more than lies between the two, so it must not be the nearer one by far."""
     found, wanted = np.array(forced(probe.prompts, probe.tokens, CONTINUATION)), np.array(probe.logprobs)
     difference = np.abs(found - wanted)
     mean = float(difference.mean())
-    if not mean <= ALLOWED[dtype]:
+    stale = before is not None and np.abs(found - before.logprobs).mean() < mean / 2
+    if stale or not mean <= ALLOWED[dtype]:
         worst = np.unravel_index(np.nan_to_num(difference, nan=np.inf).argmax(), difference.shape)
+        kept = "it has kept the weights before them" if stale else "it has kept other weights or cached what they gave"
         raise ScoringError(
             f"probe: the engine does not compute with the weights in {weights}: log p of token "
             f"{probe.tokens[worst[0]]} should be {wanted[worst]:.4f}, the engine says {found[worst]:.4f} ({mean:.2g} "
-            f"nat apart on average, at most {ALLOWED[dtype]:g} is allowed in {dtype}); it has kept other weights or "
-            "cached what they gave, and nothing it samples can be trusted: try again with a new engine, and report "
-            "this architecture and vLLM's version"
+            f"nat apart on average, at most {ALLOWED[dtype]:g} is allowed in {dtype}); {kept}, and nothing it samples "
+            "can be trusted: try again with a new engine, and report this architecture and vLLM's version"
         )
     return mean
