@@ -25,6 +25,7 @@ BENCHMARKS = (
     "scaling_weak",
     "scaling_workers",
     "score_throughput",
+    "sampling",
     "serve_overhead",
     "scaling_samples",
 )

@@ -1,5 +1,6 @@
 """The benchmarks at tiny sizes: every arm runs, every gate can fail, and the page is made from what was stored."""
 
+import dataclasses
 import json
 import math
 import subprocess
@@ -20,6 +21,7 @@ from benchmarks import (
     measure,
     packing,
     report,
+    sampling,
     scaling_tokens,
     scaling_weak,
     scaling_workers,
@@ -118,6 +120,27 @@ def test_entropies_that_differ_fail_the_gate(arm):
     score_throughput._gate(arm, right, exact, plan)
     with pytest.raises(GateError, match=f"score_throughput {arm}"):
         score_throughput._gate(arm, [rows + 1e-3 * rows for rows in right], exact, plan)
+
+
+@pytest.mark.slow
+def test_every_way_to_sample_runs():
+    lines = {row["arm"]: row for row in sampling.run(shape=TINY._replace(width=64), num_prompts=3, new_tokens=4)}
+    assert lines.keys() >= {"torch ours", "vllm ours", "weights in place", "new engine"}
+    assert all(math.isfinite(value) for row in lines.values() for value in row["figures"].values())
+
+
+def test_sampling_without_vllm_says_so_and_wrong_logprobs_fail_the_gate(monkeypatch):
+    monkeypatch.setattr(sampling, "has_vllm", lambda: False)
+    size = {"shape": TINY, "num_prompts": 2, "new_tokens": 3, "repetitions": 1}
+    lines = {row["arm"]: row for row in sampling.run(**size)}
+    assert lines["vllm ours"]["skipped"] == "vllm is not installed"
+    assert lines["torch ours"]["figures"]["tokens_per_s"] > 0
+    right = sampling._sample
+    monkeypatch.setattr(
+        sampling, "_sample", lambda *given: [dataclasses.replace(each, logprob=-9.0) for each in right(*given)]
+    )
+    with pytest.raises(GateError, match="sampling torch ours: logprob differs"):
+        list(sampling.run(**size))
 
 
 def test_a_wrong_entropy_fails_the_gate(monkeypatch):

@@ -184,5 +184,5 @@ def test_precision_is_named(checkpoints):
 
 
 def test_a_context_without_room_for_the_probe_is_refused(checkpoints):
-    with pytest.raises(ConfigError, match="max_length: expected at least 6 tokens, got 5"):
-        VllmSampler(checkpoints["qwen3"], max_length=5)
+    with pytest.raises(ConfigError, match="max_length: expected at least 4 tokens, got 3"):
+        VllmSampler(checkpoints["qwen3"], max_length=3)

@@ -58,6 +58,7 @@ class VllmSampler:
         self._max_length = max_length
         self._dtype = dtype
         self._loaded: Any = None
+        self._probe: Probe | None = None
         self.probe_difference = 0.0
         """What the last probe found, in nats."""
         self._llm = LLM(
@@ -153,7 +154,8 @@ class VllmSampler:
             return apart.submit(make_probe, weights, max_length=self._max_length).result()
 
     def _check(self, probe: Probe, weights: Path) -> None:
-        self.probe_difference = check_probe(self._forced, probe, weights=weights, dtype=self._dtype)
+        self.probe_difference = check_probe(self._forced, probe, self._probe, weights=weights, dtype=self._dtype)
+        self._probe = probe
 
     def _generate(self, prompts: Sequence[Sequence[int]], parameters: Sequence[dict[str, Any]]) -> list[Any]:
         from vllm import SamplingParams
