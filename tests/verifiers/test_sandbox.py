@@ -152,7 +152,17 @@ def test_the_programs_own_folder_can_be_written_and_is_new_each_time(sandboxed):
 def test_the_environment_and_the_host_are_hidden(sandboxed, tmp_path):
     (tmp_path / "secret").write_text("secret", encoding="utf-8")
     program = "import os\ndef sees(path): return os.path.exists(path)\ndef names(): return list(os.environ)"
-    visible = [str(tmp_path), str(Path(__file__)), "/home", "/var", "/proc/self", "/sys", "/etc/hostname", "/usr/bin"]
+    visible = [
+        str(tmp_path),
+        str(Path(__file__)),
+        "/home",
+        "/var",
+        "/proc/self",
+        "/sys",
+        "/etc/hostname",
+        "/usr/bin",
+        "/../etc/passwd",
+    ]
     task = make_task(tests=[f"assert not any(sees(path) for path in {visible})", "assert 'PYTHONPATH' not in names()"])
     assert run(sandboxed, program, task).accepted
 
