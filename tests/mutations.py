@@ -23,6 +23,7 @@ DISTRIBUTED, BATCHES = "tests/training/test_distributed.py", "tests/training/tes
 PACKED = "tests/models/test_packed_attention.py"
 RECURSION, LEVELS = "tests/theory/test_recursion.py", "tests/core/test_levels.py"
 SANDBOX, HOST = "tests/verifiers/test_sandbox.py", "verifiers/sandbox/host.py"
+ATTACK = f"{SANDBOX}::test_attacks_are_rejected_in_time"
 MATHEMATICS = "tests/verifiers/test_mathematics.py"
 
 
@@ -411,45 +412,50 @@ MUTATIONS = (
         "a program has the machine's memory",
         HOST,
         ("resource.RLIMIT_AS: limits.memory_mb * mib", "resource.RLIMIT_AS: resource.RLIM_INFINITY"),
-        tests=[SANDBOX],
+        tests=[f"{ATTACK}[more memory than allowed]"],
     ),
     mutation(
         "a program starts as many processes as it likes",
         HOST,
         ("limits.processes + OWN_PROCESSES", "1000"),
-        tests=[SANDBOX],
+        tests=[f"{ATTACK}[more processes than allowed]"],
     ),
     mutation(
         "a program runs as the user of the service",
         HOST,
         ("os.setresuid(NOBODY, NOBODY, NOBODY)", "pass"),
-        tests=[SANDBOX],
+        tests=[f"{SANDBOX}::test_a_right_program_passes"],
     ),
-    mutation("a program calls the kernel freely", HOST, ("kernel.filter_system_calls()", "pass"), tests=[SANDBOX]),
+    mutation(
+        "a program calls the kernel freely",
+        HOST,
+        ("kernel.filter_system_calls()", "pass"),
+        tests=[f"{SANDBOX}::test_a_right_program_passes"],
+    ),
     mutation(
         "the sandbox keeps the host's files",
         "verifiers/sandbox/kernel.py",
         ('_check(_LIBC.umount2(b".", _MNT_DETACH), ', "_check(0, "),
-        tests=[SANDBOX],
+        tests=[f"{SANDBOX}::test_the_environment_and_the_host_are_hidden"],
     ),
-    mutation("nobody keeps a program's time", HOST, ("deadline - time.monotonic()", "60"), tests=[SANDBOX]),
+    mutation("nobody keeps a program's time", HOST, ("deadline - time.monotonic()", "60"), tests=[f"{ATTACK}[daemon]"]),
     mutation(
         "a program killed from outside is judged by that",
         HOST,
         ('if finding.detail == "exited" else finding', "if False else finding"),
-        tests=[SANDBOX],
+        tests=[f"{SANDBOX}::test_killing_any_process_from_outside_changes_no_verdict"],
     ),
     mutation(
         "a program's own names judge it",
         "verifiers/sandbox/tester.py",
         ("if not hasattr(builtins, name)", "if name"),
-        tests=[SANDBOX],
+        tests=[f"{SANDBOX}::test_the_tests_own_names_are_not_the_programs"],
     ),
     mutation(
         "a test may hide that the program is gone",
         "verifiers/sandbox/tester.py",
         ("if guest.gone else", "if False else"),
-        tests=[SANDBOX],
+        tests=[f"{SANDBOX}::test_a_test_that_catches_everything_does_not_hide_an_exit"],
     ),
     mutation(
         "a verifier killed from outside decides",

@@ -51,7 +51,7 @@ def test_equal_as_mathematics(math_verifier, answer, response, verdict):
 
 @pytest.fixture(scope="module")
 def math_verifier():
-    with make_verifier(MathVerifier(type="math", timeout_s=1.0), num_processes=2) as verifier:
+    with make_verifier(MathVerifier(type="math", timeout_s=2.0), num_processes=2) as verifier:
         yield verifier
 
 
@@ -84,7 +84,7 @@ def test_time_runs_out_at_the_limit(math_verifier):
     start = time.monotonic()
     [verdict] = math_verifier.verify([(HALF, HOSTILE[0])], progress=no_progress)
     assert (verdict.label, verdict.detail) == ("timeout", "time")
-    assert time.monotonic() - start < 1.0 + 2.0
+    assert time.monotonic() - start < 2.0 + 2.0
 
 
 def test_workers_load_no_torch_and_see_no_secret(monkeypatch):

@@ -21,7 +21,7 @@ from wmss.records import Verdict
 from wmss.verifiers.interfaces import Verifier
 from wmss.verifiers.registry import make_verifier
 
-LIMITS = SandboxLimits(timeout_s=1.0, memory_mb=256, processes=8, file_mb=4)
+LIMITS = SandboxLimits(timeout_s=2.0, memory_mb=256, processes=8, file_mb=4)
 SQUARE = make_task(tests=["assert f(2) == 4", "assert f(-3) == 9"])
 RIGHT = "def f(x): return x * x"
 
@@ -58,10 +58,7 @@ def test_a_right_program_passes(sandboxed):
 
 
 ATTACKS = {
-    "endless loop": "while True: pass",
-    "endless loop in a function": "def f(x):\n    while True: pass",
     "endless loop that ignores signals": "import signal\nsignal.signal(15, signal.SIG_IGN)\nwhile True: pass",
-    "sleep": "import time\ntime.sleep(100)",
     "fork bomb": "import os\nwhile True:\n    try: os.fork()\n    except OSError: pass",
     "daemon": "import os\nfor _ in range(3):\n    if os.fork() == 0: os.setsid()\nimport time\ntime.sleep(100)",
     "thread bomb": (
@@ -155,7 +152,17 @@ def test_the_programs_own_folder_can_be_written_and_is_new_each_time(sandboxed):
 def test_the_environment_and_the_host_are_hidden(sandboxed, tmp_path):
     (tmp_path / "secret").write_text("secret", encoding="utf-8")
     program = "import os\ndef sees(path): return os.path.exists(path)\ndef names(): return list(os.environ)"
-    visible = [str(tmp_path), str(Path(__file__)), "/home", "/var", "/proc/self", "/sys", "/etc/hostname", "/usr/bin"]
+    visible = [
+        str(tmp_path),
+        str(Path(__file__)),
+        "/home",
+        "/var",
+        "/proc/self",
+        "/sys",
+        "/etc/hostname",
+        "/usr/bin",
+        "/../etc/passwd",
+    ]
     task = make_task(tests=[f"assert not any(sees(path) for path in {visible})", "assert 'PYTHONPATH' not in names()"])
     assert run(sandboxed, program, task).accepted
 
@@ -165,19 +172,20 @@ def test_killing_any_process_from_outside_changes_no_verdict(victim):
     need_sandbox()
     task = make_task(tests=["import time; time.sleep(0.5)", "assert f(2) == 4"])
     limits = SandboxLimits(timeout_s=20.0)
+    others = worker_pids()  # of the module's own verifier
     with make_verifier(CodeVerifier(type="code", limits=limits), num_processes=1) as verifier:
         verifier.verify([(task, RIGHT)], progress=no_progress)
         with ThreadPoolExecutor(1) as thread:
             under_way = thread.submit(verifier.verify, [(task, RIGHT)], progress=no_progress)
             time.sleep(0.3)
-            [worker] = [child for child in psutil.Process().children() if child.pid in worker_pids()]
+            [worker] = [psutil.Process(pid) for pid in worker_pids() - others]
             below = worker.children(recursive=True)  # the guard, init and, in the order of their start, the others
             processes = dict(zip(["guard", "init", "guest", "tester"], below, strict=True)) | {"worker": worker}
             processes[victim].kill()
             [verdict] = under_way.result(timeout=60)
     assert (verdict.label, verdict.detail) == ("correct", "passed")
     assert verdict.ms > 500
-    assert not any(process.is_running() for process in [*below, worker])
+    assert psutil.wait_procs([*below, worker], timeout=5)[1] == []
 
 
 def test_limits_of_time_are_those_given():

@@ -30,7 +30,7 @@ from wmss.verifiers.text import check_choice, judge_choice, judge_exact, refuse_
 REGEX_TIMEOUT_S = 5.0
 """For one response: a sound pattern takes far less than a millisecond."""
 
-SANDBOX_GRACE_S = 1.0
+SANDBOX_GRACE_S = 1.5
 """After which a sandbox that has not ended a response in its time is ended itself."""
 _PYTHON = f"python-{platform.python_version()}"
 
