@@ -1,7 +1,4 @@
-"""The graph_hops task by hand, its base model, and the experiment in one process (S-T20 to S-T23).
-
-The figures of the slow tests were measured with this model and seeds; the specification's are of another one.
-"""
+"""The graph_hops task by hand, its base model, and the experiment in one process (S-T23)."""
 
 from itertools import pairwise
 
@@ -135,6 +132,7 @@ def test_a_run_is_a_function_of_its_seed(small, tmp_path):
 def test_arms_draw_the_levels_of_their_name():
     draws = {arm: [levels(number, 6) for number in range(6)] for arm, levels in ARMS.items()}
     assert draws["easy_to_hard"] == [(1,), (1,), (2,), (3,), (3,), (4,)]
+    assert draws["rehearsed"][2] == (2, 2, 2, 2, 2, 2, 2, 1, 3, 4)
     assert draws["mixture"] == [(1, 2, 3, 4)] * 6
     assert draws["hard_only"] == [(4,)] * 6
 
