@@ -29,12 +29,27 @@ from wmss.tasks.fitting import fit
 from wmss.tasks.graph_hops import BASE_SUCCESS, HOPS, MAX_NEW_TOKENS, make_base, make_task, solved, success
 
 LEVELS = tuple(range(1, len(HOPS) + 1))
+REHEARSED_FOCUS = 7
+"""Parts of a rehearsed round that its own level has; each other level has one."""
+
+
+def _stage(number: int, rounds: int) -> int:
+    return LEVELS[number * len(LEVELS) // rounds]
+
+
+def _rehearsed(number: int, rounds: int) -> tuple[int, ...]:
+    focus = _stage(number, rounds)
+    return (focus,) * REHEARSED_FOCUS + tuple(level for level in LEVELS if level != focus)
+
+
 ARMS: dict[str, Callable[[int, int], tuple[int, ...]]] = {
-    "easy_to_hard": lambda number, rounds: (LEVELS[number * len(LEVELS) // rounds],),
+    "easy_to_hard": lambda number, rounds: (_stage(number, rounds),),
+    "rehearsed": _rehearsed,
     "mixture": lambda number, rounds: LEVELS,
     "hard_only": lambda number, rounds: (LEVELS[-1],),
 }
-"""Levels that round `number` (0-based) of `rounds` draws from, equally."""
+"""Levels that round `number` (0-based) of `rounds` draws from, in equal parts. `rehearsed` is easy-to-hard with a tenth
+of each round for each other level: on one level alone the model forgets how long the answers of the others are."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +60,7 @@ class Setting:
     rounds: int = 12
     steps_per_round: int = 120
     batch_size: int = 32
-    learning_rate: float = 1e-3
+    learning_rate: float = 3e-4
     base_success: float = BASE_SUCCESS
     """Success on level 1 of the model to start from."""
     samples_per_prompt: int = 1

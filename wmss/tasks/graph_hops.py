@@ -1,6 +1,6 @@
 """Hops in a random map: a task of our own on which a tiny model improves itself in seconds, on a CPU.
 
-Eight nodes, each with another one as its successor. The prompt lists the pairs in random order, then how many hops to
+Eight nodes, each with one successor. The prompt lists the pairs in random order, then how many hops to
 take and where from; the answer is the nodes on the way. One right answer, no partial credit, one skill for all levels.
 
 prompt:  n3 n1 n0 n5 n7 n2 n1 n0 n2 n4 n6 n3 n4 n6 n5 n2 ? h4 = n3
@@ -34,10 +34,9 @@ MAX_NEW_TOKENS = HOPS[-1] + 1
 """Tokens of the longest answer, with its end token."""
 END, PAD = "<end>", "<pad>"
 
-BASE_SHARES = (0.3, 0.3, 0.2, 0.2)
-"""Share of each level in what the base model is trained on. The upper two are there for the length of their answers:
-without them the base would end every answer after two nodes, and with a twentieth each it forgot the length while it
-practised short answers, so that easy-to-hard ended at 0 on levels 3 and 4."""
+BASE_SHARES = (0.45, 0.45, 0.05, 0.05)
+"""Share of each level in what the base model is trained on. The upper two are few, and there for the length of their
+answers: without any the base would end every answer after two nodes, and no level above could begin."""
 BASE_SUCCESS = 0.35
 _BASE_KNOBS = Hyperparameters(learning_rate=1e-3, warmup_ratio=0.01, lr_schedule="constant", weight_decay=0.01)
 _BASE_BATCH_SIZE = 64
@@ -46,8 +45,8 @@ _STEPS_BETWEEN_CHECKS = 10
 
 
 def make_task(rng: np.random.Generator, *, level: int) -> dict[str, Any]:
-    """One row of a task file: a uniformly drawn map without fixed points, order of pairs and start."""
-    successor = (np.arange(NUM_NODES) + rng.integers(1, NUM_NODES, size=NUM_NODES)) % NUM_NODES
+    """One row of a task file: a uniformly drawn map, order of pairs and start."""
+    successor = rng.integers(0, NUM_NODES, size=NUM_NODES)
     pairs = " ".join(f"n{node} n{successor[node]}" for node in rng.permutation(NUM_NODES))
     node = int(rng.integers(0, NUM_NODES))
     prompt = f"{pairs} ? h{HOPS[level - 1]} = n{node}"
