@@ -14,7 +14,7 @@ from services.api.state import Service, ServiceState
 from services.jobs.store import new_id
 from services.jobs.tables import FileRow
 from services.settings import Settings
-from wmss.data.dataset import read_samples
+from wmss.data.tasks import check_rows
 from wmss.errors import shortened, shown
 
 router = APIRouter(prefix="/v1/files", tags=["files"])
@@ -58,7 +58,7 @@ def upload(service: Service, file: UploadFile, purpose: Annotated[str, Form()]) 
     partial = target.with_suffix(".partial")
     try:
         size, digest = _copy(file, partial, service.settings.max_file_bytes)
-        read_samples(partial, param="file", name=filename)
+        check_rows(partial, param="file", name=filename)
         partial.rename(target)
     finally:
         partial.unlink(missing_ok=True)

@@ -5,7 +5,8 @@ import json
 import pytest
 
 from wmss.data.dataset import Sample, read_samples
-from wmss.data.tasks import end_token_ids, read_tasks, render_prompts
+from wmss.data.prompts import end_token_ids, render_prompts
+from wmss.data.tasks import check_rows, read_tasks
 from wmss.data.tokenization import tokenize_samples
 from wmss.errors import DataError
 from wmss.records import Task
@@ -156,3 +157,26 @@ def test_rendering_a_sample_and_its_task_agree_on_odd_text(tokenizer):
     tokenized, _ = tokenize_samples([Sample(1, prompt=text, completion="4")], tokenizer, max_length=64, source="f")
     (prompt,) = render_prompts([Task(1, prompt=text)], tokenizer, max_prompt_tokens=64, source="f", param="p")
     assert prompt == list(tokenized[0].input_ids[: tokenized[0].last_completion_start])
+
+
+@pytest.mark.parametrize(
+    ("row", "refused"),
+    [
+        ('{"prompt": "2+2=", "answer": "4"}', None),
+        ('{"prompt": "2+2=", "completion": "4"}', None),
+        ('{"prompt": "2+2=", "completion": "4", "level": 1, "split": "ood"}', 'split "validation"'),
+        ('{"messages": [{"role": "user", "content": "2+2="}], "data": {}}', None),
+        ('{"messages": [{"role": "user", "content": "2+2="}]}', None),
+        ('{"prompt": "2+2="}', 'expected the keys "messages", or "prompt" and "completion"'),
+        ('{"prompt": "2+2=", "answer": ""}', "answer: expected text"),
+        ("no JSON", "not valid JSON"),
+    ],
+)
+def test_uploads_may_hold_training_rows_or_tasks(tmp_path, row, refused):
+    file = tmp_path / "rows.jsonl"
+    file.write_text(row + "\n")
+    if refused is None:
+        check_rows(file, param="file", name="rows.jsonl")
+        return
+    with pytest.raises(DataError, match=refused):
+        check_rows(file, param="file", name="rows.jsonl")

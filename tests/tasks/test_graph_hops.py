@@ -9,7 +9,7 @@ from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from benchmarks.self_improvement import ARMS, Setting, run_arm, sample
 from wmss.config import Hyperparameters
-from wmss.data.tasks import end_token_ids, render_prompts
+from wmss.data.prompts import end_token_ids, render_prompts
 from wmss.records import Task
 from wmss.tasks.fitting import fit
 from wmss.tasks.graph_hops import (

@@ -8,11 +8,8 @@ Ordinary training rows (`wmss.data.dataset`) are tasks too: their last completio
 a prompt, the verifier says.
 """
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_args
-
-from transformers import PreTrainedTokenizerBase
 
 from wmss.data.dataset import (
     RowError,
@@ -21,10 +18,10 @@ from wmss.data.dataset import (
     parse_object,
     parse_row,
     raise_rows,
+    read_samples,
     refuse_empty,
     refuse_tools,
 )
-from wmss.data.tokenization import end_token, render_prompt
 from wmss.errors import DataError, shown
 from wmss.records import Split, Task
 
@@ -73,49 +70,14 @@ def read_tasks(path: Path, *, param: str, name: str | None = None, held_out: boo
     return tasks
 
 
-def render_prompts(
-    tasks: Sequence[Task], tokenizer: PreTrainedTokenizerBase, *, max_prompt_tokens: int, source: str, param: str
-) -> list[list[int]]:
-    """Ids of every task's prompt, exactly as training puts them before a completion.
-
-    Raises:
-        DataError: with line numbers, where a prompt has more than `max_prompt_tokens` or cannot be rendered.
-    """
-    prompts: list[list[int]] = []
-    problems: list[str] = []
-    for task in tasks:
-        try:
-            ids = render_prompt(tokenizer, messages=task.messages, prompt=task.prompt)
-        except DataError as error:
-            problems.append(f"line {task.line}: {error}")
-            continue
-        if len(ids) > max_prompt_tokens:
-            problems.append(
-                f"line {task.line}: expected a prompt of at most {max_prompt_tokens} tokens, got {len(ids)}; shorten "
-                "it, lower max_new_tokens or raise max_length"
-            )
-        prompts.append(ids)
-    raise_rows(source, problems, param)
-    return prompts
-
-
-def end_token_ids(tasks: Sequence[Task], tokenizer: PreTrainedTokenizerBase, *, source: str, param: str) -> list[int]:
-    """Ids that end a response to any of the tasks, ascending: of chats, and of plain prompts.
-
-    Raises:
-        DataError: with the first line for which there is none, so that every response would be cut.
-    """
-    found: set[int] = set()
-    problems: list[str] = []
-    # What a template writes after a turn depends on who spoke before, not on what was said.
-    forms = {tuple(message["role"] for message in task.messages): task for task in reversed(tasks)}
-    for task in forms.values():
-        try:
-            found.add(end_token(tokenizer, messages=task.messages))
-        except DataError as error:
-            problems.append(f"line {task.line}: no end token in outputs: {error}")
-    raise_rows(source, problems, param)
-    return sorted(found)
+def check_rows(path: Path, *, param: str, name: str) -> None:
+    """Raise `DataError` unless every row of a file can be used: as tasks where the first one is a task that no training
+    row could be, else as training rows."""
+    first = next((text for _, text in json_lines(path, param=param, name=name)), "")
+    if _is_open_task(first):
+        read_tasks(path, param=param, name=name, held_out=True)
+    else:
+        read_samples(path, param=param, name=name)
 
 
 def _task(line: int, row: dict[str, Any], *, held_out: bool) -> Task:
@@ -153,6 +115,17 @@ def _prompt_and_answer(line: int, fields: dict[str, Any]) -> dict[str, Any]:
     if not given["messages"] and not given["prompt"].strip():
         raise RowError("prompt: expected text, got a blank string")
     return given
+
+
+def _is_open_task(text: str) -> bool:
+    try:
+        row = parse_object(text)
+    except RowError:
+        return False
+    messages = row.get("messages")
+    last = messages[-1] if isinstance(messages, list) and messages else None
+    ends_with_user = isinstance(last, dict) and last.get("role") == "user"
+    return ends_with_user or not row.keys().isdisjoint({"answer", *_BESIDE})
 
 
 def _ends_with_assistant(messages: Any) -> bool:

@@ -8,7 +8,8 @@ from transformers import PreTrainedTokenizerBase
 
 from wmss.config import JobSpec, SelfImprovementConfig, SelfImprovementMethod
 from wmss.data.contamination import refuse_shared_prompts
-from wmss.data.tasks import end_token_ids, read_tasks, render_prompts
+from wmss.data.prompts import end_token_ids, render_prompts
+from wmss.data.tasks import read_tasks
 from wmss.errors import ConfigError, DataError, WmssError
 from wmss.models.loading import load_tokenizer
 from wmss.records import Split, Task
