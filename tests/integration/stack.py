@@ -69,13 +69,27 @@ class Stack:
 
     def find(self, *words: str) -> list[psutil.Process]:
         """Processes of this service whose command line holds all words."""
-        found = []
-        for process in self.processes():
-            with contextlib.suppress(psutil.Error):
-                line = " ".join(process.cmdline())
-                if all(word in line for word in words):
-                    found.append(process)
-        return found
+        return matching(self.processes(), *words)
+
+
+def matching(processes: list[psutil.Process], *words: str) -> list[psutil.Process]:
+    """Those that live and whose command line holds all words."""
+    found = []
+    for process in processes:
+        with contextlib.suppress(psutil.Error):
+            line = " ".join(process.cmdline())
+            if all(word in line for word in words):
+                found.append(process)
+    return found
+
+
+def children_of(processes: list[psutil.Process]) -> list[psutil.Process]:
+    """Everything below them, also what has another environment than they."""
+    found = []
+    for process in processes:
+        with contextlib.suppress(psutil.Error):
+            found += process.children(recursive=True)
+    return found
 
 
 def processes_of(home: Path) -> list[psutil.Process]:
