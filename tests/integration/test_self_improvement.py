@@ -2,6 +2,7 @@
 
 import json
 import random
+import shutil
 import subprocess
 import time
 
@@ -195,3 +196,71 @@ def test_a_verifier_that_cannot_work_is_refused_before_anything_runs(stack, task
     assert not report["valid"] and "data.tests" in report["problems"][0]["message"]
     job = wait_for_end(stack, str(api.post("/fine_tuning/jobs", body=body, cast_to=object)["id"]), 60)
     assert job.status == "failed" and "data.tests" in job.error.message
+
+
+# What a user would write for a chatty model: the last number it says, against the number after the mark.
+LAST_NUMBER = r"""
+import re
+def verify(task, response):
+    said = re.findall(r"-?\d+", response.replace(",", ""))
+    return bool(said) and said[-1] == task["answer"].rsplit("#### ", 1)[1]
+"""
+
+
+def word_problems(num, *, seed):
+    """Rows in GSM8K's format, of one and of three steps."""
+    rng = random.Random(seed)
+    rows = {}
+    while len(rows) < num:
+        a, b, c, d = (rng.randint(1, 9) for _ in range(4))
+        name = rng.choice(["Tom", "Ann", "Max", "Eve", "Ben", "Kim"])
+        if len(rows) % 2:
+            question = f"{name} has {a} apples and buys {b} more. How many apples does {name} have now?"
+            solution = f"{name} has {a}+{b}=<<{a}+{b}={a + b}>>{a + b} apples.\n#### {a + b}"
+        else:
+            question = f"{name} has {a} apples, buys {b}, finds {c} and gets {d}. How many apples does {name} have?"
+            x, y, z = a + b, a + b + c, a + b + c + d
+            solution = f"{a}+{b}=<<{a}+{b}={x}>>{x}\n{x}+{c}=<<{x}+{c}={y}>>{y}\n{y}+{d}=<<{y}+{d}={z}>>{z}\n#### {z}"
+        rows.setdefault(question, {"question": question, "answer": solution})
+    return list(rows.values())
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1500)
+def test_real_weights_go_through_all_states(stack, smollm2, tmp_path):
+    """SmolLM2-135M on problems in GSM8K's format; it says nothing of how much better the model gets."""
+    if not (stack.home / "models" / "smollm2").exists():
+        shutil.copytree(smollm2, stack.home / "models" / "smollm2")
+    problems = word_problems(72, seed=1)
+    for name, part in (("train", problems[:48]), ("held_out", problems[48:])):
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in part))
+        wmss(stack, "convert", "--to", "tasks", str(tmp_path / f"{name}.jsonl"), str(tmp_path / f"{name}_tasks.jsonl"))
+    api = stack.client
+    knobs = {
+        "verifier": {"type": "python", "source": LAST_NUMBER},
+        "rounds": 2,
+        "samples_per_round": 64,
+        "samples_per_prompt": 2,
+        "curriculum": {"policy": "uniform"},
+        "sampling": {"max_new_tokens": 64},
+        "accept": {"min_accepted": 1},
+        "steps_per_round": 2,
+        "evaluation_samples": 1,
+        "stop": {"patience": 2},
+        "hyperparameters": {"learning_rate": 2e-5, "batch_size": 4, "micro_batch_tokens": 512},
+    }
+    body = {
+        "model": "smollm2",
+        "training_file": service.upload(api, tmp_path / "train_tasks.jsonl"),
+        "validation_file": service.upload(api, tmp_path / "held_out_tasks.jsonl"),
+        "method": {"type": "self_improvement", "self_improvement": knobs},
+    }
+    job_id = str(api.post("/fine_tuning/jobs", body=body, cast_to=object)["id"])
+    job = wait_for_end(stack, job_id, 1400)
+    print("\n".join(messages(stack, job_id)))
+    assert job.status == "succeeded", job.error
+    recorded = {phase["name"] for phase in service.phases(api, job_id) if phase["status"] == "finished"}
+    assert {"plan", "generate", "verify", "select", "train", "evaluate", "decide", "decide_2", "export"} <= recorded
+    rounds = service.rounds(api, job_id)
+    assert [level["level"] for level in rounds[0]["levels"]] == [1, 2]
+    assert sum(level["num_selected"] for level in rounds[0]["levels"]) >= 1

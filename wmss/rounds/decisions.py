@@ -175,7 +175,11 @@ _REASONS = {
 def decide(knobs: SelfImprovementConfig, curriculum: Curriculum, state: LoopState, done: Round) -> Decision:
     """Judge a round, and say what follows: the state that the next one begins with, or why there is none."""
     outcomes = _outcomes(state, done)
-    reading = None if done.checkpoint is None else classify(outcomes, min_gain=knobs.stop.min_gain)
+    reading = (
+        None
+        if done.checkpoint is None
+        else classify(outcomes, min_gain=knobs.stop.min_gain, min_accepted=knobs.accept.min_accepted)
+    )
     label: Label = "starved" if reading is None else reading.label
     levels = _observed(knobs, curriculum, state, done, label)
     after = _with_model(state, done, label)
