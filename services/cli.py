@@ -41,6 +41,7 @@ BaseUrl = Annotated[
 ScoreFormat = Literal["parquet", "jsonl"]
 DType = Literal["float32", "bfloat16"]
 Engine = Literal["auto", "vllm", "torch"]
+DemoMethod = Literal["wmss", "self_improvement"]
 
 
 def main() -> None:
@@ -527,12 +528,20 @@ def demo(
     ] = None,
     limit: Annotated[int | None, typer.Option(help="With --model: rows of the file to use; default 64.", min=1)] = None,
     control: Annotated[bool, typer.Option(help="Run the plain fine-tuning control as well.")] = True,
+    method: Annotated[DemoMethod, typer.Option(help="Which of the two systems is shown.")] = "wmss",
 ) -> None:
-    """Run the main job on this machine: base model, weak-driven job, plain fine-tuning control, one table."""
+    """Run the main job on this machine: base model, weak-driven job, plain fine-tuning control, one table. Or compare
+    curricula of self-improvement."""
     _bars_on_terminals_only()
     from services.demo import DEFAULT_LIMIT, run_demo, run_model_demo
 
-    if model is not None and data is not None:
+    if method == "self_improvement":
+        if model is not None or data is not None or limit is not None or not control:
+            raise WmssError("--method self_improvement: brings its own model and tasks; remove the other options")
+        from services.improvement_demo import run_improvement_demo
+
+        run_improvement_demo(_settings(home), console)
+    elif model is not None and data is not None:
         run_model_demo(_settings(home), console, model=model, data=data, limit=limit or DEFAULT_LIMIT, control=control)
     elif model is not None or data is not None or limit is not None:
         raise WmssError("--model, --data: expected both or neither; the toy demo makes its own model and data")

@@ -73,9 +73,9 @@ class FinishedJob:
 
 def run_demo(settings: Settings, console: Console, *, control: bool = True) -> None:
     """The demo that brings its own model and data: a toy."""
-    home = _home(settings)
+    home = home_of(settings)
     times: dict[str, float] = {}
-    with _timed(times, "base model"):
+    with timed(times, "base model"):
         base = _base_model(home, console)
     training, validation = _data(home.root)
     plan = Plan(
@@ -95,9 +95,9 @@ def run_model_demo(
     settings: Settings, console: Console, *, model: str, data: Path, limit: int, control: bool = True
 ) -> None:
     """The same job on real weights: `model` as `wmss models add` takes it, the first `limit` rows of `data`."""
-    home = _home(settings)
+    home = home_of(settings)
     times: dict[str, float] = {}
-    with _timed(times, "model and data"):
+    with timed(times, "model and data"):
         folder = _real_model(home, model, console)
         training, validation = _real_data(home.root, data, limit, console)
     from services.dry_run import check_here
@@ -128,7 +128,7 @@ def run_model_demo(
     _run_plan(plan, home, console, times)
 
 
-def _home(settings: Settings) -> Settings:
+def home_of(settings: Settings) -> Settings:
     home = Settings(home=settings.root / "demo")
     home.models.mkdir(parents=True, exist_ok=True)
     return home
@@ -138,26 +138,26 @@ def _run_plan(plan: Plan, home: Settings, console: Console, times: dict[str, flo
     """Run the jobs of a plan; leaves a picture and the models, and no process."""
     control = None
     with contextlib.ExitStack() as stack:
-        with _timed(times, "start of Ray and API"):
+        with timed(times, "start of Ray and API"):
             console.print("starting Ray and the API")
-            endpoint = stack.enter_context(_service(home, plan.environment))
+            endpoint = stack.enter_context(running_service(home, plan.environment))
         console.print(f"  REST API {endpoint.base_url}   Ray dashboard {endpoint.dashboard_url}", highlight=False)
         api = service.connect(endpoint.base_url)
         files = {
             "training_file": service.upload(api, plan.training),
             "validation_file": service.upload(api, plan.validation),
         }
-        with _timed(times, "weak-driven job"):
-            wmss = _run(api, console, "weak-driven job", files | _wmss_job(plan))
+        with timed(times, "weak-driven job"):
+            wmss = run_to_end(api, console, "weak-driven job", files | _wmss_job(plan))
         if plan.control:
-            with _timed(times, "control job"):
-                control = _run(
+            with timed(times, "control job"):
+                control = run_to_end(
                     api,
                     console,
                     "control: plain fine-tuning of the same strong checkpoint",
                     files | _control(plan, wmss),
                 )
-        with _timed(times, "stop"):
+        with timed(times, "stop"):
             stack.close()
     picture = home.root / f"{plan.name}.png"
     _draw(wmss, control, picture)
@@ -169,7 +169,7 @@ def _run_plan(plan: Plan, home: Settings, console: Console, times: dict[str, flo
 
 
 @contextlib.contextmanager
-def _timed(times: dict[str, float], name: str) -> Iterator[None]:
+def timed(times: dict[str, float], name: str) -> Iterator[None]:
     started = time.perf_counter()
     yield
     times[name] = time.perf_counter() - started
@@ -242,7 +242,7 @@ def _real_data(folder: Path, source: Path, limit: int, console: Console) -> tupl
 
 
 @contextlib.contextmanager
-def _service(home: Settings, environment: dict[str, str]) -> Iterator[Endpoint]:
+def running_service(home: Settings, environment: dict[str, str]) -> Iterator[Endpoint]:
     """`wmss serve` as a child, on a free port, stopped on the way out whatever happens."""
     command = [sys.executable, "-m", "services.cli", "serve", "--home", str(home.root), "--port", str(free_port())]
     log_path = home.root / "serve.log"
@@ -304,7 +304,7 @@ def _control(plan: Plan, wmss: FinishedJob) -> dict[str, Any]:
     }
 
 
-def _run(api: OpenAI, console: Console, title: str, values: dict[str, Any]) -> FinishedJob:
+def run_to_end(api: OpenAI, console: Console, title: str, values: dict[str, Any]) -> FinishedJob:
     console.rule(title)
     job_id = service.submit(api, parse_job(values))
     try:

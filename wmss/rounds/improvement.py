@@ -30,7 +30,7 @@ from wmss.rounds.decisions import Best, Decision, HeldOut, LoopState, Round, dec
 from wmss.rounds.export import export_result
 from wmss.rounds.improvement_report import improvement_warnings
 from wmss.rounds.job import Artifacts, Checkpoint, Engines, Job, Journal, once
-from wmss.rounds.judging import Judged, level_counts, pass_rates, refuse_hopeless, score, scores
+from wmss.rounds.judging import Judged, level_counts, pass_rates, refuse_hopeless, scores, test_scores
 from wmss.rounds.phases import IMPROVEMENT_ROUND, in_round, phases_of
 from wmss.rounds.preflight import examine
 from wmss.rounds.responses import Panel, Wanted
@@ -313,7 +313,7 @@ class _Loop:
         for label, folder in (("base", self.job.base), ("result", self.job.result)):
             model = Checkpoint.whole(folder)
             judged = self._judged_held_out("final_test", model, self._folder("final_test") / label, ("test",))
-            results[label] = score(list(pass_rates(judged).values()), level=0).model_dump(mode="json")
+            results[label] = [each.model_dump(mode="json") for each in test_scores(judged, self._files.held_out)]
         self.journal.event(messages.tested(results), data=results)
         return {"results": results}
 

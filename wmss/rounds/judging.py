@@ -9,7 +9,7 @@ import numpy as np
 from wmss.core.estimators import wilson_interval
 from wmss.core.selection import normalized
 from wmss.errors import DataError, TrainingError
-from wmss.records import Verdict
+from wmss.records import Split, Verdict
 from wmss.rounds.decisions import HeldOut, LevelCount, LevelScore
 from wmss.rounds.rollouts import Rollout
 from wmss.rounds.task_files import TaskFile
@@ -61,19 +61,26 @@ def score(rates: Sequence[float], *, level: int) -> LevelScore:
 def scores(judged: Judged, file: TaskFile, *, samples_per_task: int) -> HeldOut:
     """Scores by level of the held-out tasks that decide, and of those out of distribution."""
     rates = pass_rates(judged)
-    by_level: dict[int, list[float]] = defaultdict(list)
-    ood = []
-    for task in file.tasks:
-        if task.split == "validation":
-            assert task.level is not None
-            by_level[task.level].append(rates[task.line])
-        elif task.split == "ood":
-            ood.append(rates[task.line])
+    ood = [rates[task.line] for task in file.tasks if task.split == "ood"]
     return HeldOut(
-        levels=tuple(score(found, level=level) for level, found in sorted(by_level.items())),
+        levels=_by_level(rates, file, "validation"),
         out_of_distribution=score(ood, level=0) if ood else None,
         samples_per_task=samples_per_task,
     )
+
+
+def test_scores(judged: Judged, file: TaskFile) -> tuple[LevelScore, ...]:
+    """Scores by level of the tasks that decided nothing."""
+    return _by_level(pass_rates(judged), file, "test")
+
+
+def _by_level(rates: Mapping[int, float], file: TaskFile, split: Split) -> tuple[LevelScore, ...]:
+    found: dict[int, list[float]] = defaultdict(list)
+    for task in file.tasks:
+        if task.split == split:
+            assert task.level is not None
+            found[task.level].append(rates[task.line])
+    return tuple(score(some, level=level) for level, some in sorted(found.items()))
 
 
 def level_counts(judged: Judged, selected: Mapping[str, int], num_levels: int) -> tuple[LevelCount, ...]:

@@ -235,10 +235,11 @@ def decided(decision: Decision) -> list[str]:
     return told
 
 
-def tested(results: Mapping[str, Mapping[str, Any]]) -> str:
+def tested(results: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
     """The result beside the start model on tasks that decided nothing."""
-    base, result = results["base"], results["result"]
-    return (
-        f"on {result['num_tasks']} test tasks: pass@1 {base['pass_at_1']:.1%} → {result['pass_at_1']:.1%} (standard "
-        f"error {result['standard_error']:.1%})"
+    changes = ", ".join(
+        f"level {after['level']} {before['pass_at_1']:.1%} → {after['pass_at_1']:.1%} (± {after['standard_error']:.1%})"
+        for before, after in zip(results["base"], results["result"], strict=True)
     )
+    num_tasks = sum(score["num_tasks"] for score in results["result"])
+    return f"pass@1 on {num_tasks} test tasks, which decided nothing: {changes}"
