@@ -30,9 +30,9 @@ def draw_rounds(arms: Mapping[str, Sequence[Mapping[str, Any]]], path: Path) -> 
     figure, axes = pyplot.subplots(
         2, len(arms), figsize=(5.2 * len(arms), 7.2), layout="constrained", sharex="col", sharey=True, squeeze=False
     )
+    levels = sorted({each["level"] for rounds in arms.values() for one in rounds for each in one["levels"]})
+    colors = {level: pyplot.get_cmap("viridis")(0.9 * i / max(1, len(levels) - 1)) for i, level in enumerate(levels)}
     for (name, rounds), (above, below) in zip(arms.items(), axes.T, strict=True):
-        levels = sorted({each["level"] for one in rounds for each in one["levels"]})
-        colors = {level: pyplot.get_cmap("viridis")(i / max(1, len(levels) - 1)) for i, level in enumerate(levels)}
         for level in levels:
             _acceptance(above, rounds, level, colors[level])
             _held_out(below, rounds, level, colors[level])
@@ -40,9 +40,10 @@ def draw_rounds(arms: Mapping[str, Sequence[Mapping[str, Any]]], path: Path) -> 
         above.set(title=name, ylim=(-0.02, 1.02))
         below.set(xlabel="round", ylim=(-0.02, 1.02))
         below.xaxis.get_major_locator().set_params(integer=True)
-        above.legend(frameon=False, fontsize="small")
     axes[0][0].set_ylabel("acceptance in the round")
     axes[1][0].set_ylabel("held-out pass@1 after the round")
+    named = {label: line for column in axes[0] for line, label in zip(*column.get_legend_handles_labels(), strict=True)}
+    figure.legend(list(named.values()), list(named), loc="outside right upper", frameon=False)
     figure.savefig(path, dpi=130)
     pyplot.close(figure)
 

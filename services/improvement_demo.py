@@ -204,6 +204,8 @@ def _report(console: Console, setting: Setting, arms: Sequence[Arm]) -> None:
         steps = setting.steps_per_round * sum(one["reading"] is not None for one in rounds)
         table.add_row(name, f"{responses:,}", f"{steps:,}", *(_rate(score) for score in scores))
     console.print(table)
+    for arm in arms:
+        console.print(f"  {arm.name}: {arm.rounds[-1]['stop']['message']}", highlight=False, soft_wrap=True)
     first = arms[0]
     for other in arms[1:]:
         for ours, theirs in zip(first.tested["result"], other.tested["result"], strict=True):
