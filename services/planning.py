@@ -79,9 +79,10 @@ def _run(
         registered = registered_models(named_models(spec), store)
     engines = in_process(engine, "float32")
     if engines.engine == "vllm":  # which reads its settings when it is imported
-        for name, value in engine_environment().items():
+        quiet = engine_environment() | {"VLLM_LOGGING_LEVEL": "ERROR"}
+        for name in sorted(quiet):
             if name.startswith("VLLM_"):
-                os.environ.setdefault(name, value)
+                os.environ.setdefault(name, quiet[name])
     with tempfile.TemporaryDirectory() as scratch, JobView(console, "in this process") as view:
         folder = Path(scratch)
         job = Job(
