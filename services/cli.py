@@ -1,5 +1,5 @@
 """The `wmss` command: serve, models, checkpoints, convert, check, submit, score, watch, jobs, samples, rounds,
-cancel, chat, export, simulate, audit, knobs, demo."""
+cancel, chat, export, plan, simulate, audit, knobs, demo."""
 
 import logging
 import os
@@ -135,6 +135,35 @@ def check(
     show(report, console)
     if not report.valid:
         sys.exit(1)
+
+
+@app.command()
+def plan(
+    file: Annotated[Path, typer.Argument(help="Self-improvement job as TOML; paths in it are relative to it.")],
+    prompts: Annotated[int, typer.Option(help="Prompts of each level.", min=1, max=100_000)] = 64,
+    samples: Annotated[int, typer.Option(help="Responses to each prompt.", min=1, max=4096)] = 8,
+    engine: Annotated[Engine, typer.Option(help="What draws the responses.")] = "auto",
+    complexity: Annotated[
+        float | None, typer.Option(help="Difficulty a, if an earlier job showed it; default: a range of it.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Chart to write: a .png, or an .html with the tables.")] = None,
+    home: Home = None,
+) -> None:
+    """Try a self-improvement job's model on its own tasks, without a service, and say which curriculum to take."""
+    spec = _read_job(file, None, {})
+    _bars_on_terminals_only()
+    from services import planning
+
+    planning.plan(
+        spec,
+        _settings(home),
+        console,
+        engine=engine,
+        num_prompts=prompts,
+        num_samples=samples,
+        complexity=complexity,
+        out=out,
+    )
 
 
 def _job_id(value: str) -> str:

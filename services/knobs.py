@@ -10,7 +10,8 @@ from wmss.config import PRESET_BATCH_SIZE, PRESETS, JobSpec, ScoreSpec
 HEADER = """# Knobs
 
 Made by `wmss knobs` from the declarations in `wmss/config.py` and `services/settings.py`; change it there. A job is
-JSON over REST or a TOML file, where the table `[wmss]` or `[supervised]` stands for `method`. Unknown knobs are
+JSON over REST or a TOML file, where a table `[wmss]`, `[supervised]`
+or `[self_improvement]` stands for `method`. Unknown knobs are
 refused."""
 
 
@@ -63,6 +64,9 @@ def _kind(field: dict[str, Any]) -> str:
     if "$ref" in field:
         name = field["$ref"].rsplit("/", 1)[1]
         return f"[{name}](#{name.lower()})"
+    if "discriminator" in field:
+        kinds = field["discriminator"]["mapping"].items()
+        return "by its `type`: " + ", ".join(f"[{kind}](#{ref.rsplit('/', 1)[1].lower()})" for kind, ref in kinds)
     for union in ("anyOf", "oneOf"):
         if union in field:
             return " or ".join(_kind(option) for option in field[union])
@@ -70,6 +74,8 @@ def _kind(field: dict[str, Any]) -> str:
         return ", ".join(f'"{value}"' for value in field["enum"])
     if "const" in field:
         return f'"{field["const"]}"'
+    if "items" in field:
+        return f"{_length(field)} {_kind(field['items'])}"
     bounds = [
         f"{sign} {_number(field[key])}"
         for key, sign in (("minimum", "≥"), ("exclusiveMinimum", ">"), ("maximum", "≤"), ("exclusiveMaximum", "<"))
@@ -78,13 +84,21 @@ def _kind(field: dict[str, Any]) -> str:
     return " ".join([str(field.get("type", "object")), *bounds])
 
 
+def _length(field: dict[str, Any]) -> str:
+    """How many members a list has."""
+    least, most = field.get("minItems", 0), field.get("maxItems")
+    if most is None:
+        return "list:"
+    return f"list of {least}:" if least == most else f"list of {least} to {most}:"
+
+
 def _number(value: float) -> str:
     return f"{value:g}" if abs(value) < 100_000 else f"{value:,.0f}"
 
 
 def _default(value: Any) -> str:
     if isinstance(value, dict):
-        return "its own defaults"
+        return f"`{value['type']}`" if "type" in value else "its own defaults"
     return f"`{json.dumps(value)}`" if value is not None else "null"
 
 

@@ -11,7 +11,7 @@ from services.jobs.store import Store
 from services.jobs.tables import WeakCheckpointRow
 from services.settings import Settings
 from wmss.config import JobSpec, ScoreSpec, WmssMethod
-from wmss.errors import ModelError, WmssError, shown
+from wmss.errors import ModelError, WmssError, raise_all, shown
 from wmss.models.files import file_stamps
 from wmss.records import STRONG_FOLDER, CheckpointDigests
 
@@ -76,6 +76,16 @@ def resolve_models(
         except ModelError as error:
             problems.append(error)
     return folders, problems
+
+
+def resolve_anywhere(spec: JobSpec | ScoreSpec, store: Store | None, settings: Settings) -> dict[str, Path]:
+    """The same for a process of the caller's own, which may read any folder it names; raises for what leads nowhere."""
+    folders = {
+        param: Path(name) for param, name in named_models(spec).items() if (Path(name) / "config.json").is_file()
+    }
+    found, problems = resolve_models(spec, store, settings)
+    raise_all([problem for problem in problems if problem.param not in folders])
+    return found | folders
 
 
 def resolve_model(name: str, store: Store | None, settings: Settings, *, param: str) -> Path:

@@ -17,12 +17,12 @@ from rich.markup import escape
 from rich.table import Table
 
 from services import client as service
-from services.models import local_store, resolve_models
+from services.models import local_store, resolve_anywhere
 from services.score_tables import json_lines
 from services.settings import Settings
 from services.watching import JobView
 from wmss.config import ScoreSpec, parse_scores
-from wmss.errors import WmssError, raise_all
+from wmss.errors import WmssError
 from wmss.rounds.job import Artifacts
 from wmss.rounds.phases import score_phases
 from wmss.rounds.scoring import PassingJournal, ScoreJob, in_process, run_scores
@@ -85,13 +85,8 @@ def score_here(
 ) -> None:
     """The same in this process. Models may be folders anywhere; scores are shared with the service of the home."""
     files = output.files(spec)
-    folders = {
-        f"models.{n}": Path(name) for n, name in enumerate(spec.models) if (Path(name) / "config.json").is_file()
-    }
     with local_store(settings) as store:
-        found, problems = resolve_models(spec, store, settings)
-    raise_all([problem for problem in problems if problem.param not in folders])
-    found |= folders
+        found = resolve_anywhere(spec, store, settings)
     with tempfile.TemporaryDirectory() as scratch, JobView(console, "in this process") as view:
         job = ScoreJob(
             id=f"local-{Path(scratch).name}",
@@ -101,7 +96,7 @@ def score_here(
             folder=Path(scratch),
             cache=settings.root / "cache",
         )
-        journal = _ViewedJournal(view)
+        journal = ViewedJournal(view)
         run_scores(job, in_process(engine, spec.dtype), journal)
     left = [journal.finished[phase] for phase in score_phases(spec)[1:]]
     for (number, level), file in files.items():
@@ -114,7 +109,7 @@ def score_here(
     _show(console, spec, [EntropyTable.load(Path(each["table"])) for each in left], files)
 
 
-class _ViewedJournal(PassingJournal):
+class ViewedJournal(PassingJournal):
     """Draws the phases of this process as those of a service's job are drawn."""
 
     def __init__(self, view: JobView) -> None:

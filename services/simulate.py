@@ -1,7 +1,7 @@
 """`wmss simulate`: with this start, difficulty and budget, which curriculum, and where does it end?"""
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -65,7 +65,7 @@ def simulate(starts: Sequence[float], out: Path | None, console: Console, **numb
     if numbers["seed"] < 0:
         raise WmssError(f"--seed: expected a number >= 0, got {numbers['seed']}")
     if out is not None:
-        _check_out(out)
+        check_out(out)
     try:
         found = forecast(starts, **numbers)
     except ValueError as error:  # all of them begin with the name of what is out of range
@@ -73,11 +73,12 @@ def simulate(starts: Sequence[float], out: Path | None, console: Console, **numb
         raise WmssError(f"{OPTIONS[name.split('[')[0]]}:{message}") from error
     _print(found, console)
     if out is not None:
-        _write(found, out)
+        write_chart({"": found}, [_html_table(found)], _summary(found), out, title="wmss simulate")
         console.print(str(out), highlight=False, soft_wrap=True)
 
 
-def _check_out(out: Path) -> None:
+def check_out(out: Path) -> None:
+    """Raise unless a chart can be written to a file of this name."""
     if out.suffix.lower() not in (".png", ".html"):
         raise WmssError(f"--out: expected a file that ends in .png or .html, got {out}")
     if not out.parent.is_dir():
@@ -113,55 +114,73 @@ def _print(found: Forecast, console: Console) -> None:
         console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
-def _write(found: Forecast, out: Path) -> None:
+def write_chart(
+    forecasts: Mapping[str, Forecast], tables: Sequence[str], lines: Sequence[str], out: Path, *, title: str
+) -> None:
+    """Draw forecasts, one row of panels for each {what it is for: forecast}, as a PNG, or as HTML with tables and text
+    below them."""
     try:
         if out.suffix.lower() == ".png":
-            out.write_bytes(_draw(found, "png"))
+            out.write_bytes(_draw(forecasts, "png"))
         else:
-            out.write_text(_page(found), encoding="utf-8")
+            out.write_text(_page(forecasts, tables, lines, title), encoding="utf-8")
     except OSError as error:
         raise WmssError(f"--out: cannot write {out}: {error.strerror}") from error
 
 
-def _page(found: Forecast) -> str:
-    """One HTML file that needs no other: the chart as SVG, the table, and the recommendation."""
-    head = "".join(f"<th>{column}</th>" for column in COLUMNS)
-    rows = "".join(
-        "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in _row(policy)) + "</tr>\n" for policy in found.policies
-    )
-    svg = _draw(found, "svg").decode()
-    lines = "".join(f"<p>{escape(line.strip())}</p>\n" for line in _summary(found))
+def html_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table of HTML from its texts."""
+    head = "".join(f"<th>{escape(column)}</th>" for column in columns)
+    body = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>\n" for row in rows)
+    return f"<table><tr>{head}</tr>\n{body}</table>\n"
+
+
+def _html_table(found: Forecast) -> str:
+    return html_table(COLUMNS, [_row(policy) for policy in found.policies])
+
+
+def _page(forecasts: Mapping[str, Forecast], tables: Sequence[str], lines: Sequence[str], title: str) -> str:
+    """One HTML file that needs no other: the chart as SVG, tables, and text."""
+    svg = _draw(forecasts, "svg").decode()
+    text = "".join(f"<p>{escape(line.strip())}</p>\n" for line in lines)
     return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>wmss simulate</title><style>'
+        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title><style>'
         "body{font-family:sans-serif;margin:2em;max-width:75em}td,th{padding:.2em 1em;text-align:left}svg{width:100%;"
         "height:auto}</style></head><body>\n<h1>Acceptance per level over rounds</h1>\n"
-        f"{svg[svg.index('<svg') :]}\n<table><tr>{head}</tr>\n{rows}</table>\n{lines}</body></html>\n"
+        f"{svg[svg.index('<svg') :]}\n{''.join(tables)}{text}</body></html>\n"
     )
 
 
-def _draw(found: Forecast, format: str) -> bytes:
+def _draw(forecasts: Mapping[str, Forecast], format: str) -> bytes:
     """Mean acceptance per level over rounds, a panel for each policy, with take-off threshold and ceiling."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    number = len(found.policies)
+    width, height = max(len(found.policies) for found in forecasts.values()), len(forecasts)
     figure, axes = pyplot.subplots(
-        1, number, figsize=(3.4 * number, 3.4), sharey=True, squeeze=False, layout="constrained"
+        height, width, figsize=(3.4 * width, 3.4 * height), sharey=True, squeeze=False, layout="constrained"
     )
-    for axis, policy in zip(axes[0], found.policies, strict=True):
-        num_levels = policy.trace.shape[1]
-        for level in range(num_levels):
-            color = pyplot.cm.viridis(0.9 * level / max(num_levels - 1, 1))
-            axis.plot(policy.trace[:, level], color=color, label=f"level {level + 1}")
-        labels = (("take-off V₋", ":"), ("ceiling V₊", "--"))
-        for (label, style), value in zip(labels, policy.points or (), strict=False):
-            axis.axhline(value, color="black", linewidth=0.8, linestyle=style, label=label)
-        axis.set(title=f"{policy.policy}: {policy.end:.2f}", xlabel="round", ylim=(-0.02, 1.02))
-    axes[0][0].set_ylabel("acceptance, mean of the runs")
+    for row, (name, found) in zip(axes, forecasts.items(), strict=True):
+        for axis, policy in zip(row, found.policies, strict=False):
+            _panel(axis, policy)
+        row[0].set_ylabel(f"{name}\nacceptance, mean of the runs".strip())
     axes[0][-1].legend(frameon=False, fontsize="small")
     buffer = io.BytesIO()
     figure.savefig(buffer, format=format, dpi=120, metadata={"Date": None} if format == "svg" else None)
     pyplot.close(figure)
     return buffer.getvalue()
+
+
+def _panel(axis: Any, policy: PolicyForecast) -> None:
+    from matplotlib import pyplot
+
+    num_levels = policy.trace.shape[1]
+    for level in range(num_levels):
+        color = pyplot.get_cmap("viridis")(0.9 * level / max(num_levels - 1, 1))
+        axis.plot(policy.trace[:, level], color=color, label=f"level {level + 1}")
+    labels = (("take-off V₋", ":"), ("ceiling V₊", "--"))
+    for (label, style), value in zip(labels, policy.points or (), strict=False):
+        axis.axhline(value, color="black", linewidth=0.8, linestyle=style, label=label)
+    axis.set(title=f"{policy.policy}: {policy.end:.2f}", xlabel="round", ylim=(-0.02, 1.02))

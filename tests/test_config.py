@@ -179,7 +179,11 @@ def test_presets_fill_what_is_left_out():
         (wmss(hyperparameters={"batch_size": True}), "method.wmss.hyperparameters.batch_size", "got True"),
         (wmss(hyperparameters={"n_epochs": "8"}), "method.wmss.hyperparameters.n_epochs", "valid integer"),
         (MINIMAL | {"checkpointing": {"keep_last": 10**30}}, "checkpointing.keep_last", "less than or equal"),
-        (MINIMAL | {"method": {"type": "dpo"}}, "method.type", "expected one of 'supervised', 'wmss', got 'dpo'"),
+        (
+            MINIMAL | {"method": {"type": "dpo"}},
+            "method.type",
+            "expected one of 'supervised', 'wmss', 'self_improvement', got 'dpo'",
+        ),
         (MINIMAL | {"method": {"type": "reinforcement", "reinforcement": {}}}, "method.type", "'supervised', 'wmss'"),
         (MINIMAL | {"method": {"wmss": {}}}, "method.type", "required field is missing"),
         (MINIMAL | {"hyperparameters": {"n_epochs": 3}}, "hyperparameters", "deprecated by OpenAI; move it into the"),

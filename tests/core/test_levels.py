@@ -272,7 +272,7 @@ def test_patience_doubles_the_budget_once_and_then_ends():
     shares = plan_round(ADAPTIVE, state, num_groups=GROUPS, group_size=SIZE)
     assert sum(share.num_groups for share in shares) == 2 * GROUPS
     state = run(ADAPTIVE, rates, rounds=3, state=state)
-    assert state.starved and state.reason == "starved: 3 rounds without promotion from level 0 at twice the samples"
+    assert state.starved and state.reason == "starved: 3 rounds without promotion from level 1 at twice the samples"
     with pytest.raises(ValueError, match="expected a level to train on, got none"):
         plan_round(ADAPTIVE, state, num_groups=GROUPS, group_size=SIZE)
 

@@ -2,12 +2,29 @@
 
 import re
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
 from services.api.app import create_app
+from services.api.rounds import RolloutQuery
+from services.api.schemas import RoundObject
 from services.knobs import describe
-from wmss.config import Hyperparameters, WmssConfig, parse_job, read_toml
+from wmss.config import (
+    CURRICULUM_POLICIES,
+    AcceptConfig,
+    CurriculumConfig,
+    Hyperparameters,
+    SamplingConfig,
+    SelfImprovementConfig,
+    StopConfig,
+    WeakDrivenUpdate,
+    WmssConfig,
+    parse_job,
+    read_toml,
+)
+from wmss.rounds.decisions import StopCode
+from wmss.rounds.phases import IMPROVEMENT_ROUND
 
 ROOT = Path(__file__).parents[2]
 ELSEWHERE = {
@@ -42,6 +59,34 @@ def test_job_files_of_the_method_page_are_valid(tmp_path):
         assert parse_job(read_toml(tmp_path / "job.toml")).method.type == "wmss"
 
 
+def test_every_knob_and_every_end_of_self_improvement_stands_on_its_page():
+    text = (ROOT / "docs" / "self_improvement.md").read_text()
+    parts = (
+        SelfImprovementConfig,
+        CurriculumConfig,
+        SamplingConfig,
+        AcceptConfig,
+        StopConfig,
+        WeakDrivenUpdate,
+    )
+    names = {name for part in parts for name in part.model_fields}
+    names |= {*CURRICULUM_POLICIES, *get_args(StopCode), *IMPROVEMENT_ROUND}
+    assert [name for name in sorted(names) if f"`{name}`" not in text and f"`accept.{name}" not in text] == []
+
+
+def test_the_job_file_of_the_self_improvement_page_is_valid(tmp_path):
+    blocks = re.findall(r"```toml\n(.*?)```", (ROOT / "docs" / "self_improvement.md").read_text(), flags=re.DOTALL)
+    assert len(blocks) == 1
+    (tmp_path / "job.toml").write_text(blocks[0])
+    assert parse_job(read_toml(tmp_path / "job.toml")).method.type == "self_improvement"
+
+
+def test_the_rest_reference_has_every_field_of_rounds_and_every_filter_of_responses():
+    text = (ROOT / "docs" / "rest.md").read_text()
+    names = {*RoundObject.model_fields, *RolloutQuery.model_fields} - {"id", "object", "round"}
+    assert [name for name in sorted(names) if f"`{name}`" not in text] == []
+
+
 def test_every_knob_is_described():
     for line in describe().splitlines():
         if line.startswith("| `"):
@@ -68,5 +113,5 @@ def test_routes_of_the_rest_reference_exist_and_all_are_in_it():
     paths = create_app().openapi()["paths"]
     for path in re.findall(r"\$URL(/[a-z0-9_/]+)", text):
         assert path in paths, path
-    first_words = {path.removeprefix("/v1").split("/")[1] for path in paths}
-    assert [word for word in first_words if word not in text] == []
+    words = {word for path in paths for word in path.removeprefix("/v1").split("/") if word and "{" not in word}
+    assert [word for word in sorted(words) if word not in text] == []

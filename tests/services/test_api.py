@@ -123,7 +123,7 @@ def test_job_object_echoes_every_default(api):
         ({"method": {"type": "wmss", "wmss": {"weak_model": "no"}}}, "method.wmss.weak_model", "no model 'no'"),
         ({"method": {"type": "wmss", "wmss": {"lambda": 1}}}, "method.wmss.lambda", "unknown field"),
         ({"hyperparameters": {"n_epochs": 3}}, "hyperparameters", "move it into the method"),
-        ({"method": {"type": "dpo"}}, "method.type", "expected one of 'supervised', 'wmss', got 'dpo'"),
+        ({"method": {"type": "dpo"}}, "method.type", "'supervised', 'wmss', 'self_improvement', got 'dpo'"),
         ({"seed": "many"}, "seed", "integer"),
         ({"model": "a\x00b"}, "model", "no model"),
         ({"model": "ft:a\x00b"}, "model", "there is no finished model or checkpoint"),

@@ -98,7 +98,7 @@ class LevelState:
     rounds_waiting: int = 0
     """Rounds since the focus moved or the budget was doubled, those in which the focus rose left out."""
     reason: str = ""
-    """Why the focus is what it is."""
+    """Why the focus is what it is, for a person: levels count from 1 there."""
 
     @property
     def starved(self) -> bool:
@@ -224,12 +224,12 @@ def observe(
     state = replace(state, rounds_below=below, rounds_waiting=state.rounds_waiting + (not rose))
     harder = choice.level > focus and _clears_band(curriculum, state, focus + 1, num_samples)
     if focus < curriculum.num_levels - 1 and (promote or harder):
-        why = f"level {focus} is saturated" if promote else choice.reason
-        return _moved(state, focus + 1, f"up to {focus + 1}: {why}")
+        why = f"level {focus + 1} is saturated" if promote else choice.reason
+        return _moved(state, focus + 1, f"up to {focus + 2}: {why}")
     if below >= DEMOTE_AFTER and focus > 0:
-        why = f"level {focus} stayed below {curriculum.low:g} for {below} rounds"
-        return _moved(state, focus - 1, f"down to {focus - 1}: {why}")
-    return _wait(curriculum, replace(state, reason=f"stays at {focus}: {choice.reason}"))
+        why = f"level {focus + 1} stayed below {curriculum.low:g} for {below} rounds"
+        return _moved(state, focus - 1, f"down to {focus}: {why}")
+    return _wait(curriculum, replace(state, reason=f"stays at {focus + 1}: {choice.reason}"))
 
 
 def choose_focus(curriculum: Curriculum, counts: Sequence[Counts], num_samples: int) -> Choice:
@@ -245,23 +245,23 @@ def choose_focus(curriculum: Curriculum, counts: Sequence[Counts], num_samples: 
     reaching = [level for level in usable if wilson_interval(*counts[level], z=Z)[1] >= curriculum.low]
     if not reaching:
         easiest = max(usable, key=lambda level: (rates[level], level))
-        return Choice(easiest, f"below the band: level {easiest} is accepted most ({rates[easiest]:.2f})")
+        return Choice(easiest, f"below the band: level {easiest + 1} is accepted most ({rates[easiest]:.2f})")
     last = len(counts) - 1
     if all(sampled and wilson_interval(accepted, sampled, z=Z)[0] > MASTERED for accepted, sampled in counts):
         return Choice(last, "mastered: every level is accepted")
     inside = [level for level in reaching if rates[level] <= curriculum.high]
     if not inside:
-        return Choice(reaching[-1], f"above the band: level {reaching[-1]} is the hardest in reach")
+        return Choice(reaching[-1], f"above the band: level {reaching[-1] + 1} is the hardest in reach")
     nearest = min(inside, key=lambda level: (abs(rates[level] - curriculum.target), -level))
-    return Choice(nearest, f"in the band: level {nearest} ({rates[nearest]:.2f}) is nearest {curriculum.target:g}")
+    return Choice(nearest, f"in the band: level {nearest + 1} ({rates[nearest]:.2f}) is nearest {curriculum.target:g}")
 
 
 def _follow_the_clock(curriculum: Curriculum, state: LevelState) -> LevelState:
     last = curriculum.num_levels - 1
     stage = min(state.round * curriculum.num_levels // curriculum.num_rounds, last)
     focus, reason = {
-        "clock": (stage, f"round {state.round + 1} of {curriculum.num_rounds}: level {stage}"),
-        "hard_to_easy": (last - stage, f"round {state.round + 1} of {curriculum.num_rounds}: level {last - stage}"),
+        "clock": (stage, f"round {state.round + 1} of {curriculum.num_rounds}: level {stage + 1}"),
+        "hard_to_easy": (last - stage, f"round {state.round + 1} of {curriculum.num_rounds}: level {last - stage + 1}"),
         "hard_only": (last, "the hardest level only"),
         "uniform": (last, "all levels alike"),
     }[curriculum.policy]
@@ -349,11 +349,12 @@ def _moved(state: LevelState, focus: int, reason: str) -> LevelState:
 
 def _wait(curriculum: Curriculum, state: LevelState) -> LevelState:
     """The state where the focus stays: patience runs, except on the hardest level."""
+    assert state.focus is not None
     if state.focus == curriculum.num_levels - 1:
         return replace(state, rounds_waiting=0)
     if state.rounds_waiting < curriculum.patience:
         return state
-    waited = f"{state.rounds_waiting} rounds without promotion from level {state.focus}"
+    waited = f"{state.rounds_waiting} rounds without promotion from level {state.focus + 1}"
     if state.budget_factor == 1:
         return replace(state, budget_factor=2, rounds_waiting=0, reason=f"{waited}: the samples of a round are doubled")
     return replace(state, focus=None, reason=f"starved: {waited} at twice the samples")

@@ -13,8 +13,7 @@ from pydantic import BaseModel, ConfigDict
 
 from wmss.config import SelfImprovementConfig
 from wmss.core.levels import Curriculum, LevelState, observe
-from wmss.theory import Reading, RoundOutcome, classify
-from wmss.theory.feedback import Label
+from wmss.theory import Label, Reading, RoundOutcome, classify
 
 MAX_REGRESSIONS = 1
 """Rounds that may make the model worse: the first is taken back, with half the learning rate; the second ends it."""

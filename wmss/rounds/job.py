@@ -71,7 +71,19 @@ class ScoringEngines(Protocol):
         """What a scorer or generator of these engines would say of itself, known without starting one."""
 
 
-class Engines(ScoringEngines, Protocol):
+class SamplingEngines(Protocol):
+    """What draws responses."""
+
+    def refusals(self, checkpoints: Mapping[str, Path], *, scoring: bool) -> list[WmssError]:
+        """As `ScoringEngines.refusals`."""
+
+    def sampler(self, checkpoint: Path, *, max_length: int) -> AbstractContextManager[Sampler]:
+        """A sampler for models of this checkpoint's shape: each call names its weights, and a job's next round finds
+        the engine there again if it asks for the same `checkpoint`. `max_length` bounds prompt and response together.
+        """
+
+
+class Engines(ScoringEngines, SamplingEngines, Protocol):
     """What runs models in a fine-tuning job."""
 
     def train(self, run: TrainingRun, *, name: str) -> Path:
@@ -79,11 +91,6 @@ class Engines(ScoringEngines, Protocol):
 
     def generator(self, checkpoint: Path, *, max_length: int) -> AbstractContextManager[Generator]:
         """A text generator."""
-
-    def sampler(self, checkpoint: Path, *, max_length: int) -> AbstractContextManager[Sampler]:
-        """A sampler for models of this checkpoint's shape: each call names its weights, and a job's next round finds
-        the engine there again if it asks for the same `checkpoint`. `max_length` bounds prompt and response together.
-        """
 
 
 class Journal(Protocol):

@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerBase
 from wmss.config import SelfImprovementConfig
 from wmss.models.loading import load_tokenizer
 from wmss.records import Completion, Verdict
-from wmss.rounds.job import Checkpoint, Engines, Job, Journal
+from wmss.rounds.job import Checkpoint, Job, Journal, SamplingEngines
 from wmss.rounds.rollouts import Rollout, read_rollouts, shard_path, write_rollouts
 from wmss.rounds.task_files import TaskFile
 from wmss.scoring.interfaces import Sampling
@@ -41,7 +41,7 @@ class Panel:
     def __init__(
         self,
         job: Job,
-        engines: Engines,
+        engines: SamplingEngines,
         journal: Journal,
         knobs: SelfImprovementConfig,
         *,

@@ -25,8 +25,10 @@ from wmss.rounds.phases import score_phases
 from wmss.rounds.preflight import Findings, examine_scores
 from wmss.rounds.scores import Scores, tell_scores
 from wmss.scoring import torch_scorer, vllm_families, vllm_scorer
-from wmss.scoring.interfaces import Progress, Scorer
+from wmss.scoring.interfaces import Progress, Sampler, Scorer
 from wmss.scoring.tables import EntropyTable, check_comparable
+from wmss.scoring.torch_sampler import TorchSampler
+from wmss.scoring.vllm_sampler import VllmSampler
 
 DType = Literal["float32", "bfloat16"]
 
@@ -135,6 +137,16 @@ class InProcess:
                 dtype=getattr(torch, self.dtype),
                 device=vllm_scorer.device_here(),
                 keep_states=keep_states,
+            )
+
+    @contextlib.contextmanager
+    def sampler(self, checkpoint: Path, *, max_length: int) -> Iterator[Sampler]:
+        """What draws responses; vLLM's keeps its memory until the process ends."""
+        if self.engine == "vllm":
+            yield VllmSampler(checkpoint, max_length=max_length, dtype=self.dtype)
+        else:
+            yield TorchSampler(
+                max_length=max_length, dtype=getattr(torch, self.dtype), device=vllm_scorer.device_here()
             )
 
     def provenance(self) -> dict[str, Any]:
