@@ -51,7 +51,7 @@ def test_pilot_outlook_and_recommendation(plan, job):
     assert num_sampled == 64 and rate == f"{num_accepted / 64:.1%}"
     low, high = map(float, interval.split("-"))
     assert low < 100 * num_accepted / 64 < high
-    assert len(re.findall(r"^(?:passed|failed)  ", said, flags=re.M)) == 3
+    assert len(re.findall(r"^(?:passed|failed)  ", said, flags=re.M)) == 4
     assert len(cells(said, "acceptance_target*")) == 4 and len(cells(said, "best")) == 4
     assert "our reconstruction" in said and "10% left" in said
     assert cells(said, "V₊ of 512")[1] < cells(said, "V₊ of 1,024")[1]
