@@ -73,6 +73,14 @@ def test_a_known_difficulty_and_charts(plan, job, tmp_path):
     assert (tmp_path / "plan.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_policies_that_the_job_cannot_have_are_left_out_with_the_reason(plan, job):
+    file = job("rounds = 1")
+    file.write_text(file.read_text().replace("samples_per_round = 512", "samples_per_round = 128"))
+    said = plan(file, "--complexity", 30)
+    assert "left out: acceptance_target; a round is too small" in said
+    assert "left out: clock; 1 rounds are fewer than 2 levels" in said and "│ clock" not in said
+
+
 def test_a_pilot_that_accepts_nothing_says_so_and_recommends_nothing(plan, job, tmp_path):
     file = job(verifier='{type = "regex", pattern = "= (.*)"}')
     said = plan(file)
