@@ -172,6 +172,7 @@ def _outlook_lines(outlook: Outlook, pilot: Pilot, knobs: SelfImprovementConfig)
     ]
     if not outlook.cases:
         return lines
+    lines += [f"left out: {policy}; {why}" for policy, why in outlook.cases[0].forecast.left_out.items()]
     lines.append(
         f"Acceptance of the hardest level after {knobs.rounds} rounds of {knobs.samples_per_round:,} responses, "
         "simulated (mean, and what 90 % of the runs lie between); * the job's policy. V₊ is the ceiling of a level "

@@ -184,3 +184,4 @@ def _panel(axis: Any, policy: PolicyForecast) -> None:
     for (label, style), value in zip(labels, policy.points or (), strict=False):
         axis.axhline(value, color="black", linewidth=0.8, linestyle=style, label=label)
     axis.set(title=f"{policy.policy}: {policy.end:.2f}", xlabel="round", ylim=(-0.02, 1.02))
+    axis.xaxis.get_major_locator().set_params(integer=True)

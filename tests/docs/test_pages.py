@@ -87,6 +87,14 @@ def test_the_rest_reference_has_every_field_of_rounds_and_every_filter_of_respon
     assert [name for name in sorted(names) if f"`{name}`" not in text] == []
 
 
+def test_kinds_of_a_union_are_told_by_the_type_that_names_them():
+    (verifier,) = [line for line in describe().splitlines() if line.startswith("| `verifier`")]
+    assert "[math](#mathverifier)" in verifier and "[final_value](#finalvalueverifier)" in verifier
+    assert verifier.split(" | ")[2] == "`final_value`"
+    (band,) = [line for line in describe().splitlines() if line.startswith("| `band`")]
+    assert "list of 2: number ≥ 0 ≤ 1" in band
+
+
 def test_every_knob_is_described():
     for line in describe().splitlines():
         if line.startswith("| `"):

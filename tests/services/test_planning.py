@@ -51,7 +51,7 @@ def test_pilot_outlook_and_recommendation(plan, job):
     assert num_sampled == 64 and rate == f"{num_accepted / 64:.1%}"
     low, high = map(float, interval.split("-"))
     assert low < 100 * num_accepted / 64 < high
-    assert len(re.findall(r"^(?:passed|failed)  ", said, flags=re.M)) == 3
+    assert len(re.findall(r"^(?:passed|failed)  ", said, flags=re.M)) == 4
     assert len(cells(said, "acceptance_target*")) == 4 and len(cells(said, "best")) == 4
     assert "our reconstruction" in said and "10% left" in said
     assert cells(said, "V₊ of 512")[1] < cells(said, "V₊ of 1,024")[1]
@@ -71,6 +71,14 @@ def test_a_known_difficulty_and_charts(plan, job, tmp_path):
     assert page.count("<svg") == 1 and page.count("<table>") == 2 and "<td>V₊ of 512</td>" in page
     plan(job(), "--out", tmp_path / "plan.png")
     assert (tmp_path / "plan.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_policies_that_the_job_cannot_have_are_left_out_with_the_reason(plan, job):
+    file = job("rounds = 1")
+    file.write_text(file.read_text().replace("samples_per_round = 512", "samples_per_round = 128"))
+    said = plan(file, "--complexity", 30)
+    assert "left out: acceptance_target; a round is too small" in said
+    assert "left out: clock; 1 rounds are fewer than 2 levels" in said and "│ clock" not in said
 
 
 def test_a_pilot_that_accepts_nothing_says_so_and_recommends_nothing(plan, job, tmp_path):

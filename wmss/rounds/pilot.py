@@ -125,7 +125,7 @@ def run_pilot(job: Job, engines: SamplingEngines, journal: Journal, *, num_promp
     return Pilot(
         levels=levels,
         gates=tuple(_gates(levels, knobs)),
-        alarms=tuple(_alarms(file, levels, judged)),
+        alarms=tuple(_alarms(file, judged)),
         samples_per_prompt=len(judged.rollouts) // len({rollout.line for rollout in judged.rollouts}),
         mean_tokens=float(np.mean([len(rollout.completion.token_ids) for rollout in rollouts])),
         seconds=seconds,
@@ -222,9 +222,22 @@ def _gates(levels: Sequence[PilotLevel], knobs: SelfImprovementConfig) -> Iterat
         "a model that ends its answers: what is cut is never learned from",
     )
 
+    disordered = [
+        f"level {harder.level} is accepted {harder.acceptance:.1%}, level {easier.level} {easier.acceptance:.1%}"
+        for easier, harder in pairwise(levels)
+        if harder.interval_90[0] > easier.interval_90[1]
+    ]
+    if len(levels) > 1:
+        yield Gate(
+            name="no level is surely easier than the one before it",
+            passed=not disordered,
+            found="; ".join(disordered) or "none",
+            remedy="number the levels by how hard they are for this model, or leave them out and set estimate_levels",
+        )
 
-def _alarms(file: TaskFile, levels: Sequence[PilotLevel], judged: Judged) -> Iterator[Alarm]:
-    """Those of a round, but for the one that a gate has in its place; and levels that do not get harder."""
+
+def _alarms(file: TaskFile, judged: Judged) -> Iterator[Alarm]:
+    """Those of a round, but for the one that a gate has in its place."""
     tasks = {task.line: task for task in file.tasks}
     seen = [
         (replace(tasks[rollout.line], level=rollout.level), rollout.text, verdict)
@@ -233,10 +246,3 @@ def _alarms(file: TaskFile, levels: Sequence[PilotLevel], judged: Judged) -> Ite
     yield from failure_alarms(seen)
     yield from acceptance_alarms(seen, fresh_levels={rollout.level for rollout in judged.rollouts})
     yield from constant_answer_alarms(seen)
-    for easier, harder in pairwise(levels):
-        if harder.interval_90[0] > easier.interval_90[1]:
-            message = (
-                f"level {harder.level} is accepted more often than level {easier.level}: number the levels by how hard "
-                "they are for this model, or leave them out and set estimate_levels"
-            )
-            yield Alarm("levels_out_of_order", message, {"levels": [easier.level, harder.level]})
