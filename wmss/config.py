@@ -456,6 +456,14 @@ class CurriculumConfig(Knobs):
     """Rounds without promotion after which the samples of a round are doubled, once."""
 
     @model_validator(mode="after")
+    def _no_unused_knob(self) -> Self:
+        if self.policy != "acceptance_target":
+            for name in ("target", "band", "probe_fraction", "replay_fraction", "patience"):
+                if getattr(self, name) != type(self).model_fields[name].default:
+                    raise ValueError(f"{name}: unused with policy {self.policy!r}, which measures nothing; remove it")
+        return self
+
+    @model_validator(mode="after")
     def _sensible_band(self) -> Self:
         low, high = self.band
         if self.probe_fraction + self.replay_fraction >= 1:
@@ -482,7 +490,8 @@ class AcceptConfig(Knobs):
     """Which of the responses found correct are learned from."""
 
     max_per_prompt: int | None = Field(default=None, ge=1, le=4096)
-    """Accepted responses per prompt and round; null = all. It corrects the tilt towards prompts already solved."""
+    """Accepted responses per prompt, over all rounds of the `window`; null = all. It corrects the tilt towards prompts
+    already solved."""
     deduplicate: Literal["off", "exact", "normalized"] = "normalized"
     """Of one prompt's equal responses keep one: not at all, by token ids, or by text without case and spaces too."""
     min_accepted: int = Field(default=64, ge=1, le=10**6)
@@ -505,7 +514,8 @@ class StopConfig(Knobs):
     max_hours: float | None = Field(default=None, gt=0, le=10_000)
     """Hours since the job began after which no round begins; null = no bound."""
     max_drop: float = Field(default=0.03, gt=0, lt=1)
-    """Fall of pass@k, or of pass@1 out of distribution, over two rounds in which pass@1 rose: the reversal guard."""
+    """Fall of pass@k, or of pass@1 out of distribution, over two rounds in which pass@1 rose, that ends a job unless
+    two standard errors are more: the reversal guard."""
 
 
 class WeakDrivenUpdate(Knobs):
@@ -517,6 +527,12 @@ class WeakDrivenUpdate(Knobs):
     """λ, the weight of the strong logits; 1 = plain maximum likelihood."""
     weak_update: Literal["joint", "frozen"] = "frozen"
     """Train the weak branch too, or hold it fixed."""
+
+    @model_validator(mode="after")
+    def _no_unused_knob(self) -> Self:
+        if self.when == "off" and (self.mixing_weight, self.weak_update) != (DEFAULT_MIXING_WEIGHT, "frozen"):
+            raise ValueError("mixing_weight, weak_update: unused with when 'off'; remove them, or set 'on_saturation'")
+        return self
 
 
 class SelfImprovementConfig(Knobs):
@@ -585,6 +601,13 @@ class SelfImprovementConfig(Knobs):
     def _no_unused_knob(self) -> Self:
         if self.hyperparameters.max_steps is not None:
             raise ValueError("hyperparameters.max_steps: unused with self_improvement; set steps_per_round")
+        if self.start_from == "restart" and self.weak_driven.when != "off":
+            raise ValueError(
+                "weak_driven: with start_from 'restart' the model of the round before would be the stronger one; use "
+                "'continue', or leave weak_driven off"
+            )
+        if self.sampling.temperature == 0 and self.estimate_levels is not None:
+            raise ValueError("estimate_levels: needs pass rates, and at temperature 0 all responses are the same")
         if self.steps_per_round is not None and self.hyperparameters.num_epochs != DEFAULT_EPOCHS:
             raise ValueError("hyperparameters.n_epochs: unused with steps_per_round; set that to null, or remove this")
         return self

@@ -53,11 +53,12 @@ class Run:
             curriculum=start(self.curriculum).to_dict(),
         )
 
-    def round(self, accepted, *rates, trained=True, hours=0.1, **scores):
+    def round(self, accepted, *rates, trained=True, hours=0.1, error=0.005, **scores):
         number = self.state.round + 1
         done = Round(
             levels=counts(*accepted) if isinstance(accepted, tuple) else counts(accepted),
             held_out=held_out(*rates, **scores),
+            errors=dict.fromkeys(range(1, len(rates) + 1), error),
             checkpoint={"checkpoint": f"round {number}"} if trained else None,
             hours=hours,
         )
@@ -145,7 +146,7 @@ def test_only_rounds_on_the_same_levels_are_read_together():
     assert len(run.state.outcomes) == 1 and run.state.active == (2,)
 
 
-@pytest.mark.parametrize("fallen", [{"pass_at_k": 0.8}, {"pass_at_k": 0.95, "ood": 0.2}])
+@pytest.mark.parametrize("fallen", [{"pass_at_k": 0.7}, {"pass_at_k": 0.95, "ood": 0.2}])
 def test_a_reversal_ends_the_job(fallen):
     run = Run()
     run.state = run.state.model_copy(update={"history": (held_out(0.5, pass_at_k=0.9, ood=0.4),)})
@@ -165,3 +166,54 @@ def test_budgets_end_the_job_before_the_round_that_would_exceed_them():
 def test_a_decision_reads_back_as_itself():
     found = Run().round(1000, 0.7)
     assert type(found).model_validate_json(found.model_dump_json()) == found
+
+
+def test_a_collapse_is_taken_back_however_little_was_accepted():
+    run = Run("acceptance_target", first=(0.5, 0.2))
+    run.round((1000, 400), 0.55, 0.25)
+    found = run.round((None, 60), 0.10, 0.01)
+    assert found.label == "regressed" and found.state.current == {"checkpoint": "round 1"}
+    assert found.state.standing.pass_at_1 == pytest.approx(0.4) and found.state.previous is None
+
+
+def test_what_fell_on_the_level_in_focus_and_rose_on_all_together_stays():
+    run = Run("hard_only", first=(0.3, 0.5))
+    found = run.round((None, 800), 0.6, 0.45)
+    assert found.label == "regressed" and found.stop is None
+    assert found.state.current == {"checkpoint": "round 1"} and found.state.learning_rate_factor == 1.0
+    assert run.round((None, 800), 0.8, 0.40).stop is None
+
+
+def test_by_acceptance_a_starved_level_is_left_for_an_easier_one():
+    run = Run("acceptance_target", first=(0.5, 0.2))
+    run.round((1800, 700), 0.9, 0.35)
+    assert run.state.curriculum["focus"] == 1
+    first = run.round((None, 50), 0.9, 0.35)
+    second = run.round((None, 50), 0.9, 0.35)
+    assert first.label == second.label == "starved" and second.stop is None
+    assert run.state.curriculum["focus"] == 0 and run.state.starved == 0
+
+
+def test_hard_to_easy_survives_a_level_that_accepts_nothing():
+    run = Run("hard_to_easy", first=(0.5, 0.0))
+    assert run.round((None, 0), 0.5, 0.0, trained=False).stop is None
+
+
+def test_a_round_that_trained_on_earlier_ones_is_not_stopped_for_accepting_nothing():
+    run = Run()
+    run.round(1000, 0.6)
+    assert run.round(0, 0.6).stop is None
+
+
+def test_a_fall_within_the_error_is_no_reversal():
+    run = Run()
+    run.state = run.state.model_copy(update={"history": (held_out(0.5, pass_at_k=0.9, ood=0.4),)})
+    run.round(1000, 0.6, pass_at_k=0.9, ood=0.4)
+    assert run.round(1200, 0.7, pass_at_k=0.84, ood=0.4).stop is None
+
+
+def test_models_that_were_taken_back_are_not_looked_back_at():
+    run = Run()
+    run.round(1000, 0.7)
+    run.round(1000, 0.5)
+    assert [one.pass_at_1 for one in run.state.history] == [0.5, 0.7] and run.state.standing_round == 1

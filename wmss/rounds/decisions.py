@@ -79,10 +79,15 @@ class HeldOut(_Record):
         """The same of pass@k."""
         return _mean([level.pass_at_k for level in self.levels])
 
-    def of(self, levels: Sequence[int]) -> tuple[float, float]:
-        """Pass@1 over some levels, and its standard error."""
-        chosen = [score for score in self.levels if score.level in levels]
-        return _mean([s.pass_at_1 for s in chosen]), sum(s.standard_error**2 for s in chosen) ** 0.5 / len(chosen)
+    @property
+    def pass_at_k_error(self) -> float:
+        """Its standard error, a share of tasks on every level."""
+        variances = [one.pass_at_k * (1 - one.pass_at_k) / one.num_tasks for one in self.levels]
+        return float(sum(variances) ** 0.5 / len(variances))
+
+    def of(self, levels: Sequence[int]) -> float:
+        """Pass@1 over some levels."""
+        return _mean([score.pass_at_1 for score in self.levels if score.level in levels])
 
 
 class Best(_Record):
@@ -113,8 +118,10 @@ class LoopState(_Record):
     previous: dict[str, Any] | None = None
     """The one of the round before: the weak model of an update on mixed logits."""
     best: Best
+    standing_round: int = 0
+    """The round it comes from; 0 = the start model."""
     history: tuple[HeldOut, ...]
-    """Of the start model and of every round's."""
+    """Of the start model and of the rounds whose models were kept, oldest first."""
     curriculum: dict[str, Any]
     outcomes: tuple[dict[str, Any], ...] = ()
     """What the feedback loop is read from: rounds in a row on the same levels."""
@@ -150,6 +157,8 @@ class Round(_Record):
 
     levels: tuple[LevelCount, ...]
     held_out: HeldOut
+    errors: dict[int, float]
+    """By level, the standard error of the change of pass@1 since the model that the round began with, task by task."""
     checkpoint: dict[str, Any] | None
     """The trained one; null where too few responses were accepted to train on."""
     hours: float
@@ -180,12 +189,13 @@ def decide(knobs: SelfImprovementConfig, curriculum: Curriculum, state: LoopStat
         else classify(outcomes, min_gain=knobs.stop.min_gain, min_accepted=knobs.accept.min_accepted)
     )
     label: Label = "starved" if reading is None else reading.label
+    # What fell on the levels in focus may have risen on all together, by which models are chosen: it stays then.
+    taken_back = label == "regressed" and done.held_out.pass_at_1 <= state.standing.pass_at_1
     levels = _observed(knobs, curriculum, state, done, label)
-    after = _with_model(state, done, label)
+    after = _with_model(state, done, taken_back=taken_back)
     after = _counted(after, label, same_levels=done.active == state.active).model_copy(
         update={
             "round": state.round + 1,
-            "history": (*state.history, done.held_out),
             "curriculum": levels.to_dict(),
             # A round that did not train says nothing of how training goes.
             "outcomes": tuple(asdict(each) for each in (outcomes[:-1] if reading is None else outcomes)),
@@ -193,9 +203,9 @@ def decide(knobs: SelfImprovementConfig, curriculum: Curriculum, state: LoopStat
             "num_sampled": state.num_sampled + sum(level.num_sampled for level in done.levels),
         }
     )
-    moved = levels.focus != LevelState.from_dict(state.curriculum).focus
-    if label == "saturated" and moved:
-        after = after.model_copy(update={"saturated": 0})
+    earlier = LevelState.from_dict(state.curriculum)
+    if (levels.focus, levels.budget_factor) != (earlier.focus, earlier.budget_factor):
+        after = after.model_copy(update={"saturated": 0, "starved": 0})  # the next round is another experiment
     stop = _stop(knobs, curriculum, after, levels, done, reading)
     if stop is not None and stop.code == "saturated" and _may_turn_weak_driven(knobs, after):
         stop, after = None, after.model_copy(update={"weak_driven": True, "saturated": 0})
@@ -203,7 +213,7 @@ def decide(knobs: SelfImprovementConfig, curriculum: Curriculum, state: LoopStat
         round=after.round,
         label=label,
         reading=None if reading is None else asdict(reading),
-        reason=f"{_REASONS[label]}; {levels.reason}",
+        reason=f"{_REASONS[label]}{' and it is taken back' if taken_back else ''}; {levels.reason}",
         stop=stop,
         levels=done.levels,
         held_out=done.held_out,
@@ -213,15 +223,13 @@ def decide(knobs: SelfImprovementConfig, curriculum: Curriculum, state: LoopStat
 
 def _outcomes(state: LoopState, done: Round) -> list[RoundOutcome]:
     """The rounds in a row that were about the same levels, this one included: their difficulty is one number."""
-    before, _ = state.standing.of(done.active)
-    after, error = done.held_out.of(done.active)
     active = [level for level in done.levels if level.level in done.active]
     latest = RoundOutcome(
         num_sampled=sum(level.num_sampled for level in active),
         num_accepted=sum(level.num_accepted for level in active),
-        score_before=before,
-        score_after=after,
-        standard_error=error,
+        score_before=state.standing.of(done.active),
+        score_after=done.held_out.of(done.active),
+        standard_error=sum(done.errors[level] ** 2 for level in done.active) ** 0.5 / len(done.active),
     )
     earlier = [RoundOutcome(**each) for each in state.outcomes] if state.active == done.active else []
     return [*earlier, latest]
@@ -236,24 +244,35 @@ def _observed(
     return observe(curriculum, LevelState.from_dict(state.curriculum), counts, promote=promote)
 
 
-def _with_model(state: LoopState, done: Round, label: Label) -> LoopState:
-    """The model that the next round samples from: the new one, or the best one so far where the new one is worse."""
+def _with_model(state: LoopState, done: Round, *, taken_back: bool) -> LoopState:
+    """The model that the next round samples from: the new one, or the best one so far where it is taken back."""
     if done.checkpoint is None:
         return state
     trained = state.model_copy(update={"trained_rounds": state.trained_rounds + 1})
     if done.held_out.pass_at_1 > state.best.held_out.pass_at_1:
         best = Best(round=state.round + 1, held_out=done.held_out, checkpoint=done.checkpoint)
         trained = trained.model_copy(update={"best": best})
-    if label == "regressed":
+    if taken_back:
         return trained.model_copy(
             update={
                 "current": trained.best.checkpoint,
                 "standing": trained.best.held_out,
+                "standing_round": trained.best.round,
+                # The one before the best is not known any more, and a model is no weak one of itself.
+                "previous": None,
                 "regressions": state.regressions + 1,
                 "learning_rate_factor": state.learning_rate_factor / 2,
             }
         )
-    return trained.model_copy(update={"current": done.checkpoint, "standing": done.held_out, "previous": state.current})
+    return trained.model_copy(
+        update={
+            "current": done.checkpoint,
+            "standing": done.held_out,
+            "standing_round": state.round + 1,
+            "previous": state.current,
+            "history": (*state.history, done.held_out),
+        }
+    )
 
 
 def _counted(state: LoopState, label: Label, *, same_levels: bool) -> LoopState:
@@ -272,7 +291,8 @@ def _stop(
     reading: Reading | None,
 ) -> Stop | None:
     """Why no round follows, the most telling reason first; None if one does."""
-    if sum(level.num_accepted for level in done.levels) == 0:
+    nothing = done.checkpoint is None and sum(level.num_accepted for level in done.levels) == 0
+    if nothing and not _easier_to_come(curriculum, state):
         num_sampled = sum(level.num_sampled for level in done.levels)
         message = (
             f"none of the round's {num_sampled} responses was accepted: look at the verdicts' reasons; the verifier "
@@ -284,7 +304,9 @@ def _stop(
     fallen = _reversal(knobs, state)
     if fallen is not None:
         return Stop(code="reversal", message=fallen)
-    if levels.starved or (state.starved >= knobs.stop.patience and not _easier_to_come(curriculum, state)):
+    # By acceptance, the curriculum has its own remedies: an easier level, then twice the samples.
+    waits = curriculum.policy == "acceptance_target" or _easier_to_come(curriculum, state)
+    if levels.starved or (state.starved >= knobs.stop.patience and not waits):
         message = (
             f"starved ({levels.reason}): too few responses are accepted for acceptance to lift itself; take easier "
             f"levels, raise samples_per_round above {knobs.samples_per_round}, or learn from more rounds "
@@ -313,11 +335,14 @@ def _reversal(knobs: SelfImprovementConfig, state: LoopState) -> str | None:
     before, now = state.history[-1 - REVERSAL_ROUNDS], state.history[-1]
     if now.pass_at_1 <= before.pass_at_1:
         return None
-    falls = {f"pass@{now.samples_per_task}": before.pass_at_k - now.pass_at_k}
-    if before.out_of_distribution is not None and now.out_of_distribution is not None:
-        falls["pass@1 out of distribution"] = before.out_of_distribution.pass_at_1 - now.out_of_distribution.pass_at_1
-    for name, fall in falls.items():
-        if fall > knobs.stop.max_drop:
+    error = (before.pass_at_k_error**2 + now.pass_at_k_error**2) ** 0.5
+    falls = {f"pass@{now.samples_per_task}": (before.pass_at_k - now.pass_at_k, error)}
+    old, new = before.out_of_distribution, now.out_of_distribution
+    if old is not None and new is not None:
+        error = (old.standard_error**2 + new.standard_error**2) ** 0.5
+        falls["pass@1 out of distribution"] = (old.pass_at_1 - new.pass_at_1, error)
+    for name, (fall, error) in falls.items():
+        if fall > max(knobs.stop.max_drop, 2 * error):
             return (
                 f"{name} fell by {fall:.3f} over {REVERSAL_ROUNDS} rounds while pass@1 rose: the model sharpens on "
                 "what it can do; raise sampling.temperature, lower accept.max_per_prompt, or stop here"

@@ -23,20 +23,21 @@ from wmss.core.difficulty import level_at, levels_of, lowest_rates
 from wmss.core.levels import Curriculum, LevelState, plan_round, start
 from wmss.core.selection import Candidate, Key, manifest_digest, select
 from wmss.data.tokenization import save_tokenized
-from wmss.errors import TrainingError, raise_all
+from wmss.errors import DataError, TrainingError, raise_all
 from wmss.records import Split, TokenizedSample, Verdict
 from wmss.rounds import messages
 from wmss.rounds.decisions import Best, Decision, HeldOut, LoopState, Round, decide
 from wmss.rounds.export import export_result
 from wmss.rounds.improvement_report import improvement_warnings
 from wmss.rounds.job import Artifacts, Checkpoint, Engines, Job, Journal, once
-from wmss.rounds.judging import Judged, level_counts, pass_rates, refuse_hopeless, scores, test_scores
+from wmss.rounds.judging import Judged, change_errors, level_counts, pass_rates, refuse_hopeless, scores, test_scores
 from wmss.rounds.phases import IMPROVEMENT_ROUND, in_round, phases_of
 from wmss.rounds.preflight import examine
 from wmss.rounds.responses import Panel, Wanted
 from wmss.rounds.rollouts import Rollout, read_judged, read_rollouts, shards_in, write_judged
-from wmss.rounds.task_files import TaskFiles, read_task_files
+from wmss.rounds.task_files import TaskFile, TaskFiles, read_task_files
 from wmss.rounds.training import train_phase
+from wmss.scoring.rollouts import sample_seed
 from wmss.training.run import TrainingRun
 from wmss.verifiers.audit import round_alarms
 
@@ -125,7 +126,7 @@ class _Loop:
         levels = None
         held_out_file = self._files.held_out
         if self.knobs.estimate_levels is not None:
-            levels = self._estimated_levels(base, judged, self.knobs.estimate_levels)
+            levels = self._estimated_levels(base, self.knobs.estimate_levels)
             held_out_file = held_out_file.with_levels(levels["held_out"])
         held_out = scores(judged, held_out_file, samples_per_task=self.knobs.evaluation_samples)
         state = LoopState(
@@ -210,7 +211,7 @@ class _Loop:
                 candidates[key] = _candidate(key, rollout, accepted), rollout
         chosen = select(
             (candidate for candidate, _ in candidates.values()),
-            seed=self.job.spec.seed + number,
+            seed=self._seed(number),
             deduplicate=accept.deduplicate,
             max_per_prompt=accept.max_per_prompt,
             max_level_share=accept.max_level_share,
@@ -255,7 +256,7 @@ class _Loop:
             num_epochs=epochs,
             hyperparameters=knobs.hyperparameters.model_copy(update=changed),
             parallelism=self.job.spec.resources.parallelism,
-            seed=self.job.spec.seed + number,
+            seed=self._seed(number),
             checkpoint_every=self.job.spec.checkpointing.every_steps,
         )
         if state.weak_driven and state.previous is not None:
@@ -272,14 +273,20 @@ class _Loop:
     def evaluate(self, phase: str, state: LoopState, trained: Artifacts) -> Artifacts:
         """How good the new model is on the held-out tasks; one that did not change is not asked again."""
         if trained["checkpoint"] is None:
-            return {"held_out": state.standing.model_dump(mode="json")}
+            return {"held_out": state.standing.model_dump(mode="json"), "errors": None}
         folder = self._folder(state.round + 1) / "held_out"
         judged = self._judged_held_out(phase, Checkpoint.read(trained), folder, ("validation", "ood"))
         held_out = scores(judged, self._files.held_out, samples_per_task=self.knobs.evaluation_samples)
+        standing = state.standing_round
+        before = Judged(*read_judged(_table_of(self._folder(standing or "pilot") / "held_out")))
+        errors = change_errors(pass_rates(before), pass_rates(judged), self._files.held_out)
         self.journal.event(
             messages.stands(f"the model of round {state.round + 1}", held_out), data=held_out.model_dump()
         )
-        return {"held_out": held_out.model_dump(mode="json")}
+        return {
+            "held_out": held_out.model_dump(mode="json"),
+            "errors": [[level, error] for level, error in errors.items()],
+        }
 
     def decide(self, state: LoopState, selected: Artifacts, trained: Artifacts, judged: Artifacts) -> Artifacts:
         """How the round went, and what comes next."""
@@ -287,6 +294,10 @@ class _Loop:
         done = Round(
             levels=level_counts(self._judged(state.round + 1), selected["levels"], len(held_out.levels)),
             held_out=held_out,
+            # Without training nothing can have changed.
+            errors={level.level: 0.0 for level in held_out.levels}
+            if judged["errors"] is None
+            else dict(judged["errors"]),
             checkpoint=None if trained["checkpoint"] is None else trained,
             hours=(time.time() - self._recorded("pilot")["began_at"]) / 3600,
         )
@@ -317,21 +328,35 @@ class _Loop:
         self.journal.event(messages.tested(results), data=results)
         return {"results": results}
 
-    def _estimated_levels(self, base: Checkpoint, held_out: Judged, num_levels: int) -> Artifacts:
+    def _estimated_levels(self, base: Checkpoint, num_levels: int) -> Artifacts:
         """Levels of all tasks from the start model's pass rates; held-out ones take that of equally hard training
-        tasks."""
-        file = self._files.training
+        tasks.
+
+        These responses serve nothing else: a score from those that sorted the tasks would flatter the easy levels.
+        """
+        rates = self._pilot_rates(base, self._files.training, "training")
+        found = levels_of(rates, num_levels)
+        lowest = lowest_rates(rates, found)
+        of_held_out = [level_at(rate, lowest) for rate in self._pilot_rates(base, self._files.held_out, "sorting")]
+        self.journal.event(messages.levels_estimated(found.tolist(), lowest, num_levels))
+        tasks = self._files.held_out.tasks
+        judged = {level for task, level in zip(tasks, of_held_out, strict=True) if task.split == "validation"}
+        unjudged = sorted(set(found.tolist()) - judged)
+        if unjudged:
+            raise DataError(
+                f"validation_file: no held-out task is as hard as the estimated level {unjudged[0]} of {max(found)}; "
+                "add held-out tasks like those of the training file, or lower estimate_levels",
+                param="validation_file",
+            )
+        return {"training": found.tolist(), "held_out": of_held_out}
+
+    def _pilot_rates(self, base: Checkpoint, file: TaskFile, name: str) -> list[float]:
+        """Pass rate of every task of a file under the start model."""
         wanted = [Wanted(i, 0, "pilot", sample) for i in range(len(file.tasks)) for sample in range(PILOT_SAMPLES)]
-        folder = self._folder("pilot") / "training"
+        folder = self._folder("pilot") / name
         rollouts = self._panel.ask("pilot", file, wanted, base, round=PILOT, folder=folder)
         rates = pass_rates(Judged(rollouts, self._panel.judge("pilot", file, rollouts)))
-        found = levels_of([rates[task.line] for task in file.tasks], num_levels)
-        lowest = lowest_rates([rates[task.line] for task in file.tasks], found)
-        judged = pass_rates(held_out)
-        # Rows of the split `test` are asked at the end only: their level says nothing and is that of the hardest.
-        of_held_out = [level_at(judged.get(task.line, 0.0), lowest) for task in self._files.held_out.tasks]
-        self.journal.event(messages.levels_estimated(found.tolist(), lowest, num_levels))
-        return {"training": found.tolist(), "held_out": of_held_out}
+        return [rates[task.line] for task in file.tasks]
 
     def _judged_held_out(self, phase: str, model: Checkpoint, folder: Path, splits: Sequence[Split]) -> Judged:
         """Responses of a model to the held-out tasks of some splits; the purpose of each is its split."""
@@ -343,7 +368,9 @@ class _Loop:
             for sample in range(self.knobs.evaluation_samples)
         ]
         rollouts = self._panel.ask(phase, file, wanted, model, round=HELD_OUT, folder=folder)
-        return Judged(rollouts, self._panel.judge(phase, file, rollouts))
+        judged = Judged(rollouts, self._panel.judge(phase, file, rollouts))
+        write_judged(judged.rollouts, judged.verdicts, _table_of(folder))
+        return judged
 
     def _judged(self, number: int) -> Judged:
         """The responses of a round that is verified."""
@@ -430,6 +457,10 @@ class _Loop:
         file = self._files_read.training
         return {task.line: prompt for task, prompt in zip(file.tasks, file.prompts, strict=True)}
 
+    def _seed(self, number: int) -> int:
+        """Of a round's selection and training. Hashed: jobs with neighbouring seeds share no round's."""
+        return sample_seed(self.job.spec.seed, number, 0, 0) % 2**32
+
     def _folder(self, part: int | str) -> Path:
         """Where the files of a round, or of another phase, lie."""
         return self.job.folder / (part if isinstance(part, str) else f"round-{part:03d}")
@@ -441,6 +472,11 @@ class _Loop:
 
     def _done(self, phase: str, seconds: float) -> str:
         return messages.phase_done(phases_of(self.job.spec), phase, seconds)
+
+
+def _table_of(folder: Path) -> Path:
+    """Where the judged responses lie whose shards are in a folder."""
+    return folder.with_suffix(".parquet")
 
 
 def _candidate(key: Key, rollout: Rollout, accepted: bool) -> Candidate:

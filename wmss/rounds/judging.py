@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from wmss.core.estimators import wilson_interval
 from wmss.core.selection import normalized
@@ -13,6 +14,8 @@ from wmss.records import Split, Verdict
 from wmss.rounds.decisions import HeldOut, LevelCount, LevelScore
 from wmss.rounds.rollouts import Rollout
 from wmss.rounds.task_files import TaskFile
+
+FloatArray = npt.NDArray[np.float64]
 
 TRIVIAL = 0.98
 """Acceptance of every level above which there is nothing to learn, or the verifier accepts everything."""
@@ -48,14 +51,35 @@ def pass_rates(judged: Judged) -> dict[int, float]:
 def score(rates: Sequence[float], *, level: int) -> LevelScore:
     """Score of a level from the pass rates of its tasks, at least one."""
     found = np.asarray(rates)
-    error = float(found.std(ddof=1) / len(found) ** 0.5) if len(found) > 1 else 0.5
     return LevelScore(
         level=level,
         num_tasks=len(found),
         pass_at_1=float(found.mean()),
-        standard_error=error,
+        standard_error=_mean_error(found, found.mean()),
         pass_at_k=float((found > 0).mean()),
     )
+
+
+def _mean_error(values: FloatArray, share: float) -> float:
+    """Standard error of the mean of one value a task. Tasks that all agree still say no more than their number can:
+    the error is at least that of a share one response away from theirs."""
+    smoothed = (share * len(values) + 0.5) / (len(values) + 1)
+    floor = min(smoothed, 1 - smoothed) / len(values) ** 0.5
+    spread = values.std(ddof=1) if len(values) > 1 else 0.5
+    return float(max(spread / len(values) ** 0.5, floor))
+
+
+def change_errors(before: Mapping[int, float], after: Mapping[int, float], file: TaskFile) -> dict[int, float]:
+    """Standard error of the change of pass@1 by level, from the pass rates {line: rate} of two models on the same
+    validation tasks: what tasks differ in cancels out."""
+    differences: dict[int, list[float]] = defaultdict(list)
+    rates: dict[int, list[float]] = defaultdict(list)
+    for task in file.tasks:
+        if task.split == "validation":
+            assert task.level is not None
+            differences[task.level].append(after[task.line] - before[task.line])
+            rates[task.level].append(after[task.line])
+    return {level: _mean_error(np.asarray(found), float(np.mean(rates[level]))) for level, found in differences.items()}
 
 
 def scores(judged: Judged, file: TaskFile, *, samples_per_task: int) -> HeldOut:

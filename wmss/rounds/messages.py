@@ -213,7 +213,7 @@ def selected(number: int, counts: Mapping[str, int]) -> str:
 def too_few(phase: str, num_selected: int, needed: int) -> str:
     """That a round does not train."""
     return (
-        f"{phase}: {num_selected} accepted responses are fewer than min_accepted ({needed}), so nothing is trained: "
+        f"{phase}: {num_selected} selected responses are fewer than min_accepted ({needed}), so nothing is trained: "
         "the model would learn a handful of lucky samples by heart; they are kept"
     )
 

@@ -108,9 +108,10 @@ def _check_levels(knobs: SelfImprovementConfig, files: TaskFiles) -> None:
     """That every level can be asked, and judged by."""
     levels = files.training.levels
     if knobs.estimate_levels is not None:
-        if levels:
+        named = "training_file" if levels else "validation_file" if files.held_out.levels else None
+        if named is not None:
             raise ConfigError(
-                "estimate_levels: the rows of training_file name their levels; leave this null, or their levels out",
+                f"estimate_levels: the rows of {named} name their levels; leave this null, or their levels out",
                 param=f"{METHOD}.estimate_levels",
             )
         _check_groups(knobs, knobs.estimate_levels)

@@ -33,8 +33,8 @@ MIN_SPREAD = 0.1
 class RoundOutcome:
     """One round: responses sampled and accepted, and the held-out score before and after learning from them.
 
-    Scores are rates in [0, 1]; `standard_error` is that of `score_after` (clustered by prompt where a prompt has
-    several responses). `num_accepted` is what the model was trained on.
+    Scores are rates in [0, 1]; `standard_error` is that of their difference (of differences task by task, where both
+    models answered the same tasks). `num_accepted` counts accepted responses, before any selection among them.
     """
 
     num_sampled: int
@@ -87,8 +87,8 @@ def classify(
 ) -> Reading:
     """The state of a run after the rounds so far, oldest first.
 
-    In this order: *starved* with fewer than `min_accepted` accepted; *regressed* or *improving* if the score moved by
-    more than two standard errors (and, upwards, by `min_gain`); *starved* on the unstable side of the recursion, where
+    In this order: *regressed* or *improving* if the score moved by more than two standard errors (and, upwards, by
+    `min_gain`); *starved* with fewer than `min_accepted` accepted, or on the unstable side of the recursion, where
     acceptance cannot lift itself (below √c for α = 1); *saturated* if the recursion has a ceiling and gives less than
     `min_gain` for the next round; else *flat*.
 
@@ -127,13 +127,11 @@ def classify(
 
 def _label(latest: RoundOutcome, min_gain: float, min_accepted: int, unstable: bool, can_saturate: bool) -> Label:
     gain = latest.score_after - latest.score_before
-    if latest.num_accepted < min_accepted:
-        return "starved"
     if gain < -2 * latest.standard_error:
         return "regressed"
     if gain > max(min_gain, 2 * latest.standard_error):
         return "improving"
-    if unstable:
+    if unstable or latest.num_accepted < min_accepted:
         return "starved"
     return "saturated" if can_saturate else "flat"
 
