@@ -300,3 +300,29 @@ def test_every_knob_has_help_and_is_read_somewhere():
     assert not [name for name, text in knobs.items() if not text]
     # `metadata` is the caller's own: it is stored and filtered on as JSON, never interpreted.
     assert not [name for name in knobs if name not in read | {"metadata"}]
+
+
+@pytest.mark.parametrize(
+    ("knobs", "field"),
+    [
+        ({"curriculum": {"policy": "clock", "target": 0.5}}, "target"),
+        ({"curriculum": {"policy": "uniform", "patience": 5}}, "patience"),
+        ({"curriculum": {"band": [0.5, 0.6]}}, "band"),
+        ({"curriculum": {"probe_fraction": 0.5, "replay_fraction": 0.5}}, "probe_fraction"),
+        ({"weak_driven": {"mixing_weight": 0.7}}, "mixing_weight"),
+        ({"weak_driven": {"when": "on_saturation"}, "start_from": "restart"}, "weak_driven"),
+        ({"samples_per_round": 10, "samples_per_prompt": 4, "accept": {"min_accepted": 1}}, "samples_per_round"),
+        ({"accept": {"max_per_prompt": 9}}, "max_per_prompt"),
+        ({"accept": {"min_accepted": 5000}}, "min_accepted"),
+        ({"sampling": {"temperature": 0}}, "temperature"),
+        ({"stop": {"max_samples": 10}}, "max_samples"),
+        ({"hyperparameters": {"max_steps": 10}}, "max_steps"),
+        ({"hyperparameters": {"n_epochs": 2}}, "n_epochs"),
+    ],
+)
+def test_knobs_of_self_improvement_that_contradict_or_nobody_reads_are_refused(knobs, field):
+    body = {"model": "m", "training_file": "t", "validation_file": "v"}
+    with pytest.raises(ConfigError, match=field):
+        parse_job(body | {"method": {"type": "self_improvement", "self_improvement": knobs}})
+    with pytest.raises(ConfigError, match="validation_file: required with self_improvement"):
+        parse_job({"model": "m", "training_file": "t", "method": {"type": "self_improvement"}})

@@ -67,6 +67,11 @@ def echo_base(tmp_path_factory):
 rows = echo.make_tasks
 
 
+def bare(num, seed):
+    """Rows without levels."""
+    return [{key: value for key, value in task.items() if key != "level"} for task in rows(num, seed=seed)]
+
+
 def write(path, tasks):
     path.write_text("".join(json.dumps(task) + "\n" for task in tasks))
     return path
@@ -184,13 +189,10 @@ def test_shards_on_disk_are_not_drawn_again(make, monkeypatch):
 
 
 def test_levels_are_estimated_from_the_start_models_pass_rates(make):
-    def without_level(tasks):
-        return [{key: value for key, value in task.items() if key != "level"} for task in tasks]
-
     job_rows = rows(40, seed=1)
     job = make(
-        training=without_level(job_rows),
-        held_out=without_level(rows(24, seed=2)),
+        training=bare(40, 1),
+        held_out=bare(24, 2),
         estimate_levels=2,
         rounds=2,
     )
@@ -254,6 +256,17 @@ def test_lora_and_restart(make):
         ({"held_out": rows(8, seed=1)}, DataError, "expected prompts that are not trained on, got 8"),
         ({"estimate_levels": 2}, ConfigError, "estimate_levels: the rows of training_file name their levels"),
         ({"samples_per_round": 4, "samples_per_prompt": 4}, ConfigError, "fewer than the 2 levels"),
+        (
+            {
+                "training": bare(20, 1),
+                "held_out": bare(2, 2),
+                "estimate_levels": 5,
+                "curriculum": {"policy": "uniform"},
+            },
+            DataError,
+            "no held-out task is as hard",
+        ),
+        ({"training": bare(20, 1), "estimate_levels": 2}, ConfigError, "the rows of validation_file name their levels"),
         ({"rounds": 1}, ConfigError, "rounds: expected at least 2, one for each level"),
         ({"sampling": {"max_new_tokens": 32}}, ConfigError, "max_new_tokens: expected less than max_length"),
         ({"sampling": {"max_new_tokens": 28}}, DataError, "expected a prompt of at most 4 tokens"),

@@ -55,31 +55,29 @@ def score(rates: Sequence[float], *, level: int) -> LevelScore:
         level=level,
         num_tasks=len(found),
         pass_at_1=float(found.mean()),
-        standard_error=_mean_error(found, found.mean()),
+        standard_error=_mean_error(found),
         pass_at_k=float((found > 0).mean()),
     )
 
 
-def _mean_error(values: FloatArray, share: float) -> float:
-    """Standard error of the mean of one value a task. Tasks that all agree still say no more than their number can:
-    the error is at least that of a share one response away from theirs."""
-    smoothed = (share * len(values) + 0.5) / (len(values) + 1)
-    floor = min(smoothed, 1 - smoothed) / len(values) ** 0.5
+def _mean_error(values: FloatArray) -> float:
+    """Standard error of the mean of one value a task. Where all tasks agree, their number still allows another: the
+    error is at least that of a share of half a task."""
+    half = 0.5 / (len(values) + 1)
+    least = (half * (1 - half) / len(values)) ** 0.5
     spread = values.std(ddof=1) if len(values) > 1 else 0.5
-    return float(max(spread / len(values) ** 0.5, floor))
+    return float(max(spread / len(values) ** 0.5, least))
 
 
 def change_errors(before: Mapping[int, float], after: Mapping[int, float], file: TaskFile) -> dict[int, float]:
     """Standard error of the change of pass@1 by level, from the pass rates {line: rate} of two models on the same
     validation tasks: what tasks differ in cancels out."""
     differences: dict[int, list[float]] = defaultdict(list)
-    rates: dict[int, list[float]] = defaultdict(list)
     for task in file.tasks:
         if task.split == "validation":
             assert task.level is not None
             differences[task.level].append(after[task.line] - before[task.line])
-            rates[task.level].append(after[task.line])
-    return {level: _mean_error(np.asarray(found), float(np.mean(rates[level]))) for level, found in differences.items()}
+    return {level: _mean_error(np.asarray(found)) for level, found in differences.items()}
 
 
 def scores(judged: Judged, file: TaskFile, *, samples_per_task: int) -> HeldOut:
