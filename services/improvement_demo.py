@@ -28,7 +28,12 @@ SEED = 0
 NUM_LEVELS = 4
 NUM_TRAINING, NUM_VALIDATION, NUM_TEST = 2000, 60, 250
 """Tasks of each level."""
-ARMS: dict[str, CurriculumPolicy] = {"easy to hard": "clock", "mixture": "uniform", "hard only": "hard_only"}
+ARMS: dict[str, CurriculumPolicy] = {
+    "easy to hard": "clock",
+    "by acceptance": "acceptance_target",
+    "mixture": "uniform",
+    "hard only": "hard_only",
+}
 """Curriculum policy of each arm."""
 
 
@@ -46,8 +51,8 @@ class Setting:
 
 
 SETTINGS = (
-    Setting("few samples a round", 0.35, 192, 120, 6, ("easy to hard", "mixture", "hard only")),
-    Setting("many samples a round", 0.35, 768, 120, 6, ("easy to hard", "mixture")),
+    Setting("few responses a round", 0.35, 192, 100, 6, ("easy to hard", "mixture", "hard only")),
+    Setting("many responses a round", 0.35, 768, 120, 6, ("easy to hard", "by acceptance", "mixture")),
 )
 
 
