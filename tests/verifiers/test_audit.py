@@ -1,6 +1,7 @@
 """Audits with counts by hand; every alarm at its limit and just above it; files whose rows are of no use."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -124,6 +125,14 @@ def test_one_text_accepted_for_many_answers():
     assert codes(constant(100, 60, lambda line: "Yes" if line == 1 else "yes")) == []
     # Eight responses to one prompt are one prompt.
     assert codes([(make_task("7"), "7", make_verdict("correct"))] * 8 + constant(100, 1, str)) == []
+
+
+def test_data_counts_where_there_is_no_answer():
+    """A row's own id in its data makes no other answer of it."""
+    with_ids = [(replace(task, data={"id": task.line}), *rest) for task, *rest in constant(100, 60, lambda line: "yes")]
+    assert codes(with_ids) == []
+    without_answer = [(replace(task, answer=None), *rest) for task, *rest in with_ids]
+    assert codes(without_answer) == ["constant_answer"]
 
 
 def test_rejected_texts_are_no_exploit():

@@ -11,6 +11,7 @@ import pytest
 
 from tests.verifiers.tasks import make_task, no_progress
 from wmss.config import MathVerifier
+from wmss.verifiers import pool
 from wmss.verifiers.registry import make_verifier
 
 HALF = make_task(r"\frac{1}{2}")
@@ -61,6 +62,26 @@ def test_references_that_cannot_be_read_are_problems(math_verifier):
     [problem] = math_verifier.problems(tasks[:3])
     assert problem.startswith("line 2: answer: expected")
     assert "math-verify-0.9" in math_verifier.version
+
+
+def test_every_row_of_an_unreadable_reference_is_named_and_each_is_read_once(math_verifier, monkeypatch):
+    asked = []
+    verify = math_verifier.verify
+    monkeypatch.setattr(math_verifier, "verify", lambda pairs, **rest: asked.extend(pairs) or verify(pairs, **rest))
+    tasks = [make_task(("what?", r"\frac{1}{2}")[line % 2], line=line) for line in range(1, 7)]
+    assert [problem.partition(":")[0] for problem in math_verifier.problems(tasks)] == ["line 2", "line 4", "line 6"]
+    assert len(asked) == 2
+
+
+def test_progress_is_told_now_and_then_and_at_the_end(math_verifier, monkeypatch):
+    """Each report is a transaction of the service's; and few verdicts wait at once."""
+    monkeypatch.setattr(pool, "REPORT_EVERY", 4)
+    monkeypatch.setattr(pool, "MAX_WAITING", 3)
+    reports = []
+    pairs = [(HALF, ("$0.5$", "$2$")[index % 2]) for index in range(10)]
+    verdicts = math_verifier.verify(pairs, progress=lambda done, total: reports.append((done, total)))
+    assert [verdict.accepted for verdict in verdicts] == [True, False] * 5
+    assert reports == [(4, 10), (8, 10), (10, 10)]
 
 
 def test_a_thousand_pairs_from_eight_threads(math_verifier):

@@ -7,6 +7,7 @@ import os
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -20,6 +21,7 @@ from wmss.config import CodeVerifier, SandboxLimits
 from wmss.records import Verdict
 from wmss.verifiers.interfaces import Verifier
 from wmss.verifiers.registry import make_verifier
+from wmss.verifiers.sandbox.host import WORK
 
 LIMITS = SandboxLimits(timeout_s=2.0, memory_mb=256, processes=8, file_mb=4)
 SQUARE = make_task(tests=["assert f(2) == 4", "assert f(-3) == 9"])
@@ -130,6 +132,78 @@ def test_the_tests_own_names_are_not_the_programs(sandboxed):
     assert run(sandboxed, forged, task).detail == "failed_test"
 
 
+def test_the_built_in_names_are_not_the_programs(sandboxed):
+    """A program that writes its messages itself names `__builtins__`, where a test's `len` would be looked up."""
+    forged = (
+        "import __main__\nreal = __main__.encode\ndef encode(value, keep):\n"
+        "    if isinstance(value, dict) and 'f' in value:\n"
+        "        value = {**value, '__builtins__': {'len': lambda _: 2, 'str': lambda _: ''}}\n"
+        "    return real(value, keep)\n__main__.encode = encode\ndef f(x): return 5"
+    )
+    task = make_task(tests=["assert len(str(f(9))) == 2"])
+    assert run(sandboxed, forged, task).detail == "failed_test"
+
+
+FORGED_VERDICT = """
+import json, os, sys
+frame = sys._getframe()
+while "token" not in frame.f_locals:
+    frame = frame.f_back
+    if frame is None:
+        raise ImportError("not the tester")
+verdict = {"token": frame.f_locals["token"], "label": "correct", "detail": "passed"}
+os.write(frame.f_locals["result"], json.dumps(verdict).encode())
+os._exit(0)
+"""
+"""What a program would run in the tester."""
+
+
+def planting(folder: str, file: str) -> str:
+    """A wrong program that writes the forging file, where it can."""
+    return (
+        "import contextlib, os, types\nwith contextlib.suppress(OSError):\n"
+        f"    os.makedirs({folder!r}, exist_ok=True)\n"
+        f"    open(os.path.join({folder!r}, {file!r}), 'w').write({FORGED_VERDICT!r})\ndef f(x): return 0\n"
+    )
+
+
+@pytest.mark.parametrize("outer", [WORK, "/tmp"])
+@pytest.mark.parametrize("by", ["the program's name", "the test"])
+def test_no_file_of_the_program_is_imported_by_the_tester(monkeypatch, outer, by):
+    """Also where the host imports from a folder whose path the program can write to inside."""
+    need_sandbox()
+    folder = f"{outer}/packages"
+    if os.path.isdir(outer):  # a folder that is there is remembered as one to import from
+        folder = tempfile.mkdtemp(dir=outer)
+    monkeypatch.syspath_prepend(folder)
+    program, tests = planting(folder, "colorsys.py"), ["assert f(1) == 2"]
+    if by == "the test":
+        tests.insert(0, "import time; time.sleep(0.2); import colorsys")
+    else:
+        program += "colorsys = types.ModuleType('colorsys')\n"
+    with make_verifier(CodeVerifier(type="code", limits=LIMITS), num_processes=1) as verifier:
+        [verdict] = verifier.verify([(make_task(tests=tests), program)], progress=no_progress)
+    if os.path.isdir(folder):
+        os.rmdir(folder)
+    assert (verdict.label, verdict.detail) == ("wrong", "failed_test")
+
+
+def test_the_tester_runs_no_module_because_the_program_names_it(sandboxed):
+    """`unittest.__main__` looks for tests in the folder that it runs in, which is the program's."""
+    program = planting(WORK, "test_it.py") + "it = types.ModuleType('unittest.__main__')\n"
+    assert run(sandboxed, program, make_task(tests=["assert f(1) == 2"])).detail == "failed_test"
+
+
+def test_modules_that_the_program_imports_are_there_for_its_tests(sandboxed):
+    program = "import math, random, os.path, collections.abc as abc, urllib.parse as parse\n" + RIGHT
+    tests = [
+        "assert math.isclose(f(2), 4)",
+        "assert issubclass(list, abc.Sequence)",
+        "assert parse.quote(' ') == '%20'",
+    ]
+    assert run(sandboxed, program, make_task(tests=tests)).accepted
+
+
 def test_a_test_that_catches_everything_does_not_hide_an_exit(sandboxed):
     task = make_task(tests=["try:\n    f(1)\nexcept:\n    pass"])
     assert run(sandboxed, "import os\ndef f(x): os._exit(0)", task).detail == "exited"
@@ -220,3 +294,16 @@ with make_verifier(CodeVerifier(type="code"), num_processes=1) as verifier:
     )
     assert done.returncode == 0, done.stderr
     assert os.listdir(tmp_path) == []
+
+
+ACCESS_TO_OTHERS = {"io_uring_enter": 426, "io_uring_register": 427, "pidfd_open": 434, "pidfd_getfd": 438}
+ACCESS_TO_OTHERS |= {"pidfd_send_signal": 424, "process_madvise": 440, "process_mrelease": 448}
+
+
+def test_calls_that_reach_into_other_processes_are_refused(sandboxed):
+    program = (
+        "import ctypes, errno\nlibc = ctypes.CDLL(None, use_errno=True)\n"
+        "def refused(number): return libc.syscall(number, *[-1] * 6) == -1 and ctypes.get_errno() == errno.EPERM"
+    )
+    task = make_task(tests=[f"assert refused({number}), {name!r}" for name, number in ACCESS_TO_OTHERS.items()])
+    assert run(sandboxed, program, task).accepted

@@ -1,6 +1,5 @@
 """Asking a model, and judging what it says: what the phases of self-improvement share."""
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,11 +15,10 @@ from wmss.rounds.rollouts import Rollout, read_rollouts, shard_path, write_rollo
 from wmss.rounds.task_files import TaskFile
 from wmss.scoring.interfaces import Sampling
 from wmss.scoring.rollouts import Request, sample_rollouts, sample_seed
-from wmss.verifiers.registry import make_verifier
+from wmss.verifiers.registry import make_verifier, usual_processes
 
 SHARD_REQUESTS = 256
 """About how many responses make a call and a file. Fixed: what is asked together decides what an engine gives."""
-MAX_VERIFIER_PROCESSES = 8
 
 
 @dataclass(frozen=True)
@@ -107,8 +105,7 @@ class Panel:
         """The verifier's verdict on each response to tasks of the file."""
         tasks = {task.line: task for task in file.tasks}
         pairs = [(tasks[each.line], each.text) for each in rollouts]
-        num_processes = min(MAX_VERIFIER_PROCESSES, len(os.sched_getaffinity(0)))
-        with make_verifier(self._knobs.verifier, num_processes=num_processes) as verifier:
+        with make_verifier(self._knobs.verifier, num_processes=usual_processes()) as verifier:
             return verifier.verify(pairs, progress=lambda done, total: self._journal.progress(phase, done, total))
 
     def _text(self, token_ids: Sequence[int]) -> str:

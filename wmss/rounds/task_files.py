@@ -13,7 +13,7 @@ from wmss.data.tasks import read_tasks
 from wmss.errors import ConfigError, DataError, WmssError
 from wmss.models.loading import load_tokenizer
 from wmss.records import Split, Task
-from wmss.verifiers.registry import make_verifier
+from wmss.verifiers.registry import make_verifier, usual_processes
 
 METHOD = "method.self_improvement"
 MAX_SHOWN = 10
@@ -83,7 +83,7 @@ def read_task_files(spec: JobSpec, base: Path, training: Path, held_out: Path, *
 
 def verifier_problems(knobs: SelfImprovementConfig, files: TaskFiles) -> list[WmssError]:
     """Why the verifier could not judge these tasks here; empty if it can."""
-    with make_verifier(knobs.verifier, num_processes=1) as verifier:
+    with make_verifier(knobs.verifier, num_processes=usual_processes()) as verifier:
         refused = list(verifier.refusals())
         if refused:
             return refused

@@ -234,8 +234,10 @@ def constant_answer_alarms(judged: Sequence[Judged]) -> list[Alarm]:
 
 
 def _reference(task: Task) -> str:
-    """What the task is compared with, as one text."""
-    return json.dumps([(task.answer or "").strip().casefold(), task.data], sort_keys=True)
+    """What the task is compared with, as one text: its data may name the row, and counts only without an answer."""
+    if task.answer is not None:
+        return task.answer.strip().casefold()
+    return json.dumps(task.data, sort_keys=True)
 
 
 def _labelled_more_than(limit: float, judged: Sequence[Judged], labels: Collection[str]) -> dict[str, Any] | None:

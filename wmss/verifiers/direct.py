@@ -7,10 +7,7 @@ from typing import Self
 
 from wmss.errors import WmssError
 from wmss.records import Progress, Task, Verdict
-from wmss.verifiers.interfaces import CheckTask, Judge, row_problems
-
-REPORT_EVERY = 256
-"""Verdicts between two calls of `progress`."""
+from wmss.verifiers.interfaces import REPORT_EVERY, CheckTask, Judge, row_problems
 
 
 class DirectVerifier:

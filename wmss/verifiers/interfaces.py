@@ -11,6 +11,8 @@ from wmss.records import Label, Progress, Task, Verdict
 
 VERIFIER = "method.self_improvement.verifier"
 """The field that refusals speak of."""
+REPORT_EVERY = 256
+"""Verdicts between two calls of `progress`, each of which may be a transaction."""
 
 
 class Finding(NamedTuple):

@@ -12,8 +12,9 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict
+from itertools import islice
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -22,12 +23,14 @@ import wmss
 from wmss.config import Knobs
 from wmss.errors import WmssError
 from wmss.records import Progress, Task, Verdict
-from wmss.verifiers.interfaces import CheckTask, Finding, row_problems
+from wmss.verifiers.interfaces import REPORT_EVERY, CheckTask, Finding, row_problems
 
 START_TIMEOUT_S = 120.0
 """For a process to import its packages; seconds where the machine is idle."""
 ATTEMPTS = 2
 """Processes that may die over one response before it counts as their killer."""
+MAX_WAITING = 1024
+"""Responses handed to the threads at once: many for each, so that a slow one keeps none idle, however large a round."""
 
 
 class WorkerDied(Exception):
@@ -110,8 +113,8 @@ class PooledVerifier:
         maker: "module:function", which takes `config` as a dict and returns a `Judge`.
         timeout_s: time for one response, in seconds.
         check: what a task lacks, as far as can be told without a process.
-        read_by_worker: whether only a process can tell that a task's reference is of use; its judge says
-            `error`, `no_reference` where it is not.
+        read_by_worker: whether only a process can tell that a task's answer is of use, which must depend on nothing
+            else of the task; its judge says `error`, `no_reference` where it is not.
     """
 
     def __init__(
@@ -145,20 +148,27 @@ class PooledVerifier:
         if found:
             return found
         unread = [task for task in tasks if self._read_by_worker(task)]
-        verdicts = self.verify([(task, "") for task in unread], progress=lambda done, total: None)
+        one_of_each = {task.answer: task for task in unread}
+        verdicts = self.verify([(task, "") for task in one_of_each.values()], progress=lambda done, total: None)
+        of_answer = dict(zip(one_of_each, verdicts, strict=True))
         return [
-            f"line {task.line}: answer: expected something this verifier can read, got none ({verdict.detail}); "
-            "correct it, or leave this row out"
-            for task, verdict in zip(unread, verdicts, strict=True)
-            if verdict.label in ("error", "timeout")
+            f"line {task.line}: answer: expected something this verifier can read, got none "
+            f"({of_answer[task.answer].detail}); correct it, or leave this row out"
+            for task in unread
+            if of_answer[task.answer].label in ("error", "timeout")
         ]
 
     def verify(self, pairs: Sequence[tuple[Task, str]], *, progress: Progress) -> list[Verdict]:
-        futures = [self._threads.submit(self._verdict, task, response) for task, response in pairs]
-        verdicts = []
-        for future in futures:
-            verdicts.append(future.result())
-            progress(len(verdicts), len(pairs))
+        waiting: deque[Future[Verdict]] = deque()
+        rest = iter(pairs)
+        verdicts: list[Verdict] = []
+        while len(verdicts) < len(pairs):
+            for task, response in islice(rest, MAX_WAITING - len(waiting)):
+                waiting.append(self._threads.submit(self._verdict, task, response))
+            verdicts.append(waiting.popleft().result())
+            if len(verdicts) % REPORT_EVERY == 0:
+                progress(len(verdicts), len(pairs))
+        progress(len(pairs), len(pairs))
         return verdicts
 
     def _verdict(self, task: Task, response: str) -> Verdict:

@@ -1,5 +1,6 @@
 """Which verifier stands behind which configuration."""
 
+import os
 import platform
 from collections.abc import Callable
 from functools import partial
@@ -30,6 +31,8 @@ from wmss.verifiers.text import check_choice, judge_choice, judge_exact, refuse_
 REGEX_TIMEOUT_S = 5.0
 """For one response: a sound pattern takes far less than a millisecond."""
 
+MAX_PROCESSES = 8
+"""Of one job's verifier: the machine's other cores are its engines'."""
 SANDBOX_GRACE_S = 1.5
 """After which a sandbox that has not ended a response in its time is ended itself."""
 _PYTHON = f"python-{platform.python_version()}"
@@ -42,6 +45,11 @@ def make_verifier(config: VerifierConfig, *, num_processes: int) -> Verifier:
     code, python), which start when first needed.
     """
     return _MAKERS[type(config)](config, num_processes)
+
+
+def usual_processes() -> int:
+    """How many responses a job judges at once."""
+    return min(MAX_PROCESSES, len(os.sched_getaffinity(0)))
 
 
 def _final_value(config: FinalValueVerifier, num_processes: int) -> Verifier:

@@ -29,14 +29,15 @@ from wmss.config import SandboxLimits
 from wmss.verifiers.interfaces import Finding
 from wmss.verifiers.sandbox import guest as guest_program
 from wmss.verifiers.sandbox import kernel
-from wmss.verifiers.sandbox.tester import GuestProcess, Job, run
+from wmss.verifiers.sandbox.tester import GuestProcess, Job, import_nothing_from, run
 
 NOBODY = 65534
 """User and group inside; on the host too, where the service runs as root."""
 NEW_ROOT = "/proc"
 """Where the new root is put together: a folder that is everywhere and holds none of the files to be shown."""
-WORK = "/tmp"
-"""The one folder inside that can be written to."""
+WORK = "/sandbox"
+"""The one folder inside that can be written to. Not /tmp, below which interpreters, packages and checkouts may lie: the
+program could put others in their place."""
 MAX_OPEN_FILES = 64
 MAX_FILES = 4096
 MAX_VERDICT_BYTES = 4096
@@ -45,6 +46,15 @@ OWN_PROCESSES = 2
 _REQUESTS, _ANSWERS = 3, 4
 """The guest's file descriptors."""
 _LIBRARIES = ("/lib", "/lib32", "/lib64", "/usr/lib", "/usr/lib64", "/usr/local/lib")
+_ENVIRONMENT = {
+    "HOME": WORK,
+    "TMPDIR": WORK,
+    "PATH": os.defpath,
+    "LANG": "C.UTF-8",
+    "OMP_NUM_THREADS": "1",
+    "PYTHONHASHSEED": "0",  # one order of a set, so that a verdict can be found again
+    "PYTHONSAFEPATH": "1",  # an interpreter that a test starts imports nothing from the folder it starts in
+}
 _FILES = ("/etc/ld.so.cache", "/dev/null", "/dev/zero", "/dev/urandom")
 _INTERPRETER = os.path.realpath(sys.executable)
 _GUEST_SOURCE = f"{Path(guest_program.__file__).read_text(encoding='utf-8')}\nserve({_REQUESTS}, {_ANSWERS})\n"
@@ -211,9 +221,7 @@ def _guest(limits: SandboxLimits, result: int, guest_reads: int, guest_writes: i
         os.dup2(reads, _REQUESTS)
         os.dup2(writes, _ANSWERS)
         _confine(limits)
-        environment = {"HOME": WORK, "TMPDIR": WORK, "PATH": os.defpath, "LANG": "C.UTF-8", "OMP_NUM_THREADS": "1"}
-        environment["PYTHONHASHSEED"] = "0"  # one order of a set, so that a verdict can be found again
-        os.execve(_INTERPRETER, [_INTERPRETER, "-P", "-s", "-S", "-B", "-c", _GUEST_SOURCE], environment)
+        os.execve(_INTERPRETER, [_INTERPRETER, "-P", "-s", "-S", "-B", "-c", _GUEST_SOURCE], _ENVIRONMENT)
     except OSError as error:
         _refuse(result, error)
 
@@ -225,6 +233,9 @@ def _tester(job: Job, limits: SandboxLimits, token: str, result: int, guest: Gue
     except OSError as error:
         _refuse(result, error)
         return
+    os.environ.clear()
+    os.environ.update(_ENVIRONMENT)
+    import_nothing_from(WORK)
     label, detail = run(job, guest)
     os.write(result, json.dumps({"token": token, "label": label, "detail": detail}).encode())
 
@@ -256,6 +267,8 @@ def _build_root(limits: SandboxLimits) -> None:
     flags = kernel.MS_NOSUID | kernel.MS_NODEV
     kernel.mount("none", "/", None, kernel.MS_REC | kernel.MS_PRIVATE)
     shown = _shown()
+    if any(path.startswith(f"{WORK}/") for path in shown):
+        raise OSError(f"expected an interpreter and packages outside of {WORK}, got some below it")
     links = {path: os.readlink(path) for path in _LIBRARIES if os.path.islink(path)}
     kernel.mount("tmpfs", NEW_ROOT, "tmpfs", flags, "size=1m,mode=755")
     os.makedirs(NEW_ROOT + WORK)

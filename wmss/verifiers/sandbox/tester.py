@@ -1,18 +1,48 @@
 """The process of the tests: it calls the untrusted program in its own process and compares what comes back.
 
 Only plain data comes back, as copies: an object that calls itself equal to everything, a changed `assert` or a changed
-`sorted` stay on the other side. The program can choose what its functions return, and nothing else.
+`sorted` stay on the other side. The program can choose what its functions return, and nothing else: no file that it can
+write is imported here, and no module is run because it names it.
 """
 
 import builtins
 import importlib
+import os
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib.machinery import BuiltinImporter, FrozenImporter, PathFinder
 from typing import Any
 
 from wmss.verifiers.interfaces import Finding
 from wmss.verifiers.sandbox.guest import MessageTooLong, decode, encode, read_message, write_message
+
+_SUBMODULES = {
+    "collections.abc",
+    "concurrent.futures",
+    "importlib.util",
+    "os.path",
+    "urllib.parse",
+    "xml.dom.minidom",
+    "xml.etree.ElementTree",
+}
+"""Of packages, what a program may make this process import. Others do things: `unittest.__main__` runs any file."""
+_NOT_IMPORTED = {
+    "antigravity",
+    "distutils",
+    "ensurepip",
+    "idlelib",
+    "lib2to3",
+    "readline",
+    "rlcompleter",
+    "test",
+    "this",
+    "tkinter",
+    "turtle",
+    "turtledemo",
+    "venv",
+}
+"""Modules that do or read something when they are imported, and are no help to a test."""
 
 
 @dataclass(frozen=True)
@@ -148,8 +178,32 @@ def _copy_back(args: tuple[Any, ...], after: Any) -> None:
 
 
 def _module(name: str) -> Any:
-    """A module of the standard library, this process's own; None for any other."""
-    return importlib.import_module(name) if name.partition(".")[0] in sys.stdlib_module_names else None
+    """A module of the standard library, this process's own; None for any other, and for those that do something."""
+    top, _, below = name.partition(".")
+    if top not in sys.stdlib_module_names:
+        return None
+    if name in sys.modules:
+        return sys.modules[name]
+    harmless = name in _SUBMODULES if below else not name.startswith("_") and name not in _NOT_IMPORTED
+    return importlib.import_module(name) if harmless else None
+
+
+def import_nothing_from(folder: str) -> None:
+    """Import no file below a folder from now on, whatever named it: the paths, their caches, packages or finders.
+
+    Finders of others, e.g. those of packages installed to be edited, can name any folder, and are left out.
+    """
+
+    def outside(path: str) -> bool:
+        # A relative path is one below the folder that the tests run in.
+        return os.path.isabs(path) and os.path.commonpath([os.path.realpath(path), folder]) != folder
+
+    sys.path[:] = filter(outside, sys.path)
+    sys.meta_path[:] = [BuiltinImporter, FrozenImporter, PathFinder]
+    sys.path_importer_cache.clear()
+    for module in list(sys.modules.values()):
+        if hasattr(module, "__path__"):
+            module.__path__ = list(filter(outside, module.__path__))
 
 
 def run(job: Job, guest: GuestProcess) -> Finding:
@@ -166,8 +220,9 @@ def run(job: Job, guest: GuestProcess) -> Finding:
 
 
 def _tested(job: Job, names: dict[str, Any], guest: GuestProcess) -> Finding:
-    # The tests' own `len` or `all` must not be the program's.
-    namespace = {name: value for name, value in names.items() if not hasattr(builtins, name)}
+    # The tests' own `len` or `all` must not be the program's; nor `__builtins__`, where they are looked up.
+    namespace = {n: value for n, value in names.items() if not n.startswith("__") and not hasattr(builtins, n)}
+    namespace["__builtins__"] = builtins
     if job.entry_point is not None and job.entry_point in names:
         namespace |= {job.entry_point: names[job.entry_point], "candidate": names[job.entry_point]}
     try:
