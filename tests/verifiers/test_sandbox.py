@@ -251,9 +251,11 @@ def test_killing_any_process_from_outside_changes_no_verdict(victim):
         verifier.verify([(task, RIGHT)], progress=no_progress)
         with ThreadPoolExecutor(1) as thread:
             under_way = thread.submit(verifier.verify, [(task, RIGHT)], progress=no_progress)
-            time.sleep(0.3)
             [worker] = [psutil.Process(pid) for pid in worker_pids() - others]
-            below = worker.children(recursive=True)  # the guard, init and, in the order of their start, the others
+            below = []  # the guard, init and, in the order of their start, the others
+            while len(below) < 4 and not under_way.done():
+                time.sleep(0.02)
+                below = worker.children(recursive=True)
             processes = dict(zip(["guard", "init", "guest", "tester"], below, strict=True)) | {"worker": worker}
             processes[victim].kill()
             [verdict] = under_way.result(timeout=60)
