@@ -37,6 +37,19 @@ def test_demo_ends_with_its_table(home):
     assert left_behind(home) == []
 
 
+@pytest.mark.timeout(1800)
+def test_demo_of_self_improvement_ends_with_a_table_for_each_setting(home):
+    environment = os.environ | {"WMSS_HOME": str(home), "COLUMNS": "150"}
+    command = [*WMSS, "demo", "--method", "self_improvement"]
+    run = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=1700)
+    assert run.returncode == 0, run.stdout + run.stderr
+    for row in ("base", "easy to hard", "by acceptance", "mixture", "hard only"):
+        assert f"│ {row} " in run.stdout
+    for number in (1, 2):
+        assert (home / "demo" / f"self-improvement-{number}.png").stat().st_size > 10_000
+    assert left_behind(home) == []
+
+
 def test_interrupted_demo_leaves_nothing(home):
     """Ctrl-C during training, as a terminal sends it: to the whole process group."""
     environment = os.environ | {"WMSS_HOME": str(home)}
