@@ -291,7 +291,7 @@ MUTATIONS = (
     mutation(
         "a starved run is called saturated",
         "theory/feedback.py",
-        ("    if unstable:\n", "    if unstable and not can_saturate:\n"),
+        ("if unstable or latest", "if (unstable and not can_saturate) or latest"),
         tests=["tests/theory/test_feedback.py"],
     ),
     mutation(
@@ -448,7 +448,7 @@ MUTATIONS = (
     mutation(
         "a program's own names judge it",
         "verifiers/sandbox/tester.py",
-        ("if not hasattr(builtins, name)", "if name"),
+        (" and not hasattr(builtins, n)}", "}"),
         tests=[f"{SANDBOX}::test_the_tests_own_names_are_not_the_programs"],
     ),
     mutation(

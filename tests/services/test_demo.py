@@ -29,7 +29,7 @@ def test_every_fourth_row_is_held_out(tmp_path):
 
 
 def test_real_model_is_added_once(checkpoints, tmp_path):
-    home = demo._home(demo.Settings(home=tmp_path))
+    home = demo.home_of(demo.Settings(home=tmp_path))
     folder = demo._real_model(home, str(checkpoints["qwen3"]), console())
     assert folder == tmp_path / "demo" / "models" / "qwen3"
     said = console()
