@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
+from transformers.utils import logging
 
 from wmss.config import Hyperparameters
 from wmss.core.levels import Curriculum, observe, plan_round, start
@@ -190,6 +191,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=2, help="runs of each arm on each base")
     parser.add_argument("--bases", type=int, default=2, help="base models to start from")
     arguments = parser.parse_args()
+    logging.disable_progress_bar()
     with tempfile.TemporaryDirectory() as folder:
         for name in arguments.experiments:
             setting = EXPERIMENTS[name]
