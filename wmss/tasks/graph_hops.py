@@ -1,16 +1,23 @@
 """Hops in a random map: a task of our own on which a tiny model improves itself in seconds, on a CPU.
 
-Eight nodes, each with one successor. The prompt lists the pairs in random order, then how many hops to
-take and where from; the answer is the nodes on the way. One right answer, no partial credit, one skill for all levels.
+Eight nodes, each with one successor. The prompt lists them in random order, then nodes that mean nothing, then where to
+start; the answer is the nodes on the way, no two of them alike. One right answer, no partial credit, one skill for all
+levels: to look up the successor of the node just said.
 
-prompt:  n3 n1 n0 n5 n7 n2 n1 n0 n2 n4 n6 n3 n4 n6 n5 n2 ? h4 = n3
+prompt:  n3: n1 n0: n5 n7: n2 n1: n0 n2: n4 n6: n3 n4: n6 n5: n2 ? n4 n4 n3
 answer:  n1 n0 n5 n2
+
+The nodes without meaning make every answer end at the same place, whatever its level. With the number of hops in the
+prompt instead, training on one level made this model forget how long the answers of the others are, and no level above
+was accepted any more: what was measured then was forgotten lengths, not the skill. The colon makes an entry of the map
+another word than the node it leads to; without it more than twice the responses taught less.
 
 `make_base` trains the model to start from; `success` measures a model without sampling noise.
 
 Our reconstruction of a "synthetic graph task"; the paper's own (arXiv 2602.10014) could not be read.
 """
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -27,17 +34,15 @@ from wmss.tasks.fitting import Progress, steps
 from wmss.training.batches import collate
 
 NUM_NODES = 8
-HOPS = (1, 2, 4, 8)
+HOPS = (1, 2, 4, 6)
 """Hops of level 1, 2, 3, 4."""
-PROMPT_TOKENS = 2 * NUM_NODES + 4
+PROMPT_TOKENS = 2 * NUM_NODES + 1 + HOPS[-1]
+"""Tokens of the longest prompt, of level 1."""
 MAX_NEW_TOKENS = HOPS[-1] + 1
 """Tokens of the longest answer, with its end token."""
 END, PAD = "<end>", "<pad>"
 
-BASE_SHARES = (0.45, 0.45, 0.05, 0.05)
-"""Share of each level in what the base model is trained on. The upper two are few, and there for the length of their
-answers: without any the base would end every answer after two nodes, and no level above could begin."""
-BASE_SUCCESS = 0.35
+BASE_SUCCESS = 0.38
 _BASE_KNOBS = Hyperparameters(learning_rate=1e-3, warmup_ratio=0.01, lr_schedule="constant", weight_decay=0.01)
 _BASE_BATCH_SIZE = 64
 _NUM_BASE_TASKS = 16_384
@@ -45,28 +50,31 @@ _STEPS_BETWEEN_CHECKS = 10
 
 
 def make_task(rng: np.random.Generator, *, level: int) -> dict[str, Any]:
-    """One row of a task file: a uniformly drawn map, order of pairs and start."""
+    """One row of a task file: a map drawn uniformly among those whose walk meets no node twice."""
+    hops = HOPS[level - 1]
     successor = rng.integers(0, NUM_NODES, size=NUM_NODES)
-    pairs = " ".join(f"n{node} n{successor[node]}" for node in rng.permutation(NUM_NODES))
-    node = int(rng.integers(0, NUM_NODES))
-    prompt = f"{pairs} ? h{HOPS[level - 1]} = n{node}"
-    visited = []
-    for _ in range(HOPS[level - 1]):
-        node = int(successor[node])
-        visited.append(f"n{node}")
-    return {"prompt": prompt, "answer": " ".join(visited), "level": level}
+    walk = rng.permutation(NUM_NODES)[: hops + 1]
+    successor[walk[:-1]] = walk[1:]
+    entries = " ".join(f"n{node}: n{successor[node]}" for node in rng.permutation(NUM_NODES))
+    filler = rng.integers(0, NUM_NODES, size=HOPS[-1] - hops)
+    return {"prompt": f"{entries} ? {_nodes([*filler, walk[0]])}", "answer": _nodes(walk[1:]), "level": level}
+
+
+def _nodes(numbers: Iterable[int]) -> str:
+    return " ".join(f"n{number}" for number in numbers)
 
 
 def make_tokenizer() -> PreTrainedTokenizerFast:
     """One token a word; plain prompts, no chat template."""
-    words = [PAD, END, "?", "=", *(f"h{hops}" for hops in HOPS), *(f"n{node}" for node in range(NUM_NODES))]
+    nodes = [f"n{node}" for node in range(NUM_NODES)]
+    words = [PAD, END, "?", *nodes, *(f"{node}:" for node in nodes)]
     tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token=PAD))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         eos_token=END,
         pad_token=PAD,
-        model_max_length=PROMPT_TOKENS + MAX_NEW_TOKENS,
+        model_max_length=PROMPT_TOKENS + 2,
         clean_up_tokenization_spaces=False,
     )
 
@@ -96,9 +104,9 @@ def make_base(
     max_steps: int = 2000,
     progress: Progress | None = None,
 ) -> list[float]:
-    """Train a Qwen3-shaped model of 98,000 parameters until it succeeds on level 1, and save it to `folder`.
+    """Train a Qwen3-shaped model of 98,000 parameters on all levels alike until it succeeds on level 1; save it.
 
-    About 250 steps, 15 s on one core. The same seed gives the same weights on one machine.
+    About 300 to 500 steps, 20 to 40 s on one core. The same seed gives the same weights on one machine.
 
     Args:
         until: success on level 1 at which training ends, of 256 tasks, looked at every 10 steps.
@@ -128,7 +136,7 @@ def make_base(
         )
     )
     rng = np.random.default_rng([seed, 0])
-    levels = rng.choice(len(HOPS), p=BASE_SHARES, size=_NUM_BASE_TASKS) + 1
+    levels = rng.integers(1, len(HOPS) + 1, size=_NUM_BASE_TASKS)
     samples = solved([make_task(rng, level=int(level)) for level in levels], tokenizer)
     rng = np.random.default_rng([seed, 1])
     tests = [solved([make_task(rng, level=level) for _ in range(256)], tokenizer) for level in range(1, len(HOPS) + 1)]
