@@ -82,6 +82,9 @@ EXPERIMENTS = {
     "parity": Setting(samples_per_round=768),
     "good_start": Setting(samples_per_round=48, steps_per_round=60, base_success=0.8),
 }
+"""Measured on the hardest level at the end, easy-to-hard and mixture. Window: .99 .99 .06 .42 .99 and .01 .65 .00 .08
+.00 (base 0, seeds 0 to 4), both below .02 on base 1, which needs more (192 responses: .17 .47 and .03 .05, seeds 1
+and 2). Parity: both above .97. Good start: all 1.00, easy-to-hard the last to get there."""
 
 
 def run_arm(base: Path, arm: str, setting: Setting, *, seed: int) -> list[Round]:

@@ -40,27 +40,27 @@ def over_the_rounds(runs):
     return mean(one.success[-1] for rounds in runs for one in rounds)
 
 
-def test_in_the_window_only_easy_to_hard_climbs(results):
-    """S-T20. Measured with 2 bases x 2 seeds: easy-to-hard .990, .991, .000, .018; mixture .010, .650, .001, .000; hard
-    only at most .005. The second base begins below the threshold of both."""
+def test_in_the_window_easy_to_hard_climbs_further(results):
+    """S-T20. Measured: easy-to-hard .990 .991 on base 0 and .000 .018 on base 1, mixture .010 .650 and .001 .000,
+    hard-only at most .005. Base 1 needs more than these 128 responses a round for either arm."""
     found = results("window", 2)
     easy, mixture, hard = (at_the_end(found[arm]) for arm in ("easy_to_hard", "mixture", "hard_only"))
     assert mean(easy) > mean(mixture) + 0.15
-    assert max(easy) > 0.95
+    assert max(easy) > 0.9
     assert max(hard) < 0.15
 
 
 def test_with_many_samples_the_mixture_is_as_good(results):
-    """S-T21. Measured with 2 bases: easy-to-hard .997 and 1.000, mixture .976 and 1.000, hard only .002 and .005."""
+    """S-T21. Measured: easy-to-hard .997 1.000, mixture .976 1.000, hard-only .002 .005."""
     found = results("parity", 1)
-    assert min(at_the_end(found["easy_to_hard"])) > 0.95
-    assert min(at_the_end(found["mixture"])) > 0.95
+    assert min(at_the_end(found["easy_to_hard"])) > 0.9
+    assert min(at_the_end(found["mixture"])) > 0.9
     assert max(at_the_end(found["hard_only"])) < 0.15
 
 
 def test_from_a_good_start_easy_to_hard_wastes_rounds(results):
-    """S-T22. Measured with 2 bases, mean over the rounds: easy-to-hard .881 and .756, mixture .961 and .964, hard only
-    .967 and .960."""
+    """S-T22. Measured, mean over rounds: easy-to-hard .881 .756, mixture .961 .964, hard-only .967 .960. All end at
+    1.000."""
     found = results("good_start", 1)
     easy, mixture, hard = (over_the_rounds(found[arm]) for arm in ("easy_to_hard", "mixture", "hard_only"))
     assert mixture > easy

@@ -120,7 +120,7 @@ def test_a_run_is_a_function_of_its_seed(small, tmp_path):
 
 @pytest.mark.slow
 def test_the_base_model_begins_on_the_ladder_and_is_a_function_of_its_seed(tmp_path):
-    """Measured .38 .12 .02 .003 with seed 0: each level is seen, and each is much harder than the one before."""
+    """Measured .40 .17 .02 .003 with seed 0: each level is seen, and each is much harder than the one before."""
     values = make_base(tmp_path / "one", seed=0)
     assert BASE_SUCCESS <= values[0] < 0.5
     assert all(higher < 0.5 * lower for lower, higher in pairwise(values))
