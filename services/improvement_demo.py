@@ -22,7 +22,7 @@ from services.charts import draw_rounds
 from services.demo import home_of, running_service, timed
 from services.settings import Settings
 from wmss.config import CurriculumPolicy, parse_job
-from wmss.errors import WmssError
+from wmss.errors import TrainingError, WmssError
 
 SEED = 0
 NUM_LEVELS = 4
@@ -62,7 +62,8 @@ class Arm:
 
     name: str
     rounds: list[dict[str, Any]]
-    tested: dict[str, Any]
+    tested: dict[str, Any] | None
+    """Scores of the start model and of the result; None where nothing was ever trained."""
 
 
 def run_improvement_demo(settings: Settings, console: Console) -> None:
@@ -175,7 +176,9 @@ def _run_arms(api: OpenAI, setting: Setting, base: str, files: Mapping[str, str]
             api.fine_tuning.jobs.cancel(job_id)  # or the next demo would first finish these
         raise
     for arm, job in ended.items():
-        if job.status != "succeeded":
+        # An arm that never accepts enough to train on is an outcome, and the hardest level alone may have that.
+        starved = job.status == "failed" and job.error.code == TrainingError.code
+        if job.status != "succeeded" and not starved:
             reason = job.error.message if job.error else "no reason given"
             raise WmssError(f"{arm}: {job.id} {job.status}: {reason}")
     return [_arm(api, arm, job_id) for arm, job_id in jobs.items()]
@@ -194,14 +197,16 @@ def _teller(arm: str, console: Console) -> Any:
 
 def _arm(api: OpenAI, name: str, job_id: str) -> Arm:
     phases = {phase["name"]: phase for phase in service.phases(api, job_id)}
-    return Arm(name, service.rounds(api, job_id), phases["final_test"]["artifacts"]["results"])
+    tested = phases["final_test"]["artifacts"]
+    return Arm(name, service.rounds(api, job_id), None if tested is None else tested["results"])
 
 
 def _report(console: Console, setting: Setting, arms: Sequence[Arm]) -> None:
     """Held-out success of every arm's best model, and what the differences are worth."""
     levels = [f"level {level}" for level in range(1, NUM_LEVELS + 1)]
     table = Table("arm", "responses", "steps", *levels, title=f"{setting.title}: pass@1 on test tasks (95 % interval)")
-    tested = {"base": arms[0].tested["base"]} | {arm.name: arm.tested["result"] for arm in arms}
+    base = next(arm.tested["base"] for arm in arms if arm.tested is not None)
+    tested = {"base": base} | {arm.name: base if arm.tested is None else arm.tested["result"] for arm in arms}
     spent = {arm.name: arm.rounds for arm in arms}
     for name, scores in tested.items():
         rounds = spent.get(name, [])
@@ -213,7 +218,7 @@ def _report(console: Console, setting: Setting, arms: Sequence[Arm]) -> None:
         console.print(f"  {arm.name}: {arm.rounds[-1]['stop']['message']}", highlight=False, soft_wrap=True)
     first = arms[0]
     for other in arms[1:]:
-        for ours, theirs in zip(first.tested["result"], other.tested["result"], strict=True):
+        for ours, theirs in zip(tested[first.name], tested[other.name], strict=True):
             console.print(f"  {_compared(first.name, ours, other.name, theirs)}", highlight=False)
 
 
