@@ -1,6 +1,5 @@
 """What did the model say, and was it right? The table that a `verify` phase left, filtered and cut into pages."""
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -9,19 +8,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from services.jobs.store import UnknownCursorError
+from services.samples import Selected
 
 COLUMNS = ("line", "level", "purpose", "sample", "seed", "text", "finish_reason", "logprob", "label", "detail", "ms")
 """Of one row per response, without its tokens."""
-
-
-@dataclass(frozen=True)
-class Selected:
-    """A page of a table."""
-
-    rows: list[dict[str, Any]]
-    total: int
-    """Rows that pass the filters, on all pages."""
-    more: bool
 
 
 def select(file: Path, *, equal: dict[str, Any], after: str | None, limit: int) -> Selected:

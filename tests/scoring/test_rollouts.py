@@ -7,7 +7,7 @@ import pytest
 
 from wmss.records import Completion
 from wmss.scoring.interfaces import Sampling
-from wmss.scoring.rollouts import Request, num_shards, sample_rollouts, sample_seed
+from wmss.scoring.rollouts import Request, sample_rollouts, sample_seed, shard_slices
 
 SAMPLING = Sampling(temperature=1.0, top_p=1.0, top_k=None, max_new_tokens=4)
 REQUESTS = [Request((line, line + 1), sample_seed(42, 1, line, index)) for line in range(11) for index in range(4)]
@@ -44,7 +44,7 @@ def draw(sampler, **more):
 def test_shards_do_not_depend_on_the_number_of_engines(calls_at_once):
     sampler = EchoSampler(calls_at_once)
     shards = dict(draw(sampler))
-    assert sorted(shards) == list(range(num_shards(len(REQUESTS), 8))) == list(range(6))
+    assert sorted(shards) == list(range(len(shard_slices(len(REQUESTS), 8)))) == list(range(6))
     assert [c.token_ids for number in sorted(shards) for c in shards[number]] == [
         (*request.prompt_ids, request.seed % 997) for request in REQUESTS
     ]

@@ -313,7 +313,7 @@ def _stop(
             "(accept.window)"
         )
         return Stop(code="starved", message=message)
-    if state.saturated >= knobs.stop.patience and not _more_to_come(curriculum, state, levels):
+    if state.saturated >= knobs.stop.patience and not _more_to_come(curriculum, levels):
         assert reading is not None
         return Stop(code="saturated", message=_saturated(reading, knobs))
     if state.round >= knobs.rounds:
@@ -354,15 +354,10 @@ def _easier_to_come(curriculum: Curriculum, state: LoopState) -> bool:
     return curriculum.policy == "hard_to_easy" and state.round < curriculum.num_rounds
 
 
-def _more_to_come(curriculum: Curriculum, state: LoopState, levels: LevelState) -> bool:
+def _more_to_come(curriculum: Curriculum, levels: LevelState) -> bool:
     """Whether a policy goes on to levels that are not saturated."""
-    if curriculum.policy in ("clock", "hard_to_easy"):
-        return len({levels.focus, _last_focus(curriculum)}) > 1
-    return False
-
-
-def _last_focus(curriculum: Curriculum) -> int:
-    return curriculum.num_levels - 1 if curriculum.policy == "clock" else 0
+    last = {"clock": curriculum.num_levels - 1, "hard_to_easy": 0}
+    return curriculum.policy in last and levels.focus != last[curriculum.policy]
 
 
 def _may_turn_weak_driven(knobs: SelfImprovementConfig, state: LoopState) -> bool:

@@ -105,6 +105,7 @@ class _Loop:
         raise_all(found.problems)
         files = found.tasks
         assert files is not None and found.max_length is not None and found.batch_size is not None
+        self._files_read = files  # the phases that follow in this attempt need not read them again
         for name, file in (("training file", files.training), ("validation file", files.held_out)):
             self.journal.event(messages.tasks_read(name, file.tasks))
         for warning in improvement_warnings(job.spec, files):
@@ -386,7 +387,7 @@ class _Loop:
         return TokenizedSample(line=rollout.line, input_ids=ids, target_mask=np.arange(len(ids)) >= len(prompt))
 
     def _tell_alarms(self, number: int, rollouts: Sequence[Rollout], verdicts: Sequence[Verdict]) -> None:
-        tasks = {task.line: task for task in self._files.training.tasks}
+        tasks = self._files.training.at_line
         judged = [(tasks[each.line], each.text, verdict) for each, verdict in zip(rollouts, verdicts, strict=True)]
         plans = [self._recorded(in_round("plan", earlier)) for earlier in range(1, number)]
         before = {share["level"] for plan in plans for share in plan["levels"]}

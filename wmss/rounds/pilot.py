@@ -238,9 +238,8 @@ def _gates(levels: Sequence[PilotLevel], knobs: SelfImprovementConfig) -> Iterat
 
 def _alarms(file: TaskFile, judged: Judged) -> Iterator[Alarm]:
     """Those of a round, but for the one that a gate has in its place."""
-    tasks = {task.line: task for task in file.tasks}
     seen = [
-        (replace(tasks[rollout.line], level=rollout.level), rollout.text, verdict)
+        (replace(file.at_line[rollout.line], level=rollout.level), rollout.text, verdict)
         for rollout, verdict in zip(judged.rollouts, judged.verdicts, strict=True)
     ]
     yield from failure_alarms(seen)

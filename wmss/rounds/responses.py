@@ -14,7 +14,7 @@ from wmss.rounds.job import Checkpoint, Job, Journal, SamplingEngines
 from wmss.rounds.rollouts import Rollout, read_rollouts, shard_path, write_rollouts
 from wmss.rounds.task_files import TaskFile
 from wmss.scoring.interfaces import Sampling
-from wmss.scoring.rollouts import Request, sample_rollouts, sample_seed
+from wmss.scoring.rollouts import Request, sample_rollouts, sample_seed, shard_slices
 from wmss.verifiers.registry import make_verifier, usual_processes
 
 SHARD_REQUESTS = 256
@@ -60,7 +60,7 @@ class Panel:
         folder.mkdir(parents=True, exist_ok=True)
         seeds = [sample_seed(self._job.spec.seed, round, file.tasks[w.index].line, w.sample) for w in wanted]
         requests = [Request(tuple(file.prompts[w.index]), seed) for w, seed in zip(wanted, seeds, strict=True)]
-        parts = self._parts(len(wanted))
+        parts = shard_slices(len(wanted), self._shard_size)
         paths = [shard_path(folder, number) for number in range(len(parts))]
         finished = {number for number, path in enumerate(paths) if path.exists()}
         if len(finished) < len(parts):
@@ -103,8 +103,7 @@ class Panel:
 
     def judge(self, phase: str, file: TaskFile, rollouts: Sequence[Rollout]) -> list[Verdict]:
         """The verifier's verdict on each response to tasks of the file."""
-        tasks = {task.line: task for task in file.tasks}
-        pairs = [(tasks[each.line], each.text) for each in rollouts]
+        pairs = [(file.at_line[each.line], each.text) for each in rollouts]
         with make_verifier(self._knobs.verifier, num_processes=usual_processes()) as verifier:
             return verifier.verify(pairs, progress=lambda done, total: self._journal.progress(phase, done, total))
 
@@ -120,7 +119,3 @@ class Panel:
         """Whole groups: a prompt is read once for all its responses in a call."""
         group = self._knobs.samples_per_prompt
         return max(1, SHARD_REQUESTS // group) * group
-
-    def _parts(self, num_wanted: int) -> list[slice]:
-        size = self._shard_size
-        return [slice(start, start + size) for start in range(0, num_wanted, size)]

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
@@ -31,6 +32,11 @@ class TaskFile:
     def levels(self) -> list[int]:
         """All levels in order; empty where they are to be estimated."""
         return sorted({task.level for task in self.tasks if task.level is not None})
+
+    @cached_property
+    def at_line(self) -> dict[int, Task]:
+        """The tasks by their line."""
+        return {task.line: task for task in self.tasks}
 
     def of(self, *, level: int | None = None, split: Split | None = None) -> list[int]:
         """Indices of the tasks of a level and of a split."""

@@ -26,9 +26,9 @@ def sample_seed(job_seed: int, round_number: int, line: int, index: int) -> int:
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 
 
-def num_shards(num_requests: int, shard_size: int) -> int:
-    """Shards that these requests make; the last one may be smaller."""
-    return -(-num_requests // shard_size)
+def shard_slices(num_requests: int, shard_size: int) -> list[slice]:
+    """Which requests each shard holds; the last one may be smaller."""
+    return [slice(start, start + shard_size) for start in range(0, num_requests, shard_size)]
 
 
 def sample_rollouts(
@@ -43,7 +43,7 @@ def sample_rollouts(
 ) -> Iterator[tuple[int, list[Completion]]]:
     """Responses from the model in the folder `weights`, shard by shard as they come: (number of the shard, responses).
 
-    Shard k holds `requests[k * shard_size : (k + 1) * shard_size]`, however many engines there are: a shard that is
+    Shard k holds `requests[shard_slices(...)[k]]`, however many engines there are: a shard that is
     written down is the same at every attempt, and `finished` ones are left out. A prompt is read once per call for all
     its responses where they stand together in one shard, so put them next to each other and choose a `shard_size` that
     is a multiple of their number.
@@ -52,10 +52,12 @@ def sample_rollouts(
         ScoringError: an engine does not compute with these weights.
     """
 
+    slices = shard_slices(len(requests), shard_size)
+
     def ask(shard: int) -> list[Completion]:
-        wanted = requests[shard * shard_size : (shard + 1) * shard_size]
+        wanted = requests[slices[shard]]
         prompts, seeds = [request.prompt_ids for request in wanted], [request.seed for request in wanted]
         return sampler.sample(weights, prompts, seeds, sampling=sampling, end_token_ids=end_token_ids)
 
-    left = (shard for shard in range(num_shards(len(requests), shard_size)) if shard not in finished)
+    left = (shard for shard in range(len(slices)) if shard not in finished)
     return answers(left, ask, sampler.calls_at_once)

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
+from transformers import PreTrainedTokenizerFast
 
 from wmss.config import Hyperparameters
 from wmss.data.dataset import Sample
 from wmss.data.tokenization import tokenize_samples
 from wmss.tasks.arithmetic import make_problems
-from wmss.tasks.fitting import Progress, fit
+from wmss.tasks.fitting import Progress, fit, small_qwen3
 
 CHAT_TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
@@ -57,21 +57,7 @@ def make_base_model(
     """Train the base checkpoint and save it to `folder`; `progress(step, num_steps, loss)` is called every step."""
     torch.manual_seed(seed)
     tokenizer = make_tokenizer()
-    config = Qwen3Config(
-        vocab_size=len(tokenizer),
-        hidden_size=128,
-        intermediate_size=256,
-        num_hidden_layers=3,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=32,
-        max_position_embeddings=256,
-        tie_word_embeddings=True,
-        bos_token_id=None,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-    )
-    model = Qwen3ForCausalLM(config)
+    model = small_qwen3(tokenizer, width=128, num_layers=3, max_length=256)
     rows = make_problems(num_steps * batch_size, seed=seed, min_steps=1, max_steps=3)
     samples = [Sample(line=i, messages=tuple(row["messages"])) for i, row in enumerate(rows, start=1)]
     tokenized, _ = tokenize_samples(samples, tokenizer, max_length=256, source="base problems")

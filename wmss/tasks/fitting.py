@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 
 import torch
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
 from wmss.config import Hyperparameters
 from wmss.data.sampler import BatchSampler
@@ -14,6 +14,27 @@ from wmss.training.optim import make_optimizer, make_schedule
 
 Progress = Callable[[int, int, float], None]
 """progress(step, num_steps, loss), called after every step."""
+
+
+def small_qwen3(
+    tokenizer: PreTrainedTokenizerFast, *, width: int, num_layers: int, max_length: int
+) -> Qwen3ForCausalLM:
+    """A Qwen3 with random weights: four heads of 32, the smallest that vLLM takes on a CPU, and a tied head."""
+    config = Qwen3Config(
+        vocab_size=len(tokenizer),
+        hidden_size=width,
+        intermediate_size=2 * width,
+        num_hidden_layers=num_layers,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=32,
+        max_position_embeddings=max_length,
+        tie_word_embeddings=True,
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    return Qwen3ForCausalLM(config)
 
 
 def fit(

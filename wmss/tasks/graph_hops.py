@@ -24,13 +24,13 @@ from typing import Any
 import numpy as np
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import PreTrainedModel, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from wmss.config import Hyperparameters
 from wmss.data.dataset import Sample
 from wmss.data.tokenization import tokenize_samples
 from wmss.records import TokenizedSample
-from wmss.tasks.fitting import Progress, steps
+from wmss.tasks.fitting import Progress, small_qwen3, steps
 from wmss.training.batches import collate
 
 NUM_NODES = 8
@@ -119,22 +119,7 @@ def make_base(
     """
     torch.manual_seed(seed)
     tokenizer = make_tokenizer()
-    model = Qwen3ForCausalLM(
-        Qwen3Config(
-            vocab_size=len(tokenizer),
-            hidden_size=64,
-            intermediate_size=128,
-            num_hidden_layers=2,
-            num_attention_heads=4,
-            num_key_value_heads=2,
-            head_dim=32,
-            max_position_embeddings=64,
-            tie_word_embeddings=True,
-            bos_token_id=None,
-            eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.pad_token_id,
-        )
-    )
+    model = small_qwen3(tokenizer, width=64, num_layers=2, max_length=64)
     rng = np.random.default_rng([seed, 0])
     levels = rng.integers(1, len(HOPS) + 1, size=_NUM_BASE_TASKS)
     samples = solved([make_task(rng, level=int(level)) for level in levels], tokenizer)
