@@ -37,8 +37,8 @@ def run(*, shape: Shape = SHAPE, sizes: tuple[int, ...] = SIZES, repetitions: in
     if not all(importlib.util.find_spec(name) for name in ("ray", "vllm")):
         yield skipped("serve_overhead", "all", "needs Ray and vLLM")
         return
+    from services.control.supervisor import free_port
     from services.settings import engine_environment
-    from services.supervisor import free_port
 
     lengths = np.random.default_rng(0).integers(SHORTEST, LONGEST, max(sizes))
     ids = [sample.input_ids.tolist() for sample in make_samples(lengths.tolist(), vocabulary=shape.vocabulary)]

@@ -16,10 +16,10 @@ from rich.markup import escape
 from rich.table import Column, Table
 
 from services import client as service
-from services.checking import show
+from services.commands.checking import show
+from services.commands.watching import JobView, round_table
+from services.control.supervisor import Endpoint, ServeError, Supervisor
 from services.settings import Settings
-from services.supervisor import Endpoint, ServeError, Supervisor
-from services.watching import JobView, round_table
 from wmss.config import JobSpec, parse_job, parse_scores, read_toml
 from wmss.data.convert import FORMATS, CalculatorMarks, Format, convert_file
 from wmss.data.convert_tasks import TASK_FORMATS, TaskFormat, convert_tasks
@@ -129,7 +129,7 @@ def check(
     """Say what a job would do, cost and be refused for, without a service. Exits 1 if it would be refused."""
     options = {"model": model, "training_file": training_file, "validation_file": validation_file}
     spec = _read_job(file, method, options | {"seed": seed, "suffix": suffix})
-    from services.dry_run import check_here
+    from services.preview import check_here
 
     report = check_here(spec, _settings(home))
     show(report, console)
@@ -152,7 +152,7 @@ def plan(
     """Try a self-improvement job's model on its own tasks, without a service, and say which curriculum to take."""
     spec = _read_job(file, None, {})
     _bars_on_terminals_only()
-    from services import planning
+    from services.commands import planning
 
     planning.plan(
         spec,
@@ -226,7 +226,7 @@ def score(
     values = {"file": str(file), "models": models, "tokens": tokens, "dtype": dtype}
     spec = parse_scores(values | ({} if max_length is None else {"max_length": max_length}))
     _bars_on_terminals_only()
-    from services.scoring import Output, score_here, score_there
+    from services.commands.score import Output, score_here, score_there
 
     if local:
         score_here(spec, Output(out, format), _settings(home), console, engine=engine)
@@ -289,7 +289,7 @@ def rounds(
     base_url: BaseUrl = None,
 ) -> None:
     """Show how the rounds of a self-improvement job went: acceptance and held-out pass@1 by level, and forecasts."""
-    from services import charts
+    from services.commands import charts
 
     if chart is not None:
         charts.check_suffix(chart, param="--chart")
@@ -400,7 +400,7 @@ def _bars_on_terminals_only() -> None:
 @models_app.command("list")
 def list_models(home: Home = None, base_url: BaseUrl = None) -> None:
     """List what a job may name: of a service given by URL, or of the home on this machine, running or not."""
-    from services.models import local_models
+    from services.catalog.names import local_models
 
     if base_url or (home is None and os.environ.get("WMSS_BASE_URL")):
         found = [(model.id, model.owned_by) for model in service.connect(base_url).models.list().data]
@@ -441,7 +441,7 @@ def remove_checkpoint(
     checkpoint_id: Annotated[str, typer.Argument(help="Id of the checkpoint.")], base_url: BaseUrl = None
 ) -> None:
     """Forget a checkpoint. A model's folder stays; what was downloaded from the hub is deleted."""
-    from services.models import is_checkpoint_id
+    from services.catalog.names import is_checkpoint_id
 
     if not is_checkpoint_id(checkpoint_id):
         raise WmssError(f"checkpoint id: expected one that `wmss checkpoints list` lists, got {checkpoint_id!r}")
@@ -531,7 +531,7 @@ def audit(
     processes: Annotated[int, typer.Option(help="Responses to judge at once.", min=1)] = os.cpu_count() or 1,
 ) -> None:
     """Say how often a verifier accepts right and wrong responses. Exits 1 if it cannot be used on the file."""
-    from services.audit import run_audit, show_audit
+    from services.commands.audit import run_audit, show_audit
 
     show_audit(run_audit(file, verifier, num_processes=processes), console)
 
@@ -539,7 +539,7 @@ def audit(
 @app.command()
 def knobs() -> None:
     """Print every knob of a job and of the service as Markdown: name, type, default, meaning."""
-    from services.knobs import describe
+    from services.commands.knobs import describe
 
     sys.stdout.write(describe())
 
@@ -562,12 +562,12 @@ def demo(
     """Run the main job on this machine: base model, weak-driven job, plain fine-tuning control, one table. Or compare
     curricula of self-improvement."""
     _bars_on_terminals_only()
-    from services.demo import DEFAULT_LIMIT, run_demo, run_model_demo
+    from services.commands.demo_wmss import DEFAULT_LIMIT, run_demo, run_model_demo
 
     if method == "self_improvement":
         if model is not None or data is not None or limit is not None or not control:
             raise WmssError("--method self_improvement: brings its own model and tasks; remove the other options")
-        from services.improvement_demo import run_improvement_demo
+        from services.commands.demo_improvement import run_improvement_demo
 
         run_improvement_demo(_settings(home), console)
     elif model is not None and data is not None:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import psycopg
 
-from services.supervisor import die_with_parent, free_port
+from services.control.supervisor import die_with_parent, free_port
 
 PASSWORD = "not-4-logs"
 """The server trusts whoever reaches it; the password is there to be looked for where it must not appear."""

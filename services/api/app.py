@@ -10,9 +10,9 @@ from services.api import chat, entropy_scores, files, fine_tuning, health, model
 from services.api.problems import install, known_json, known_query
 from services.api.state import ServiceState
 from services.chat.store import ChatStore
-from services.jobs.reconcile import Reconciler
+from services.control.ray_jobs import RayDrivers
+from services.control.reconcile import Reconciler
 from services.jobs.store import Store
-from services.ray_jobs import RayDrivers
 from services.settings import Settings
 from wmss import __version__
 

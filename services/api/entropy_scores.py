@@ -14,7 +14,7 @@ from services.jobs.kinds import Kind
 from services.jobs.states import TERMINAL
 from services.jobs.store import new_id
 from services.jobs.tables import JobRow
-from services.score_tables import json_lines
+from services.results.scores import json_lines
 from wmss.config import ScoreSpec
 from wmss.rounds.phases import score_phases
 

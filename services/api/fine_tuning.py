@@ -20,10 +20,10 @@ from services.api.jobs import (
 from services.api.problems import cursor, not_found
 from services.api.schemas import CheckpointObject, EventObject, JobObject, Page, PhaseObject
 from services.api.state import Service, ServiceState
+from services.catalog.names import fine_tuned_name, name_of, named_models, registered_models, resolve_models
 from services.jobs.kinds import Kind
 from services.jobs.store import new_id
 from services.jobs.tables import JobRow
-from services.models import fine_tuned_name, name_of, named_models, registered_models, resolve_models
 from wmss.config import JobSpec
 from wmss.rounds.phases import phases_of, rounds_decided
 from wmss.rounds.report import Report
@@ -64,7 +64,7 @@ def validate(service: Service, spec: JobSpec) -> Report:
     Makes no job and starts no engine. Answers 200 also where the job would be refused: `valid` and `problems` say so.
     It reads and tokenizes the files, so a large one takes its time.
     """
-    from services.dry_run import dry_run
+    from services.preview import dry_run
 
     files, problems = find_files(service, spec)
     models, unknown = resolve_models(spec, service.store, service.settings)

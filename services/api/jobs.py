@@ -14,10 +14,10 @@ from fastapi import Depends, Header, Query, Request
 from services.api.problems import Problem, cursor, ray_unavailable
 from services.api.schemas import EventObject, Page
 from services.api.state import ServiceState
+from services.catalog.names import named_models, registered_digests, registered_models, resolve_models
 from services.jobs.states import State
 from services.jobs.store import FILE_FIELDS, KeyTakenError, UnknownCheckpointError, UnknownFileError
 from services.jobs.tables import JobRow
-from services.models import named_models, registered_digests, registered_models, resolve_models
 from wmss.config import METADATA_KEY, PATTERNS, JobSpec, ScoreSpec
 from wmss.errors import ModelError, WmssError, raise_all, shortened, shown
 

@@ -5,7 +5,7 @@ from fastapi import APIRouter
 from services.api.problems import not_found
 from services.api.schemas import ModelObject, Page
 from services.api.state import Service
-from services.models import known_models
+from services.catalog.names import known_models
 
 router = APIRouter(prefix="/v1/models", tags=["models"])
 

@@ -13,7 +13,7 @@ from services.api.schemas import Page, RolloutObject, RolloutPage, RoundObject
 from services.api.state import Service, ServiceState
 from services.jobs.states import TERMINAL
 from services.jobs.tables import JobRow
-from services.rollouts import select
+from services.results.rollouts import select
 from wmss.records import Label
 from wmss.rounds.phases import in_round, kind_and_round
 

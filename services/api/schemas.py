@@ -5,10 +5,10 @@ from typing import Any, Generic, Literal, Self, TypeVar
 
 from pydantic import BaseModel
 
+from services.catalog.names import KnownModel
 from services.jobs.kinds import Kind
 from services.jobs.states import State, public_status
 from services.jobs.tables import CheckpointRow, EventRow, FileRow, JobRow, PhaseRow, WeakCheckpointRow
-from services.models import KnownModel
 from wmss.config import ScoreSpec
 from wmss.rounds.phases import in_round, score_phases
 

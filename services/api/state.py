@@ -7,9 +7,9 @@ import httpx
 from fastapi import Depends, Request
 
 from services.chat.store import ChatStore
-from services.jobs.reconcile import Reconciler
+from services.control.ray_jobs import RayDrivers
+from services.control.reconcile import Reconciler
 from services.jobs.store import Store
-from services.ray_jobs import RayDrivers
 from services.settings import Settings
 
 

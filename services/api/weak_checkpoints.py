@@ -9,9 +9,9 @@ from pydantic import BaseModel, ConfigDict, Field
 from services.api.problems import Problem, cursor, not_found
 from services.api.schemas import DeletedWeakCheckpoint, Page, WeakCheckpointObject
 from services.api.state import Service, ServiceState
-from services.hub import HubUnavailableError
+from services.catalog.hub import HubUnavailableError
+from services.catalog.registry import forget_download, register
 from services.jobs.tables import WeakCheckpointRow
-from services.registry import forget_download, register
 from wmss.config import MetadataKey, MetadataValue, ModelName
 
 router = APIRouter(prefix="/v1/weak_checkpoints", tags=["weak checkpoints"])

@@ -9,7 +9,7 @@ import pytest
 from services.api.app import create_app
 from services.api.rounds import RolloutQuery
 from services.api.schemas import RoundObject
-from services.knobs import describe
+from services.commands.knobs import describe
 from wmss.config import (
     CURRICULUM_POLICIES,
     AcceptConfig,

@@ -13,8 +13,8 @@ import psutil
 from openai import OpenAI
 from ray.job_submission import JobStatus, JobSubmissionClient
 
+from services.control.supervisor import Endpoint, endpoint_file, free_port, running_endpoint
 from services.settings import Settings
-from services.supervisor import Endpoint, endpoint_file, free_port, running_endpoint
 
 ATTACH = "WMSS_TEST_ATTACH"
 """Variable with the home of a running service that the tests are to use in place of one of their own."""

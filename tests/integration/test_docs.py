@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from services.supervisor import free_port
+from services.control.supervisor import free_port
 from tests.integration.stack import processes_of, wait_for
 from tests.integration.test_stack import wait_for_end
 from wmss.models.loading import load_model

@@ -25,7 +25,7 @@ from safetensors.torch import load_file
 from transformers import GraniteConfig, GraniteForCausalLM
 
 from services import client as service
-from services.supervisor import free_port
+from services.control.supervisor import free_port
 from tests.integration.stack import WMSS, start, stop, wait_for
 from tests.training.test_loop import LocalHost
 from wmss.config import Hyperparameters, parse_job

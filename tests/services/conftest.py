@@ -7,8 +7,8 @@ from typer.testing import CliRunner
 
 from services import cli
 from services.api.app import create_app
+from services.control.ray_jobs import RayDrivers
 from services.jobs.store import Store
-from services.ray_jobs import RayDrivers
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -46,7 +46,7 @@ def command(monkeypatch):
 
     def run(client, *arguments):
         api = OpenAI(base_url="http://testserver/v1", api_key="any", http_client=client, max_retries=0)
-        monkeypatch.setattr("services.client.connect", lambda base_url: api)
+        monkeypatch.setattr("services.commands.client.connect", lambda base_url: api)
         monkeypatch.setattr(cli.console, "width", 160)
         result = CliRunner(env={"NO_COLOR": "1"}).invoke(cli.app, list(arguments))
         if isinstance(result.exception, Exception):

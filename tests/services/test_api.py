@@ -8,8 +8,8 @@ from fastapi.testclient import TestClient
 from sqlalchemy import text
 
 from services.api.app import create_app
+from services.control.ray_jobs import RayDrivers
 from services.jobs.store import Store
-from services.ray_jobs import RayDrivers
 from services.settings import Settings
 from tests.postgres import PASSWORD
 from wmss.tasks.arithmetic import make_problems

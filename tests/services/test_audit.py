@@ -6,7 +6,7 @@ from io import StringIO
 import pytest
 from rich.console import Console
 
-from services.audit import read_verifier, run_audit, show_audit
+from services.commands.audit import read_verifier, run_audit, show_audit
 from wmss.config import ExactVerifier, FinalValueVerifier, MathVerifier
 from wmss.errors import WmssError
 

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 from matplotlib import image
 
-from services.charts import check_suffix, draw_rounds
-from services.watching import round_table
+from services.commands.charts import check_suffix, draw_rounds
+from services.commands.watching import round_table
 from wmss.errors import WmssError
 
 

@@ -10,11 +10,11 @@ from fastapi.testclient import TestClient
 
 from services.api.app import create_app
 from services.chat import keeper as keeper_module
-from services.chat.keeper import ChatKeeper
 from services.chat.store import LEASE_S, ChatState, ChatStore
+from services.control.chat_keeper import ChatKeeper
+from services.control.ray_jobs import DriverStatus, RayDrivers
 from services.jobs.kinds import Kind
 from services.jobs.room import leaves_room, room_for_chat
-from services.ray_jobs import DriverStatus, RayDrivers
 from services.settings import Settings
 from wmss.config import Resources, ScoreSpec
 

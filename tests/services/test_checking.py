@@ -6,10 +6,10 @@ import shutil
 import pytest
 from typer.testing import CliRunner
 
+from services.catalog.registry import register
 from services.cli import app
 from services.jobs.states import State
 from services.jobs.store import Fence, Store
-from services.registry import register
 from services.settings import Settings
 from wmss.tasks.arithmetic import make_problems, write_jsonl
 

@@ -6,7 +6,7 @@ import json
 import pytest
 from rich.console import Console
 
-from services import demo
+from services.commands import demo_wmss as demo
 from wmss.errors import WmssError
 
 

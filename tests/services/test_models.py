@@ -2,8 +2,8 @@
 
 import shutil
 
+from services.catalog.names import local_models
 from services.jobs.store import Store
-from services.models import local_models
 from services.settings import Settings
 
 

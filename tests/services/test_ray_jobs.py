@@ -2,7 +2,7 @@
 
 import httpx
 
-from services.ray_jobs import RayDrivers
+from services.control.ray_jobs import RayDrivers
 from services.settings import Settings
 
 LOG = """Traceback (most recent call last):

@@ -5,11 +5,11 @@ import time
 import pytest
 
 from services.chat.store import ChatStore
+from services.control.ray_jobs import DriverStatus
+from services.control.reconcile import Reconciler, submission_id
 from services.engines.store import Engine, EngineStore
-from services.jobs.reconcile import Reconciler, submission_id
 from services.jobs.states import State
 from services.jobs.store import Fence, Store
-from services.ray_jobs import DriverStatus
 from services.settings import Settings
 
 SCORER, OTHER = (Engine(app, f"the {app}", num_replicas=1, use_gpu=False) for app in ("scorer-1", "scorer-2"))

@@ -11,7 +11,7 @@ from openai import BadRequestError
 from services.api.samples import SampleQuery
 from services.jobs.states import State
 from services.jobs.store import Fence, Store
-from services.samples import COLUMNS
+from services.results.samples import COLUMNS
 from services.settings import Settings
 from tests.services.test_api import problem, upload
 from wmss.config import parse_job

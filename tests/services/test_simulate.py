@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from services.cli import app
-from services.simulate import level_starts, simulate
+from services.commands.simulate import level_starts, simulate
 from wmss.errors import WmssError
 
 LADDER = ["--start", "0.3", "--kappa", "0.3", "--levels", "3", "--complexity", "100"]

@@ -14,6 +14,7 @@ from sqlalchemy import create_engine, event
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from services.chat.store import ChatStore
+from services.control.supervisor import free_port
 from services.engines.store import Engine, EngineStore
 from services.jobs.kinds import Kind
 from services.jobs.states import State
@@ -29,7 +30,6 @@ from services.jobs.store import (
 )
 from services.jobs.tables import Base
 from services.settings import Settings
-from services.supervisor import free_port
 
 
 @pytest.fixture

@@ -1,7 +1,7 @@
 """What `wmss serve` hands down to Ray and the API."""
 
+from services.control.supervisor import Supervisor
 from services.settings import Settings
-from services.supervisor import Supervisor
 
 
 def test_children_use_the_database_of_the_supervisor(tmp_path, monkeypatch):

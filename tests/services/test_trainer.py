@@ -7,7 +7,7 @@ import pytest
 from ray.exceptions import OutOfMemoryError
 from ray.train import WorkerGroupError
 
-from services import trainer
+from services.driver import trainer
 from wmss.config import Hyperparameters
 from wmss.errors import ModelError, TrainingError
 from wmss.training.run import ModelSource, TrainingRun

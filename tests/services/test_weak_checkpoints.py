@@ -8,10 +8,10 @@ import time
 import pytest
 from openai import NotFoundError
 
+from services.control.supervisor import free_port
 from services.jobs.states import State
 from services.jobs.store import Fence, Store, UnknownCheckpointError
 from services.settings import Settings
-from services.supervisor import free_port
 from tests.services.hub_server import running_hub
 from tests.services.test_api import create, problem, upload, validate
 from wmss.errors import WmssError
@@ -188,7 +188,7 @@ def cancel(api, job):
 
 @pytest.mark.filterwarnings("ignore:Using extra keyword arguments")  # Ray Serve's, when it is imported
 def test_a_job_names_checkpoints_by_id_and_keeps_their_digests(api, home, settings):
-    from services.driver import resolve
+    from services.driver.__main__ import resolve
 
     weak, strong = register(api, "llama").json(), register(api, "qwen3").json()
     body = weak_job(api, weak["id"], strong_model=strong["id"], more_weak_models=["qwen3", weak["id"]])

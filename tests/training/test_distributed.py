@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from services.supervisor import free_port
+from services.control.supervisor import free_port
 from tests.training.runs import LocalHost, make_run
 from wmss.config import Hyperparameters, LoraConfig
 from wmss.data.sampler import micro_batches

@@ -1,6 +1,6 @@
 """THE LOOP: supervised fine-tuning, or weak-driven training of a strong model on mixed logits.
 
-    services.trainer runs `train` on every Ray Train worker; any other host that fulfils `Host` may run it.
+    services.driver.trainer runs `train` on every Ray Train worker; any other host that fulfils `Host` may run it.
 
 A phase begins with a fresh optimizer and schedule. The loss of a step is the sum over all its target tokens, on all
 workers, divided by their number, so neither the micro-batch split nor the number of workers changes the result.

@@ -8,7 +8,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from services.jobs.store import UnknownCursorError
-from services.samples import Selected
+from services.results.samples import Selected
 
 COLUMNS = ("line", "level", "purpose", "sample", "seed", "text", "finish_reason", "logprob", "label", "detail", "ms")
 """Of one row per response, without its tokens."""

@@ -24,10 +24,10 @@ from rich.progress import Progress
 from rich.table import Table
 
 from services import client as service
-from services.checking import show
+from services.commands.checking import show
+from services.commands.watching import JobView
+from services.control.supervisor import Endpoint, ServeError, die_with_parent, free_port, running_endpoint
 from services.settings import Settings
-from services.supervisor import Endpoint, ServeError, die_with_parent, free_port, running_endpoint
-from services.watching import JobView
 from wmss.config import parse_job
 from wmss.data.convert import convert_file
 from wmss.errors import WmssError
@@ -100,7 +100,7 @@ def run_model_demo(
     with timed(times, "model and data"):
         folder = _real_model(home, model, console)
         training, validation = _real_data(home.root, data, limit, console)
-    from services.dry_run import check_here
+    from services.preview import check_here
 
     # Nothing else of the job runs while it trains.
     num_threads = int(os.environ.get("WMSS_TRAINING_THREADS") or len(os.sched_getaffinity(0)))

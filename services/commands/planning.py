@@ -11,11 +11,11 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from services.models import local_store, named_models, registered_digests, registered_models, resolve_anywhere
-from services.scoring import ViewedJournal
+from services.catalog.names import local_store, named_models, registered_digests, registered_models, resolve_anywhere
+from services.commands.score import ViewedJournal
+from services.commands.simulate import CAVEAT, check_out, html_table, write_chart
+from services.commands.watching import JobView
 from services.settings import Settings, engine_environment
-from services.simulate import CAVEAT, check_out, html_table, write_chart
-from services.watching import JobView
 from wmss.config import JobSpec, SelfImprovementConfig, SelfImprovementMethod
 from wmss.errors import WmssError
 from wmss.rounds.job import Job

@@ -15,9 +15,9 @@ from openai import DefaultHttpxClient, OpenAI
 from openai.pagination import SyncCursorPage
 from openai.types.fine_tuning import FineTuningJobEvent
 
+from services.control.supervisor import running_endpoint
 from services.jobs.states import TERMINAL
 from services.settings import Settings
-from services.supervisor import running_endpoint
 from wmss.config import JobSpec, ScoreSpec
 from wmss.errors import WmssError
 

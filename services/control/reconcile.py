@@ -5,7 +5,7 @@
     running      lease long overdue          -> stop the driver
     cancelling   driver still there          -> stop it; driver gone -> cancelled
     engines      idle too long, left by a driver that died, in the chat engine's place -> delete their applications
-    chat engine  see services/chat/keeper.py
+    chat engine  see services/control/chat_keeper.py
 
 It talks to Ray over HTTP and keeps nothing in memory, so it may die and start again at any moment.
 """
@@ -17,8 +17,8 @@ from collections.abc import Callable
 from functools import partial
 from typing import Protocol
 
-from services.chat.keeper import ChatCluster, ChatKeeper
 from services.chat.store import ChatStore
+from services.control.chat_keeper import ChatCluster, ChatKeeper
 from services.engines.store import EngineStore, too_many
 from services.jobs.kinds import resources_of
 from services.jobs.room import Cluster, room_for_chat, room_left, running_jobs

@@ -6,7 +6,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from services.watching import minutes
+from services.commands.watching import minutes
 from wmss.rounds.report import (
     Cost,
     FileFigures,

@@ -18,8 +18,8 @@ from rich.progress import Progress
 from rich.table import Table
 
 from services import client as service
-from services.charts import draw_rounds
-from services.demo import home_of, running_service, timed
+from services.commands.charts import draw_rounds
+from services.commands.demo_wmss import home_of, running_service, timed
 from services.settings import Settings
 from wmss.config import CurriculumPolicy, parse_job
 from wmss.errors import TrainingError, WmssError

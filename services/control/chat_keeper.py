@@ -6,8 +6,8 @@ from collections.abc import Callable
 from typing import Protocol
 
 from services.chat.store import ChatState, ChatStore
+from services.control.ray_jobs import DriverStatus
 from services.jobs.tables import ChatEngineRow
-from services.ray_jobs import DriverStatus
 from services.settings import Settings
 
 logger = logging.getLogger(__name__)

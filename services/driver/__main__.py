@@ -17,6 +17,8 @@ from ray.serve.handle import DeploymentHandle
 
 from services import cluster
 from services.chat.store import ChatStore
+from services.control.reconcile import submission_id
+from services.driver.trainer import run_training
 from services.engines.generator import ServeGenerator, deploy_generator
 from services.engines.pool import EnginePool
 from services.engines.replicas import app_name
@@ -26,13 +28,11 @@ from services.engines.store import Engine, EngineStore
 from services.failures import driver_error
 from services.jobs.kinds import Kind
 from services.jobs.lease import keep_lease
-from services.jobs.reconcile import submission_id
 from services.jobs.room import occupied_by, room_left, running_jobs, uses_gpu
 from services.jobs.states import State
 from services.jobs.store import PATIENCE_S, Fence, LostLeaseError, NewEvent, Store, may_be_tried_again
 from services.jobs.tables import JobRow
 from services.settings import Settings
-from services.trainer import run_training
 from wmss.config import JobSpec, ScoreSpec
 from wmss.errors import WmssError
 from wmss.records import CheckpointDigests

@@ -17,10 +17,10 @@ from rich.markup import escape
 from rich.table import Table
 
 from services import client as service
-from services.models import local_store, resolve_anywhere
-from services.score_tables import json_lines
+from services.catalog.names import local_store, resolve_anywhere
+from services.commands.watching import JobView
+from services.results.scores import json_lines
 from services.settings import Settings
-from services.watching import JobView
 from wmss.config import ScoreSpec, parse_scores
 from wmss.errors import WmssError
 from wmss.rounds.job import Artifacts

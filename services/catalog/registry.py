@@ -4,10 +4,10 @@ import hashlib
 import json
 from pathlib import Path
 
-from services.hub import PREFIX, HubModel, fetch, forget, hub_model, lacks_revision
+from services.catalog.hub import PREFIX, HubModel, fetch, forget, hub_model, lacks_revision
+from services.catalog.names import is_checkpoint_id, resolve_model
 from services.jobs.store import Store
 from services.jobs.tables import WeakCheckpointRow
-from services.models import is_checkpoint_id, resolve_model
 from services.settings import Settings
 from wmss.errors import ModelError, raise_all, shown
 from wmss.models.files import file_stamps

@@ -1,6 +1,6 @@
 """The Hugging Face hub, read in a process of its own:
 
-python -m services.hub REPOSITORY REVISION CACHE FILE_PATTERN...
+python -m services.catalog.hub REPOSITORY REVISION CACHE FILE_PATTERN...
 
 The library decides when it is imported whether it may go online. Service, engines and workers never may
 (`HF_HUB_OFFLINE=1`); the one process that downloads may, where the operator allows it (`WMSS_HUB=true`).
@@ -60,7 +60,7 @@ def fetch(model: HubModel, patterns: Sequence[str], settings: Settings, *, param
         ModelError: there is no such model or revision, or it may not be downloaded.
         HubUnavailableError: the hub does not answer.
     """
-    command = [sys.executable, "-m", "services.hub", model.repository, model.revision, str(settings.hub_cache)]
+    command = [sys.executable, "-m", "services.catalog.hub", model.repository, model.revision, str(settings.hub_cache)]
     environment = os.environ | {"HF_HUB_OFFLINE": "0" if settings.hub else "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
     run = subprocess.run([*command, *patterns], env=environment, stdout=subprocess.PIPE, text=True, check=False)
     if run.returncode != 0:
