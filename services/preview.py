@@ -16,10 +16,10 @@ from services.jobs.tables import WeakCheckpointRow
 from services.settings import Settings, engine_environment, ray_cpus
 from wmss.config import JobSpec
 from wmss.errors import WmssError
-from wmss.rounds.dry_run import report
+from wmss.rounds.before.dry_run import report
+from wmss.rounds.before.preflight import Sources, examine
+from wmss.rounds.before.report import Machine, Report
 from wmss.rounds.phases import needs_engine
-from wmss.rounds.preflight import Sources, examine
-from wmss.rounds.report import Machine, Report
 
 
 def dry_run(

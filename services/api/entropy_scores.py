@@ -29,7 +29,7 @@ def create(service: Service, spec: ScoreSpec, sending: OfSending) -> ScoresObjec
     """Accept a request. It waits among the jobs; what was scored before costs nothing. Sent again, as for jobs."""
 
     def accept(request_digest: str) -> JobRow:
-        from wmss.rounds.preflight import check_scored  # it loads torch, which the API starts without
+        from wmss.rounds.before.preflight import check_scored  # it loads torch, which the API starts without
 
         models, registered = look_up(service, spec, check_scored)
         return service.store.create_job(

@@ -25,8 +25,8 @@ from services.jobs.kinds import Kind
 from services.jobs.store import new_id
 from services.jobs.tables import JobRow
 from wmss.config import JobSpec
+from wmss.rounds.before.report import Report
 from wmss.rounds.phases import phases_of, rounds_decided
-from wmss.rounds.report import Report
 
 router = APIRouter(prefix="/v1/fine_tuning/jobs", tags=["fine-tuning"])
 
@@ -41,7 +41,7 @@ def create(service: Service, spec: JobSpec, sending: OfSending) -> JobObject:
 
     def accept(request_digest: str) -> JobRow:
         # It loads tokenizers: imported late so that the API starts (and answers health checks) without torch.
-        from wmss.rounds.preflight import check_models
+        from wmss.rounds.before.preflight import check_models
 
         models, registered = look_up(service, spec, check_models)
         job_id = new_id("ftjob")

@@ -89,7 +89,7 @@ def _keep(
         tokenizer_files,
         weight_files,
     )
-    from wmss.rounds.preflight import check_models
+    from wmss.rounds.before.preflight import check_models
     from wmss.scoring.vllm_families import check_family
 
     raise_all(check_models({param: folder}))

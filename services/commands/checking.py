@@ -7,7 +7,7 @@ from rich.table import Table
 from rich.text import Text
 
 from services.commands.watching import minutes
-from wmss.rounds.report import (
+from wmss.rounds.before.report import (
     Cost,
     FileFigures,
     Finding,

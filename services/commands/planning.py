@@ -18,11 +18,11 @@ from services.commands.watching import JobView
 from services.settings import Settings, engine_environment
 from wmss.config import JobSpec, SelfImprovementConfig, SelfImprovementMethod
 from wmss.errors import WmssError
+from wmss.rounds.improvement.outlook import Case, Outlook, look_ahead
+from wmss.rounds.improvement.pilot import Pilot, run_pilot
 from wmss.rounds.job import Job
 from wmss.rounds.messages import duration
-from wmss.rounds.outlook import Case, Outlook, look_ahead
-from wmss.rounds.pilot import Pilot, run_pilot
-from wmss.rounds.scoring import in_process
+from wmss.rounds.scores.request import in_process
 
 PILOT_COLUMNS = ("level", "prompts", "accepted", "rate", "90 %", "no answer", "cut", "distinct")
 MOST_COMPLEXITY = 1e12

@@ -25,7 +25,7 @@ from wmss.config import ScoreSpec, parse_scores
 from wmss.errors import WmssError
 from wmss.rounds.job import Artifacts
 from wmss.rounds.phases import score_phases
-from wmss.rounds.scoring import PassingJournal, ScoreJob, in_process, run_scores
+from wmss.rounds.scores.request import PassingJournal, ScoreJob, in_process, run_scores
 from wmss.scoring.tables import EntropyTable, entropy_change
 
 Format = Literal["parquet", "jsonl"]

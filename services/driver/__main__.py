@@ -37,8 +37,8 @@ from wmss.config import JobSpec, ScoreSpec
 from wmss.errors import WmssError
 from wmss.records import CheckpointDigests
 from wmss.rounds.job import Artifacts, Job
-from wmss.rounds.scoring import ScoreJob, run_scores
-from wmss.rounds.stages import run_job
+from wmss.rounds.scores.request import ScoreJob, run_scores
+from wmss.rounds.weak_driven import run_job
 from wmss.scoring.vllm_scorer import provenance
 from wmss.training.run import TrainingRun
 

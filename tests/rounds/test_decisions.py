@@ -4,7 +4,7 @@ import pytest
 
 from wmss.config import SelfImprovementConfig
 from wmss.core.levels import Curriculum, start
-from wmss.rounds.decisions import Best, HeldOut, LevelCount, LevelScore, LoopState, Round, decide
+from wmss.rounds.improvement.decisions import Best, HeldOut, LevelCount, LevelScore, LoopState, Round, decide
 
 N = 2000
 

@@ -12,7 +12,7 @@ from wmss.config import Hyperparameters, LoraConfig
 from wmss.data.dataset import read_samples
 from wmss.data.tokenization import save_tokenized, tokenize_samples
 from wmss.models.loading import load_tokenizer
-from wmss.rounds.estimates import (
+from wmss.rounds.before.estimates import (
     Branch,
     checkpoint_bytes,
     measure_flops,

@@ -14,11 +14,11 @@ from wmss.config import parse_job
 from wmss.data.tokenization import load_tokenized
 from wmss.errors import ConfigError, DataError, TrainingError
 from wmss.models.loading import load_model
-from wmss.rounds.decisions import Decision
+from wmss.rounds.improvement.decisions import Decision
+from wmss.rounds.improvement.rollouts import read_judged, read_rollouts, shards_in
 from wmss.rounds.job import Job
 from wmss.rounds.phases import phases_of, rounds_decided
-from wmss.rounds.rollouts import read_judged, read_rollouts, shards_in
-from wmss.rounds.stages import run_job
+from wmss.rounds.weak_driven import run_job
 from wmss.scoring.torch_sampler import TorchSampler
 
 KNOBS = {
@@ -175,7 +175,7 @@ def test_a_job_killed_in_any_phase_ends_with_the_same_manifests(make, phase):
 
 
 def test_shards_on_disk_are_not_drawn_again(make, monkeypatch):
-    monkeypatch.setattr("wmss.rounds.responses.SHARD_REQUESTS", 16)
+    monkeypatch.setattr("wmss.rounds.improvement.responses.SHARD_REQUESTS", 16)
     undisturbed = run(make(folder="undisturbed"))
     job, journal = make(folder="killed"), MemoryJournal()
     engines = SamplingEngines(job.folder.parent / "other-runs")
@@ -226,7 +226,7 @@ def test_weak_driven_update_takes_the_round_before_as_weak_model(make, monkeypat
 
     monkeypatch.setattr(SamplingEngines, "train", spy)
     # Held-out tasks barely move in three steps: everything looks flat or saturated.
-    monkeypatch.setattr("wmss.rounds.decisions.classify", _saturated)
+    monkeypatch.setattr("wmss.rounds.improvement.decisions.classify", _saturated)
     journal = run(make(rounds=4, curriculum={"policy": "uniform"}, weak_driven={"when": "on_saturation"}))
     assert [bool(run.weak) for run in seen] == [False, False, True, True]
     assert seen[2].weak[0].folder == Path(journal.finished["train"]["checkpoint"])

@@ -5,9 +5,17 @@ import pytest
 
 from wmss.errors import DataError, TrainingError
 from wmss.records import Completion, Task, Verdict
-from wmss.rounds.judging import Judged, change_errors, level_counts, pass_rates, refuse_hopeless, score, scores
-from wmss.rounds.rollouts import Rollout
-from wmss.rounds.task_files import TaskFile
+from wmss.rounds.before.task_files import TaskFile
+from wmss.rounds.improvement.judging import (
+    Judged,
+    change_errors,
+    level_counts,
+    pass_rates,
+    refuse_hopeless,
+    score,
+    scores,
+)
+from wmss.rounds.improvement.rollouts import Rollout
 
 RIGHT, WRONG = Verdict("correct", "equal", 1.0), Verdict("wrong", "other", 1.0)
 

@@ -18,9 +18,9 @@ from tests.rounds.test_stages import MemoryJournal
 from wmss.config import SelfImprovementConfig
 from wmss.core.selection import normalized
 from wmss.errors import ConfigError, DataError, ModelError
-from wmss.rounds.outlook import look_ahead
-from wmss.rounds.pilot import PilotLevel, run_pilot
-from wmss.rounds.rollouts import read_rollouts, shards_in
+from wmss.rounds.improvement.outlook import look_ahead
+from wmss.rounds.improvement.pilot import PilotLevel, run_pilot
+from wmss.rounds.improvement.rollouts import read_rollouts, shards_in
 
 
 def pilot(job, *, num_prompts=8, num_samples=4):

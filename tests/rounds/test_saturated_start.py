@@ -7,8 +7,8 @@ import pytest
 
 from tests.rounds.test_combinations import job_of
 from tests.rounds.test_stages import LocalEngines, MemoryJournal
-from wmss.rounds import stages
-from wmss.rounds.stages import run_job
+from wmss.rounds import weak_driven as stages
+from wmss.rounds.weak_driven import run_job
 
 KNOBS = {"learning_rate": 1e-9, "max_steps": 14, "sft_epochs": 8, "telemetry_every": 1}
 

@@ -17,8 +17,8 @@ from wmss.config import parse_scores
 from wmss.data.tokenization import load_tokenized
 from wmss.errors import ConfigError, DataError, ModelError, WmssError
 from wmss.rounds.phases import score_phases
-from wmss.rounds.scoring import InProcess, ScoreJob, run_scores, score_file
-from wmss.rounds.stages import run_job
+from wmss.rounds.scores.request import InProcess, ScoreJob, run_scores, score_file
+from wmss.rounds.weak_driven import run_job
 from wmss.scoring.interfaces import NUM_STATISTICS
 from wmss.scoring.tables import EntropyTable, entropy_change
 from wmss.scoring.torch_scorer import TorchEntropyScorer, provenance
@@ -235,6 +235,6 @@ def test_bad_arguments_are_refused_by_name(checkpoints, files, change, param):
 
 
 def test_scoring_from_python_needs_neither_ray_nor_vllm():
-    code = "from wmss.rounds.scoring import score_file; import sys; print(*sys.modules)"
+    code = "from wmss.rounds.scores.request import score_file; import sys; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert not {name.split(".")[0] for name in loaded} & {"ray", "vllm", "fastapi", "sqlalchemy"}

@@ -21,7 +21,7 @@ from wmss.models.loading import load_model, load_tokenizer
 from wmss.rounds.job import Job
 from wmss.rounds.messages import compared
 from wmss.rounds.phases import phases_of
-from wmss.rounds.stages import run_job
+from wmss.rounds.weak_driven import run_job
 from wmss.scoring.torch_sampler import TorchSampler
 from wmss.scoring.torch_scorer import TorchEntropyScorer, provenance
 from wmss.training.loop import train

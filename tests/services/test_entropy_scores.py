@@ -13,7 +13,7 @@ from services.results import scores as score_tables
 from tests.rounds.test_scoring import ScriptedEngines
 from tests.services.test_api import api, create, home, problem, upload  # noqa: F401
 from wmss.errors import ModelError
-from wmss.rounds.scoring import run_scores
+from wmss.rounds.scores.request import run_scores
 
 URL = "/v1/entropy_scores"
 pytestmark = pytest.mark.filterwarnings("ignore:Using extra keyword arguments")  # Ray Serve's, when it is imported

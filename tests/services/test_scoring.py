@@ -9,7 +9,7 @@ import pytest
 
 from tests.services.test_cli import run  # noqa: F401
 from wmss.errors import WmssError
-from wmss.rounds.scoring import score_file
+from wmss.rounds.scores.request import score_file
 from wmss.scoring.tables import EntropyTable, entropy_change
 from wmss.tasks.arithmetic import make_problems, write_jsonl
 

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from wmss.config import JobSpec
 from wmss.errors import WmssError
 from wmss.records import ADAPTER_FOLDER, STRONG_FOLDER, CheckpointDigests
-from wmss.rounds.preflight import Sources
+from wmss.rounds.before.preflight import Sources
 from wmss.scoring.interfaces import Generator, Sampler, Scorer
 from wmss.training.run import ModelSource, TrainingRun
 

@@ -9,9 +9,9 @@ import numpy.typing as npt
 
 from wmss.core.estimators import difference_interval
 from wmss.records import Task, Verdict
-from wmss.rounds.decisions import Decision, HeldOut
+from wmss.rounds.before.report import FileFigures
+from wmss.rounds.improvement.decisions import Decision, HeldOut
 from wmss.rounds.phases import PURPOSES, kind_and_round
-from wmss.rounds.report import FileFigures
 from wmss.training.run import TrainingRun
 
 FloatArray = npt.NDArray[np.float64]

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from wmss.config import SelfImprovementConfig
-from wmss.rounds.pilot import PilotLevel
+from wmss.rounds.improvement.pilot import PilotLevel
 from wmss.theory import Forecast, fixed_points, forecast
 from wmss.theory.forecast import GOOD_START
 

@@ -26,16 +26,24 @@ from wmss.data.tokenization import save_tokenized
 from wmss.errors import DataError, TrainingError, raise_all
 from wmss.records import Split, TokenizedSample, Verdict
 from wmss.rounds import messages
-from wmss.rounds.decisions import Best, Decision, HeldOut, LoopState, Round, decide
+from wmss.rounds.before.improvement_report import improvement_warnings
+from wmss.rounds.before.preflight import examine
+from wmss.rounds.before.task_files import TaskFile, TaskFiles, read_task_files
 from wmss.rounds.export import export_result
-from wmss.rounds.improvement_report import improvement_warnings
+from wmss.rounds.improvement.decisions import Best, Decision, HeldOut, LoopState, Round, decide
+from wmss.rounds.improvement.judging import (
+    Judged,
+    change_errors,
+    level_counts,
+    pass_rates,
+    refuse_hopeless,
+    scores,
+    test_scores,
+)
+from wmss.rounds.improvement.responses import Panel, Wanted
+from wmss.rounds.improvement.rollouts import Rollout, read_judged, read_rollouts, shards_in, write_judged
 from wmss.rounds.job import Artifacts, Checkpoint, Engines, Job, Journal, once
-from wmss.rounds.judging import Judged, change_errors, level_counts, pass_rates, refuse_hopeless, scores, test_scores
 from wmss.rounds.phases import IMPROVEMENT_ROUND, in_round, phases_of
-from wmss.rounds.preflight import examine
-from wmss.rounds.responses import Panel, Wanted
-from wmss.rounds.rollouts import Rollout, read_judged, read_rollouts, shards_in, write_judged
-from wmss.rounds.task_files import TaskFile, TaskFiles, read_task_files
 from wmss.rounds.training import train_phase
 from wmss.scoring.rollouts import sample_seed
 from wmss.training.run import TrainingRun

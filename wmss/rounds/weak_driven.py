@@ -26,13 +26,13 @@ from wmss.errors import ConfigError, ScoreTableError, raise_all
 from wmss.models.loading import load_tokenizer
 from wmss.records import TokenizedSample
 from wmss.rounds import messages
-from wmss.rounds.dry_run import file_figures, plan, warnings
+from wmss.rounds.before.dry_run import file_figures, plan, warnings
+from wmss.rounds.before.preflight import examine
 from wmss.rounds.export import export_result
-from wmss.rounds.improvement import improve
+from wmss.rounds.improvement.loop import improve
 from wmss.rounds.job import Artifacts, Checkpoint, Engines, Job, Journal, once
 from wmss.rounds.phases import in_round, needs_engine, phases_of
-from wmss.rounds.preflight import examine
-from wmss.rounds.scores import Evaluations, Scores, tell_scores
+from wmss.rounds.scores.cache import Evaluations, Scores, tell_scores
 from wmss.rounds.training import train_phase
 from wmss.scoring.interfaces import Progress
 from wmss.scoring.tables import EntropyTable, check_comparable, entropy_change

@@ -11,9 +11,9 @@ from wmss.core.estimators import wilson_interval
 from wmss.core.selection import normalized
 from wmss.errors import DataError, TrainingError
 from wmss.records import Split, Verdict
-from wmss.rounds.decisions import HeldOut, LevelCount, LevelScore
-from wmss.rounds.rollouts import Rollout
-from wmss.rounds.task_files import TaskFile
+from wmss.rounds.before.task_files import TaskFile
+from wmss.rounds.improvement.decisions import HeldOut, LevelCount, LevelScore
+from wmss.rounds.improvement.rollouts import Rollout
 
 FloatArray = npt.NDArray[np.float64]
 

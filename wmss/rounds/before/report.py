@@ -101,7 +101,7 @@ class Plan(_Part):
 
 
 class Cost(_Part):
-    """Estimates; the formulas stand in `wmss/rounds/estimates.py`."""
+    """Estimates; the formulas stand in `wmss/rounds/before/estimates.py`."""
 
     worker_memory_bytes: int
     """Peak of one training worker; on a GPU, of its memory."""

@@ -23,7 +23,7 @@ from wmss.models.loading import (
     model_config,
 )
 from wmss.records import CheckpointDigests, TokenizedSample
-from wmss.rounds.task_files import TaskFiles, read_task_files, verifier_problems
+from wmss.rounds.before.task_files import TaskFiles, read_task_files, verifier_problems
 
 Found = TypeVar("Found")
 

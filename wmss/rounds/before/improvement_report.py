@@ -10,10 +10,10 @@ from wmss.config import JobSpec, SelfImprovementConfig, SelfImprovementMethod
 from wmss.core.levels import affords_probes
 from wmss.models.loading import load_tokenizer
 from wmss.rounds import messages
+from wmss.rounds.before.preflight import Findings
+from wmss.rounds.before.report import Finding, LevelFigures, Plan, PlannedPhase, Report, TaskFigures
+from wmss.rounds.before.task_files import METHOD, TaskFiles
 from wmss.rounds.phases import kind_and_round, phases_of
-from wmss.rounds.preflight import Findings
-from wmss.rounds.report import Finding, LevelFigures, Plan, PlannedPhase, Report, TaskFigures
-from wmss.rounds.task_files import METHOD, TaskFiles
 
 
 def improvement_report(spec: JobSpec, base: Path | None, found: Findings, problems: list[Finding]) -> Report:

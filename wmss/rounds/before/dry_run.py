@@ -14,7 +14,7 @@ from wmss.data.tokenization import tokenize_samples
 from wmss.errors import ModelError
 from wmss.models.loading import load_tokenizer
 from wmss.records import TokenizedSample
-from wmss.rounds.estimates import (
+from wmss.rounds.before.estimates import (
     MATRIX_SHARE,
     PROCESS_BYTES,
     Branch,
@@ -27,10 +27,9 @@ from wmss.rounds.estimates import (
     training_flops,
     worker_tensor_bytes,
 )
-from wmss.rounds.improvement_report import improvement_report
-from wmss.rounds.phases import kind_and_round, needs_engine, phases_of
-from wmss.rounds.preflight import MAX_LINES, FileContent, Findings, Sources, first_lines
-from wmss.rounds.report import (
+from wmss.rounds.before.improvement_report import improvement_report
+from wmss.rounds.before.preflight import MAX_LINES, FileContent, Findings, Sources, first_lines
+from wmss.rounds.before.report import (
     Cost,
     FileFigures,
     Finding,
@@ -42,6 +41,7 @@ from wmss.rounds.report import (
     Segment,
     gigabytes,
 )
+from wmss.rounds.phases import kind_and_round, needs_engine, phases_of
 from wmss.verifiers.final_value import is_verifiable
 
 FEW_STEPS = 20

@@ -19,12 +19,12 @@ from wmss.core.estimators import wilson_interval
 from wmss.core.selection import normalized
 from wmss.errors import ConfigError, raise_all
 from wmss.records import Verdict
+from wmss.rounds.before.preflight import examine
+from wmss.rounds.before.task_files import TaskFile
+from wmss.rounds.improvement.judging import Z_90, Judged, pass_rates
+from wmss.rounds.improvement.responses import Panel, Wanted
+from wmss.rounds.improvement.rollouts import Rollout
 from wmss.rounds.job import Checkpoint, Job, Journal, SamplingEngines
-from wmss.rounds.judging import Z_90, Judged, pass_rates
-from wmss.rounds.preflight import examine
-from wmss.rounds.responses import Panel, Wanted
-from wmss.rounds.rollouts import Rollout
-from wmss.rounds.task_files import TaskFile
 from wmss.verifiers.audit import Alarm, acceptance_alarms, constant_answer_alarms, failure_alarms
 
 PILOT = -2

@@ -19,11 +19,11 @@ from wmss.errors import ConfigError, WmssError, raise_all
 from wmss.models.loading import load_tokenizer
 from wmss.records import CheckpointDigests
 from wmss.rounds import messages
-from wmss.rounds.dry_run import file_figures
+from wmss.rounds.before.dry_run import file_figures
+from wmss.rounds.before.preflight import Findings, examine_scores
 from wmss.rounds.job import Artifacts, Journal, ScoringEngines, once
 from wmss.rounds.phases import score_phases
-from wmss.rounds.preflight import Findings, examine_scores
-from wmss.rounds.scores import Scores, tell_scores
+from wmss.rounds.scores.cache import Scores, tell_scores
 from wmss.scoring import torch_scorer, vllm_families, vllm_scorer
 from wmss.scoring.interfaces import Progress, Sampler, Scorer
 from wmss.scoring.tables import EntropyTable, check_comparable
@@ -203,7 +203,7 @@ def score_file(
 ) -> EntropyTable:
     """Exact entropy of every sample of a file under a checkpoint, in this process, without a service.
 
-        from wmss.rounds.scoring import score_file
+        from wmss.rounds.scores.request import score_file
         from wmss.scoring.tables import entropy_change
 
         weak = score_file("train.jsonl", "models/base", cache="cache")
