@@ -12,7 +12,7 @@ import numpy.typing as npt
 import torch
 
 from benchmarks.measure import REPETITIONS, Line, Target, interleave, line, print_lines, require_close, skipped
-from wmss.core.curriculum import draw, sampling_weights
+from wmss.core.sample_weights import draw, sampling_weights
 
 SAMPLES, DATASET_ROWS = 1_000_000, 50_000
 ALPHA, BETA, GAMMA, SEED = 0.1, 0.8, 0.1, 0

@@ -136,7 +136,7 @@ MUTATIONS = (
     ),
     mutation(
         "the draw takes the weak model for the strong one",
-        "core/curriculum.py",
+        "core/sample_weights.py",
         ("delta = strong_entropy - weak_entropy", "delta = weak_entropy - strong_entropy"),
         tests=["tests/core/test_curriculum.py"],
     ),
@@ -184,13 +184,13 @@ MUTATIONS = (
     ),
     mutation(
         "the second term of v2 is the weak model's entropy",
-        "core/curriculum.py",
+        "core/sample_weights.py",
         ('"v2": ("drop", "strong", "rise")', '"v2": ("drop", "weak", "rise")'),
         tests=["tests/core/test_curriculum.py"],
     ),
     mutation(
         "per_term does not scale its terms",
-        "core/curriculum.py",
+        "core/sample_weights.py",
         ('if weighting == "per_term":', "if False:"),
         tests=["tests/core/test_curriculum.py"],
     ),

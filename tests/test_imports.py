@@ -93,7 +93,9 @@ def test_config_is_light():
 
 
 def test_core_and_training_need_neither_ray_nor_vllm():
-    modules = "wmss.core.mixing, wmss.core.entropy, wmss.core.curriculum, wmss.training.loop, wmss.scoring.torch_scorer"
+    modules = (
+        "wmss.core.mixing, wmss.core.entropy, wmss.core.sample_weights, wmss.training.loop, wmss.scoring.torch_scorer"
+    )
     assert not loaded_by(f"import {modules}") & {"ray", "vllm", "peft", "fastapi", "sqlalchemy"}
 
 

@@ -203,7 +203,7 @@ class WmssConfig(Knobs):
     """Keep the frozen weak model's hidden states from scoring on disk, so that training need not run it: 4 bytes x
     width for every supervised token."""
     weighting: Literal["v2", "v1", "per_term", "uniform", "all"] = "v2"
-    """How entropies become sampling weights, see `wmss.core.curriculum`; `all` = every sample once, without a draw."""
+    """How entropies become sampling weights, see `wmss.core.sample_weights`; `all` = every sample once, without a draw."""
     alpha: float | None = Field(default=None, ge=0, le=1e6)
     """Coefficient of the first term (v2: entropy drop; v1 and per_term: weak entropy); null = the preset's."""
     beta: float | None = Field(default=None, ge=0, le=1e6)

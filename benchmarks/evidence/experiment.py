@@ -19,7 +19,7 @@ from benchmarks.evidence.plan import ARMS, CHECKPOINTS, TESTS, Arm, Base, Settin
 from benchmarks.evidence.rows import Row
 from benchmarks.evidence.task import make_samples, make_tokenizer, misconceptions
 from wmss.config import Hyperparameters
-from wmss.core.curriculum import draw, sampling_weights
+from wmss.core.sample_weights import draw, sampling_weights
 from wmss.core.saturation import is_saturated
 from wmss.data.dataset import Sample
 from wmss.data.tokenization import save_tokenized, tokenize_samples

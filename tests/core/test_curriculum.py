@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests import reference
-from wmss.core.curriculum import cap_weights, draw, sampling_weights
+from wmss.core.sample_weights import cap_weights, draw, sampling_weights
 
 WEAK = [1.0, 0.5, 0.2, 0.0]
 STRONG = [0.5, 0.5, 0.4, 0.0]

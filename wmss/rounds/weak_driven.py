@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from wmss.config import Hyperparameters, SelfImprovementMethod, SupervisedMethod, WmssConfig
-from wmss.core.curriculum import TERMS, cap_weights, draw, sampling_weights, weighting_terms
+from wmss.core.sample_weights import TERMS, cap_weights, draw, sampling_weights, weighting_terms
 from wmss.core.saturation import MIN_ENTROPY_GAP, WINDOW, useful_weak
 from wmss.data.dataset import read_samples
 from wmss.data.states import check_states
