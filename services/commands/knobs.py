@@ -9,7 +9,7 @@ from wmss.config import PRESET_BATCH_SIZE, PRESETS, JobSpec, ScoreSpec
 
 HEADER = """# Knobs
 
-Made by `wmss knobs` from the declarations in `wmss/config.py` and `services/settings.py`; change it there. A job is
+Made by `wmss knobs` from the declarations in `wmss/config/` and `services/settings.py`; change it there. A job is
 JSON over REST or a TOML file, where a table `[wmss]`, `[supervised]`
 or `[self_improvement]` stands for `method`. Unknown knobs are
 refused."""

@@ -1,0 +1,40 @@
+"""What every configuration model is made of: its base class, and the types of names, counts and metadata."""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+
+
+class Knobs(BaseModel):
+    """Base of every configuration model."""
+
+    # Strict: `true` is not a batch size and "8" is not a number.
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", strict=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )
+
+
+MAX_COUNT = 2**24
+"""Largest batch size and sample length that is taken for meant."""
+
+Auto = Literal["auto"]
+MaxLength = Annotated[int, Field(ge=2, le=MAX_COUNT)] | Auto
+
+METADATA_KEY = r'^[^"\\\[\]\x00-\x1f]{1,64}$'
+_METADATA_VALUE = r"^[^\x00]{0,512}$"
+_SUFFIX = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
+_NO_NUL = r"^[^\x00]*$"
+PATTERNS = {
+    METADATA_KEY: "a key of 1 to 64 characters, without quotes, brackets, backslashes and control characters",
+    _METADATA_VALUE: "up to 512 characters, none of them NUL",
+    _SUFFIX: "up to 64 letters, digits, '.', '_' or '-', beginning with a letter or digit",
+    _NO_NUL: "text without NUL characters",
+}
+"""What each pattern asks for, in words."""
+
+MetadataKey = Annotated[str, StringConstraints(pattern=METADATA_KEY)]
+MetadataValue = Annotated[str, StringConstraints(pattern=_METADATA_VALUE)]
+Suffix = Annotated[str, StringConstraints(pattern=_SUFFIX)]
+FileName = Annotated[str, StringConstraints(min_length=1, max_length=4096, pattern=_NO_NUL)]
+ModelName = Annotated[str, StringConstraints(min_length=1, max_length=1024)]
+Metadata = Annotated[dict[MetadataKey, MetadataValue], Field(max_length=16)]

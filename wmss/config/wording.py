@@ -1,0 +1,67 @@
+"""Validation errors in words: the field as the caller wrote it, what was expected, what was found."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from wmss.config.base import PATTERNS
+from wmss.config.job import UNSUPPORTED
+from wmss.errors import ConfigError, shortened, shown
+
+
+def explain(errors: Sequence[Mapping[str, Any]]) -> ConfigError:
+    """One message for all of pydantic's `errors()`, `param` naming the first field (e.g. `method.wmss.alpha`)."""
+    texts: dict[str, tuple[list[str], str]] = {}  # of one field, all that it could have been
+    for item in errors:
+        field, text = _explain_one(item)
+        got = "" if item["type"] in _SELF_EXPLAINED else f" (got {shown(item['input'])})"
+        texts.setdefault(field, ([], got))[0].append(text)
+    lines = []
+    for field, (said, got) in list(texts.items())[:MAX_REPORTED]:
+        text = " or ".join([said[0], *(other.removeprefix("expected ") for other in said[1:])]) + got
+        lines.append(f"{field}: {text}" if field else text)
+    if len(texts) > MAX_REPORTED:
+        lines.append(f"and {len(texts) - MAX_REPORTED} more")
+    return ConfigError("; ".join(lines), param=next(iter(texts)) or None)
+
+
+MAX_REPORTED = 100
+"""Fields that one message speaks of."""
+_OBJECT_EXPECTED = ("model_type", "model_attributes_type", "dict_type")
+_SELF_EXPLAINED = ("extra_forbidden", "missing", "value_error", "union_tag_invalid", "union_tag_not_found")
+
+
+def _explain_one(item: Mapping[str, Any]) -> tuple[str, str]:
+    """The field of one of pydantic's errors, and what was expected of it."""
+    field = field_path(item["loc"])
+    match item["type"]:
+        case "extra_forbidden":
+            return field, UNSUPPORTED.get(field, "unknown field; remove it or correct its spelling")
+        case "missing":
+            return field, "required field is missing"
+        case "union_tag_invalid":
+            known, got = item["ctx"]["expected_tags"], item["ctx"]["tag"]
+            return f"{field}.type", f"expected one of {known}, got {shown(got)}; others are not offered here"
+        case "union_tag_not_found":
+            return f"{field}.type", "required field is missing"
+        case "string_pattern_mismatch":
+            return field, f"expected {PATTERNS[item['ctx']['pattern']]}"
+        case kind if kind in _OBJECT_EXPECTED:
+            return field, "expected an object with fields"
+        case _:
+            return field, item["msg"].removeprefix("Value error, ").replace("Input should be", "expected")
+
+
+_PYDANTICS_OWN = ("str", "int", "constrained-int", "float", "constrained-float", "[key]")
+
+
+def field_path(location: tuple[int | str, ...]) -> str:
+    """A field's dotted path as the caller wrote it, without the union branches and "[key]" marks that pydantic adds."""
+    parts = [str(part) for part in location]
+    if parts[:1] == ["method"] and len(parts) > 1:
+        del parts[1]
+    if parts[1:3] == ["self_improvement", "verifier"] and len(parts) > 4:
+        del parts[3]
+    of_the_caller = parts[:1] == ["metadata"] and parts[-1] != "[key]"
+    if parts and not of_the_caller and (parts[-1] in _PYDANTICS_OWN or parts[-1].startswith(("literal[", "list["))):
+        del parts[-1]
+    return shortened(".".join(parts))
