@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Column, Table
 
-from services import client as service
+from services.commands import client as service
 from services.commands.checking import show
 from services.commands.watching import JobView, round_table
 from services.control.supervisor import Endpoint, ServeError, Supervisor
@@ -517,7 +517,7 @@ def simulate(
     out: Annotated[Path | None, typer.Option(help="Chart to write: a .png, or an .html with the table.")] = None,
 ) -> None:
     """Say which curriculum self-improvement should follow, and where it would end. Needs no service and no model."""
-    from services import simulate as simulation
+    from services.commands import simulate as simulation
 
     numbers = {"complexity": complexity, "num_samples": samples, "rounds": rounds, "repetitions": repetitions}
     starts = simulation.level_starts(start, kappa, levels)

@@ -17,8 +17,9 @@ from services.settings import Settings, engine_environment, ray_cpus
 from wmss.config import JobSpec
 from wmss.errors import WmssError
 from wmss.rounds.before.dry_run import report
-from wmss.rounds.before.preflight import Sources, examine
+from wmss.rounds.before.preflight import examine
 from wmss.rounds.before.report import Machine, Report
+from wmss.rounds.job import Sources
 from wmss.rounds.phases import needs_engine
 
 

@@ -16,8 +16,8 @@ from wmss.rounds.before.report import (
     RenderedSample,
     Report,
     TaskFigures,
-    gigabytes,
 )
+from wmss.units import gigabytes
 
 MAX_SAMPLE_LINES = 40
 SUPERVISED, OTHER = "  > ", "    "

@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from services import client as service
+from services.commands import client as service
 from services.commands.charts import draw_rounds
 from services.commands.demo_wmss import home_of, running_service, timed
 from services.settings import Settings

@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from services import client as service
+from services.commands import client as service
 from services.commands.checking import show
 from services.commands.watching import JobView
 from services.control.supervisor import Endpoint, ServeError, die_with_parent, free_port, running_endpoint

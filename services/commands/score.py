@@ -16,8 +16,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from services import client as service
 from services.catalog.names import local_store, resolve_anywhere
+from services.commands import client as service
 from services.commands.watching import JobView
 from services.results.scores import json_lines
 from services.settings import Settings

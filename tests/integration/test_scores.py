@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from services import client as service
+from services.commands import client as service
 from tests.integration.stack import WMSS, wait_for
 from wmss.config import parse_scores
 from wmss.data.dataset import read_samples

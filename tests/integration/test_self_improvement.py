@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from services import client as service
+from services.commands import client as service
 from tests.integration.stack import WMSS, children_of, matching
 from tests.integration.test_stack import messages, wait_for_end, wmss
 from tests.rounds.echo import MAX_NEW_TOKENS, make_echo_base, make_tasks

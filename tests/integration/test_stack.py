@@ -24,7 +24,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import GraniteConfig, GraniteForCausalLM
 
-from services import client as service
+from services.commands import client as service
 from services.control.supervisor import free_port
 from tests.integration.stack import WMSS, start, stop, wait_for
 from tests.training.test_loop import LocalHost

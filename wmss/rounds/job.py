@@ -10,12 +10,24 @@ from typing import Any, Protocol
 from wmss.config import JobSpec
 from wmss.errors import WmssError
 from wmss.records import ADAPTER_FOLDER, STRONG_FOLDER, CheckpointDigests
-from wmss.rounds.before.preflight import Sources
 from wmss.scoring.interfaces import Generator, Sampler, Scorer
 from wmss.training.run import ModelSource, TrainingRun
 
 Artifacts = dict[str, Any]
 """What a phase leaves behind: plain JSON values."""
+
+
+@dataclass(frozen=True)
+class Sources:
+    """What a job's names lead to. A name that led nowhere is left out: that is a problem told elsewhere."""
+
+    spec: JobSpec
+    models: Mapping[str, Path]
+    """Folders by field: `model`, `method.wmss.weak_model`, `method.wmss.strong_model`."""
+    files: Mapping[str, Path]
+    """Files by field: `training_file`, `validation_file`."""
+    digests: Mapping[str, CheckpointDigests] = field(default_factory=dict)
+    """What the folders of registered checkpoints must still hold, by field."""
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ from wmss.rounds.before.estimates import (
     worker_tensor_bytes,
 )
 from wmss.rounds.before.improvement_report import improvement_report
-from wmss.rounds.before.preflight import MAX_LINES, FileContent, Findings, Sources, first_lines
+from wmss.rounds.before.preflight import MAX_LINES, FileContent, Findings, first_lines
 from wmss.rounds.before.report import (
     Cost,
     FileFigures,
@@ -39,9 +39,10 @@ from wmss.rounds.before.report import (
     RenderedSample,
     Report,
     Segment,
-    gigabytes,
 )
+from wmss.rounds.job import Sources
 from wmss.rounds.phases import kind_and_round, needs_engine, phases_of
+from wmss.units import gigabytes
 from wmss.verifiers.final_value import is_verifiable
 
 FEW_STEPS = 20

@@ -9,11 +9,15 @@ import numpy as np
 from wmss.config import JobSpec, SelfImprovementConfig, SelfImprovementMethod
 from wmss.core.levels import affords_probes
 from wmss.models.loading import load_tokenizer
-from wmss.rounds import messages
 from wmss.rounds.before.preflight import Findings
 from wmss.rounds.before.report import Finding, LevelFigures, Plan, PlannedPhase, Report, TaskFigures
 from wmss.rounds.before.task_files import METHOD, TaskFiles
 from wmss.rounds.phases import kind_and_round, phases_of
+
+NO_TEST_ROWS = (
+    "no rows of split 'test' in the validation file: the best round was chosen by the very tasks it is judged on, "
+    "which flatters it"
+)
 
 
 def improvement_report(spec: JobSpec, base: Path | None, found: Findings, problems: list[Finding]) -> Report:
@@ -78,7 +82,7 @@ def _of_held_out(knobs: SelfImprovementConfig, files: TaskFiles) -> Iterator[Fin
         )
         yield Finding(code="few_held_out", message=message, param="validation_file")
     if not files.held_out.of(split="test"):
-        yield Finding(code="no_test_rows", message=messages.NO_TEST_ROWS, param="validation_file")
+        yield Finding(code="no_test_rows", message=NO_TEST_ROWS, param="validation_file")
 
 
 def _figures(base: Path, files: TaskFiles) -> TaskFigures:

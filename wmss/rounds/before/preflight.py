@@ -24,21 +24,9 @@ from wmss.models.loading import (
 )
 from wmss.records import CheckpointDigests, TokenizedSample
 from wmss.rounds.before.task_files import TaskFiles, read_task_files, verifier_problems
+from wmss.rounds.job import Sources
 
 Found = TypeVar("Found")
-
-
-@dataclass(frozen=True)
-class Sources:
-    """What a job's names lead to. A name that led nowhere is left out: that is a problem told elsewhere."""
-
-    spec: JobSpec
-    models: Mapping[str, Path]
-    """Folders by field: `model`, `method.wmss.weak_model`, `method.wmss.strong_model`."""
-    files: Mapping[str, Path]
-    """Files by field: `training_file`, `validation_file`."""
-    digests: Mapping[str, CheckpointDigests] = field(default_factory=dict)
-    """What the folders of registered checkpoints must still hold, by field."""
 
 
 @dataclass(frozen=True)

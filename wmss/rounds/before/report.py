@@ -152,8 +152,3 @@ class Machine(_Part):
     """That a CPU engine reserves."""
     memory_bytes: int | None = None
     free_disk_bytes: int | None = None
-
-
-def gigabytes(num_bytes: int) -> str:
-    """1,234,000,000 -> "1.2 GB"; less than that in MB."""
-    return f"{num_bytes / 1e9:.1f} GB" if num_bytes >= 1e9 else f"{num_bytes / 1e6:.1f} MB"

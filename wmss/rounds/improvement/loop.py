@@ -25,11 +25,11 @@ from wmss.core.selection import Candidate, Key, manifest_digest, select
 from wmss.data.tokenization import save_tokenized
 from wmss.errors import DataError, TrainingError, raise_all
 from wmss.records import Split, TokenizedSample, Verdict
-from wmss.rounds import messages
-from wmss.rounds.before.improvement_report import improvement_warnings
+from wmss.rounds.before.improvement_report import NO_TEST_ROWS, improvement_warnings
 from wmss.rounds.before.preflight import examine
 from wmss.rounds.before.task_files import TaskFile, TaskFiles, read_task_files
 from wmss.rounds.export import export_result
+from wmss.rounds.improvement import messages
 from wmss.rounds.improvement.decisions import Best, Decision, HeldOut, LoopState, Round, decide
 from wmss.rounds.improvement.judging import (
     Judged,
@@ -43,6 +43,7 @@ from wmss.rounds.improvement.judging import (
 from wmss.rounds.improvement.responses import Panel, Wanted
 from wmss.rounds.improvement.rollouts import Rollout, read_judged, read_rollouts, shards_in, write_judged
 from wmss.rounds.job import Artifacts, Checkpoint, Engines, Job, Journal, once
+from wmss.rounds.messages import phase_done
 from wmss.rounds.phases import IMPROVEMENT_ROUND, in_round, phases_of
 from wmss.rounds.training import train_phase
 from wmss.scoring.rollouts import sample_seed
@@ -327,7 +328,7 @@ class _Loop:
     def final_test(self) -> Artifacts:
         """The start model and the result on the rows of split `test`, which decided nothing."""
         if not self._files.held_out.of(split="test"):
-            self.journal.event(messages.NO_TEST_ROWS, level="warn")
+            self.journal.event(NO_TEST_ROWS, level="warn")
             return {"results": None}
         results = {}
         for label, folder in (("base", self.job.base), ("result", self.job.result)):
@@ -480,7 +481,7 @@ class _Loop:
         return artifacts
 
     def _done(self, phase: str, seconds: float) -> str:
-        return messages.phase_done(phases_of(self.job.spec), phase, seconds)
+        return phase_done(phases_of(self.job.spec), phase, seconds)
 
 
 def _table_of(folder: Path) -> Path:

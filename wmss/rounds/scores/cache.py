@@ -18,12 +18,12 @@ from wmss.errors import ConfigError
 from wmss.models.loading import checkpoint_digest, load_tokenizer, model_config
 from wmss.records import TokenizedSample
 from wmss.rounds import messages
-from wmss.rounds.before.report import gigabytes
 from wmss.rounds.job import Artifacts, Engines, Journal, ScoringEngines
 from wmss.scoring.evaluation import verified_accuracy
 from wmss.scoring.interfaces import Progress
 from wmss.scoring.tables import MIN_BATCH_SAMPLES, EntropyTable, score_samples
 from wmss.scoring.token_table import TokenTableWriter
+from wmss.units import gigabytes
 from wmss.verifiers.final_value import is_verifiable
 
 BATCH_TOKENS = 32768
