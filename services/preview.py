@@ -10,8 +10,7 @@ import psutil
 import torch
 
 from services.catalog.names import local_store, named_models, registered_digests, registered_models, resolve_models
-from services.cluster import refusals
-from services.jobs.room import uses_gpu
+from services.jobs.room import refusals, uses_gpu
 from services.jobs.tables import WeakCheckpointRow
 from services.settings import Settings, engine_environment, ray_cpus
 from wmss.config import JobSpec

@@ -138,7 +138,7 @@ MUTATIONS = (
         "the draw takes the weak model for the strong one",
         "core/sample_weights.py",
         ("delta = strong_entropy - weak_entropy", "delta = weak_entropy - strong_entropy"),
-        tests=["tests/core/test_curriculum.py"],
+        tests=["tests/core/test_sample_weights.py"],
     ),
     mutation(
         "hard negatives are those the strong model finds harder",
@@ -186,13 +186,13 @@ MUTATIONS = (
         "the second term of v2 is the weak model's entropy",
         "core/sample_weights.py",
         ('"v2": ("drop", "strong", "rise")', '"v2": ("drop", "weak", "rise")'),
-        tests=["tests/core/test_curriculum.py"],
+        tests=["tests/core/test_sample_weights.py"],
     ),
     mutation(
         "per_term does not scale its terms",
         "core/sample_weights.py",
         ('if weighting == "per_term":', "if False:"),
-        tests=["tests/core/test_curriculum.py"],
+        tests=["tests/core/test_sample_weights.py"],
     ),
     mutation(
         "a resumed run forgets the generator's state",

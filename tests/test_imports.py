@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 LEAVES = {"wmss", "wmss.__version__", "wmss.config", "wmss.records", "wmss.errors", "wmss.units"}
 ALLOWED = {
-    "wmss.config": {"wmss.errors"},
+    "wmss.config": {"wmss.config", "wmss.errors"},
     "wmss.records": set(),
     "wmss.errors": set(),
     "wmss.units": set(),

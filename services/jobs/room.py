@@ -6,12 +6,15 @@ nobody waits for anybody. An engine that no job uses stays only where nobody els
 """
 
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Protocol
 
 from services.jobs.kinds import resources_of
 from services.jobs.states import State
 from services.jobs.store import Store
-from wmss.config import Resources
+from wmss.config import JobSpec, Resources, ScoreSpec
+from wmss.errors import ConfigError, WmssError
+from wmss.scoring.vllm_families import check_family
 
 
 class Cluster(Protocol):
@@ -57,3 +60,27 @@ def occupied_by(resources: Resources, total: Mapping[str, float]) -> dict[str, i
 def uses_gpu(resources: Resources, total: Mapping[str, float]) -> bool:
     """Whether workers and engines of a job get a GPU each: as asked, or if the cluster has any."""
     return total.get("GPU", 0) > 0 if resources.use_gpu is None else resources.use_gpu
+
+
+def refusals(
+    checkpoints: Mapping[str, Path], *, scoring: bool, spec: JobSpec | ScoreSpec, cluster: Mapping[str, float]
+) -> list[WmssError]:
+    """Why a job with these checkpoints {field: folder} could not run there; empty if it could."""
+    problems: list[WmssError] = []
+    workers, counted, where = "training workers", "num_workers", "resources."
+    if isinstance(spec, ScoreSpec):
+        workers, counted, where = "engines", "num_replicas", ""
+    for kind, needed in occupied_by(spec.resources, cluster).items():
+        if needed > cluster.get(kind, 0):
+            field = "use_gpu" if kind == "GPU" and spec.resources.num_workers == 1 else counted
+            message = (
+                f"{field}: {needed} {kind}s are needed for {spec.resources.num_workers} {workers}, the cluster has "
+                f"{cluster.get(kind, 0):g}; ask for fewer {workers} or use_gpu=false"
+            )
+            problems.append(ConfigError(message, param=where + field))
+    for param, checkpoint in checkpoints.items() if scoring else ():
+        try:
+            check_family(checkpoint, param=param)
+        except WmssError as error:
+            problems.append(error)
+    return problems

@@ -27,7 +27,7 @@ from transformers import GraniteConfig, GraniteForCausalLM
 from services.commands import client as service
 from services.control.supervisor import free_port
 from tests.integration.stack import WMSS, start, stop, wait_for
-from tests.training.test_loop import LocalHost
+from tests.training.runs import LocalHost
 from wmss.config import Hyperparameters, parse_job
 from wmss.models.loading import TOKENIZER_FILES, load_model
 from wmss.tasks.arithmetic import make_problems, write_jsonl

@@ -1,16 +1,14 @@
 """Knobs together: what a job with several of them leaves, costs and survives."""
 
-import dataclasses
 import shutil
 from pathlib import Path
 
 import pytest
 import torch
 
+from tests.rounds.engines import LocalEngines, MemoryJournal, job_of, make_job, run_wmss
 from tests.rounds.test_preflight import look
-from tests.rounds.test_stages import LocalEngines, MemoryJournal, make_job, run_wmss
 from tests.training.runs import LocalHost
-from wmss.config import parse_job
 from wmss.data.tokenization import load_tokenized
 from wmss.errors import ConfigError, TrainingError
 from wmss.models.loading import load_model
@@ -32,15 +30,6 @@ class DyingEngines(LocalEngines):
     def train(self, run, *, name):
         train(run, LocalHost(self.folder / name, die_at=3))
         raise AssertionError("training went on")
-
-
-def job_of(tmp_path, checkpoints, files, hyperparameters=None, models=None, **knobs):
-    """A job that stores a checkpoint every other step."""
-    knobs["hyperparameters"] = {"learning_rate": 1e-3, "max_steps": 4} | (hyperparameters or {})
-    job = make_job(tmp_path, checkpoints, files, validation_file=None, **(models or {}))
-    method = {"type": "wmss", "wmss": knobs}
-    values = {"model": "qwen3", "training_file": "t", "method": method, "checkpointing": {"every_steps": 2}}
-    return dataclasses.replace(job, spec=parse_job(values))
 
 
 @pytest.mark.parametrize(

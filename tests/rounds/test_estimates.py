@@ -7,7 +7,7 @@ from transformers import AutoModelForCausalLM
 
 from tests.checkpoints import make_checkpoint
 from tests.memory import PeakTensorBytes
-from tests.training.test_loop import LocalHost
+from tests.training.runs import LocalHost
 from wmss.config import Hyperparameters, LoraConfig
 from wmss.data.dataset import read_samples
 from wmss.data.tokenization import save_tokenized, tokenize_samples

@@ -1,6 +1,5 @@
 """Self-improvement in this process: real training, real sampling (torch), no Ray. And what a restart does."""
 
-import contextlib
 import dataclasses
 import json
 from collections import defaultdict
@@ -9,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.rounds import echo
-from tests.rounds.test_stages import LocalEngines, MemoryJournal
+from tests.rounds.engines import MemoryJournal, SamplingEngines
 from wmss.config import parse_job
 from wmss.data.tokenization import load_tokenized
 from wmss.errors import ConfigError, DataError, TrainingError
@@ -19,7 +18,6 @@ from wmss.rounds.improvement.rollouts import read_judged, read_rollouts, shards_
 from wmss.rounds.job import Job
 from wmss.rounds.phases import phases_of, rounds_decided
 from wmss.rounds.weak_driven import run_job
-from wmss.scoring.torch_sampler import TorchSampler
 
 KNOBS = {
     "verifier": {"type": "exact"},
@@ -33,30 +31,6 @@ KNOBS = {
     "evaluation_samples": 2,
     "hyperparameters": {"learning_rate": 3e-4, "batch_size": 16},
 }
-
-
-class SamplingEngines(LocalEngines):
-    """With a sampler; dies after a number of calls if asked to."""
-
-    die_after: int | None = None
-
-    @contextlib.contextmanager
-    def sampler(self, checkpoint, *, max_length):
-        self.started.append("sampler")
-        sampler = TorchSampler(max_length=max_length)
-        if self.die_after is None:
-            yield sampler
-            return
-        sample = sampler.sample
-
-        def mortal(*arguments, **named):
-            self.die_after -= 1
-            if self.die_after < 0:
-                raise KeyboardInterrupt
-            return sample(*arguments, **named)
-
-        sampler.sample = mortal
-        yield sampler
 
 
 @pytest.fixture(scope="session")

@@ -7,14 +7,8 @@ import re
 import pytest
 
 from tests.rounds import echo
-from tests.rounds.test_improvement import (
-    KNOBS,
-    SamplingEngines,
-    echo_base,  # noqa: F401
-    make,  # noqa: F401
-    rows,
-)
-from tests.rounds.test_stages import MemoryJournal
+from tests.rounds.engines import MemoryJournal, SamplingEngines
+from tests.rounds.test_improvement import KNOBS, echo_base, make, rows  # noqa: F401
 from wmss.config import SelfImprovementConfig
 from wmss.core.selection import normalized
 from wmss.errors import ConfigError, DataError, ModelError

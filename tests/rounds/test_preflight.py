@@ -6,7 +6,7 @@ import shutil
 
 import pytest
 
-from tests.rounds.test_stages import LocalEngines, MemoryJournal, make_job
+from tests.rounds.engines import LocalEngines, MemoryJournal, make_job
 from wmss.data.dataset import read_samples
 from wmss.data.tokenization import tokenize_samples
 from wmss.errors import WmssError

@@ -5,8 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.rounds.test_combinations import job_of
-from tests.rounds.test_stages import LocalEngines, MemoryJournal
+from tests.rounds.engines import LocalEngines, MemoryJournal, job_of
 from wmss.rounds import weak_driven as stages
 from wmss.rounds.weak_driven import run_job
 

@@ -10,7 +10,7 @@ from services.jobs.kinds import Kind
 from services.jobs.states import State
 from services.jobs.store import Fence, Store
 from services.results import scores as score_tables
-from tests.rounds.test_scoring import ScriptedEngines
+from tests.rounds.test_score_request import ScriptedEngines
 from tests.services.test_api import api, create, home, problem, upload  # noqa: F401
 from wmss.errors import ModelError
 from wmss.rounds.scores.request import run_scores
@@ -30,7 +30,8 @@ def send(api, body, headers=None, **change):  # noqa: F811
 
 def drive(api, scores_id, *, until=None):  # noqa: F811
     """What the driver of the next attempt does, with scripted engines; stops before phase `until` if asked to."""
-    from services.driver.__main__ import DatabaseJournal, resolve_scores
+    from services.driver.journal import DatabaseJournal
+    from services.driver.resolve import resolve_scores
 
     service = api.app.state.service
     attempt = service.store.claim(service.store.job(scores_id), message="Starting")

@@ -188,7 +188,7 @@ def cancel(api, job):
 
 @pytest.mark.filterwarnings("ignore:Using extra keyword arguments")  # Ray Serve's, when it is imported
 def test_a_job_names_checkpoints_by_id_and_keeps_their_digests(api, home, settings):
-    from services.driver.__main__ import resolve
+    from services.driver.resolve import resolve
 
     weak, strong = register(api, "llama").json(), register(api, "qwen3").json()
     body = weak_job(api, weak["id"], strong_model=strong["id"], more_weak_models=["qwen3", weak["id"]])

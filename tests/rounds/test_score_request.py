@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from tests.rounds.test_stages import LocalEngines, MemoryJournal, make_job
+from tests.rounds.engines import LocalEngines, MemoryJournal, make_job
 from wmss.config import parse_scores
 from wmss.data.tokenization import load_tokenized
 from wmss.errors import ConfigError, DataError, ModelError, WmssError

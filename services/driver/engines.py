@@ -1,0 +1,110 @@
+"""The library's engines on a Ray cluster."""
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.serve.handle import DeploymentHandle
+
+from services.chat.store import ChatStore
+from services.driver.trainer import run_training
+from services.engines.generator import ServeGenerator, deploy_generator
+from services.engines.pool import EnginePool
+from services.engines.replicas import app_name
+from services.engines.sampler import ServeSampler, deploy_sampler
+from services.engines.scorer import ServeScorer, deploy_scorer
+from services.engines.store import Engine, EngineStore
+from services.jobs.room import occupied_by, refusals, room_left, running_jobs, uses_gpu
+from services.jobs.store import Fence, Store
+from services.settings import Settings
+from wmss.errors import WmssError
+from wmss.rounds.job import Job
+from wmss.rounds.scores.request import ScoreJob
+from wmss.scoring.vllm_scorer import provenance
+from wmss.training.run import TrainingRun
+
+
+class RayEngines:
+    """The library's `Engines` on this Ray cluster: Ray Train for training, Ray Serve for scoring and generation."""
+
+    def __init__(self, job: Job | ScoreJob, settings: Settings, store: Store, fence: Fence) -> None:
+        self._job = job
+        self._settings = settings
+        self._store = store
+        self._attempt = fence.attempt
+        self._dtype: str = job.spec.dtype if isinstance(job, ScoreJob) else "float32"
+        # The workers of a job's training have their CPUs and GPUs; while they do not train, as many engines score.
+        self._num_replicas = job.spec.num_replicas if isinstance(job, ScoreJob) else job.spec.resources.num_workers
+        self._use_gpu = uses_gpu(job.spec.resources, ray.cluster_resources())
+        self._pool = EnginePool(EngineStore(store), fence, places=settings.max_engines, free=self._free)
+
+    def _free(self) -> dict[str, float]:
+        chat = ChatStore(self._store).engine() is not None
+        return room_left(ray.cluster_resources(), running_jobs(self._store, but_for=self._job.id), chat=chat)
+
+    def refusals(self, checkpoints: Mapping[str, Path], *, scoring: bool) -> list[WmssError]:
+        """What this cluster can never run: the job would otherwise wait for resources for ever."""
+        return refusals(checkpoints, scoring=scoring, spec=self._job.spec, cluster=ray.cluster_resources())
+
+    def train(self, run: TrainingRun, *, name: str) -> Path:
+        """Run one training phase to its end under Ray Train."""
+        assert isinstance(self._job, Job), "a request for scores trains nothing"
+        resources = self._job.spec.resources
+        self._pool.make_room(occupied_by(resources, ray.cluster_resources()), purpose=f"training {self._job.id}")
+        return run_training(
+            run,
+            name=name,
+            storage=self._settings.runs,
+            num_workers=resources.num_workers,
+            use_gpu=self._use_gpu,
+            num_threads=self._settings.training_threads,
+            keep_last=self._job.spec.checkpointing.keep_last,
+            record={"job_id": self._job.id, "attempt": self._attempt, "model_name": self._job.result_name},
+        )
+
+    @contextlib.contextmanager
+    def scorer(self, checkpoint: Path, *, max_length: int, keep_states: bool) -> Iterator[ServeScorer]:
+        """A scorer, for the time of the context."""
+        options = {"max_length": max_length, "keep_states": keep_states, "dtype": self._dtype}
+        options |= {"num_replicas": self._num_replicas}
+        with self._engine("scorer", deploy_scorer, checkpoint, options, self._num_replicas) as handle:
+            yield ServeScorer(handle, num_replicas=self._num_replicas)
+
+    @contextlib.contextmanager
+    def generator(self, checkpoint: Path, *, max_length: int) -> Iterator[ServeGenerator]:
+        """A generator, for the time of the context."""
+        with self._engine("generator", deploy_generator, checkpoint, {"max_length": max_length}) as handle:
+            yield ServeGenerator(handle)
+
+    @contextlib.contextmanager
+    def sampler(self, checkpoint: Path, *, max_length: int) -> Iterator[ServeSampler]:
+        """A sampler of this job's own, for the time of the context; it stays afterwards, for the next round."""
+        options = {"max_length": max_length, "num_replicas": self._num_replicas, "dtype": self._dtype}
+        # Two jobs in one engine would make it load other weights at every call.
+        with self._engine("sampler", deploy_sampler, checkpoint, options, self._num_replicas, own=True) as handle:
+            yield ServeSampler(handle, num_replicas=self._num_replicas)
+
+    def provenance(self) -> dict[str, Any]:
+        """What the engines say of themselves, without starting one."""
+        return provenance(self._dtype, "cuda" if self._use_gpu else "cpu")
+
+    def _engine(
+        self,
+        kind: str,
+        deploy: Callable[..., DeploymentHandle[Any]],
+        checkpoint: Path,
+        options: dict[str, Any],
+        num_replicas: int = 1,
+        *,
+        own: bool = False,
+    ) -> AbstractContextManager[DeploymentHandle[Any]]:
+        """The engine of this kind with these options, whichever job deployed it; or this job's `own`."""
+        options = options | {"use_gpu": self._use_gpu}
+        root = self._settings.root
+        label = f"{kind} of {checkpoint.relative_to(root) if checkpoint.is_relative_to(root) else checkpoint}"
+        app = app_name(kind, checkpoint, options | ({"job": self._job.id} if own else {}))
+        engine = Engine(app, label, num_replicas, use_gpu=self._use_gpu)
+        return self._pool.use(engine, lambda: deploy(engine.app, checkpoint, **options))

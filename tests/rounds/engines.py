@@ -1,0 +1,173 @@
+"""Jobs that run in the test's own process: their engines, a journal in memory, and small jobs of each kind."""
+
+import contextlib
+import dataclasses
+import json
+from pathlib import Path
+
+import torch
+from transformers import AutoModelForCausalLM
+
+from tests.training.runs import LocalHost
+from wmss.config import parse_job
+from wmss.rounds.job import Job
+from wmss.rounds.phases import phases_of
+from wmss.rounds.weak_driven import run_job
+from wmss.scoring.torch_sampler import TorchSampler
+from wmss.scoring.torch_scorer import TorchEntropyScorer, provenance
+from wmss.training.loop import train
+
+
+class TorchGenerator:
+    """Greedy decoding with transformers, one prompt at a time."""
+
+    def __init__(self, checkpoint):
+        self._model = AutoModelForCausalLM.from_pretrained(checkpoint)
+
+    def generate(self, prompts, max_tokens, *, end_token_ids):
+        answers = []
+        for prompt, limit in zip(prompts, max_tokens, strict=True):
+            ids = torch.tensor([prompt])
+            out = self._model.generate(
+                ids,
+                attention_mask=torch.ones_like(ids),
+                max_new_tokens=limit,
+                do_sample=False,
+                use_cache=True,
+                eos_token_id=end_token_ids,
+            )
+            answer = out[0, len(prompt) :].tolist()
+            answers.append(answer[:-1] if answer[-1] in end_token_ids else answer)
+        return answers
+
+
+class LocalEngines:
+    """Engines in this process; counts what was started."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.started: list[str] = []
+
+    def refusals(self, checkpoints, *, scoring):
+        self.checked = (checkpoints, scoring)
+        return []
+
+    def train(self, run, *, name):
+        self.started.append(name)
+        host = LocalHost(self.folder / name)
+        train(run, host)
+        return sorted(host.folder.glob("step-*"))[-1]
+
+    @contextlib.contextmanager
+    def scorer(self, checkpoint, *, max_length, keep_states):
+        self.started.append("scorer")
+        yield TorchEntropyScorer(checkpoint, keep_states=keep_states)
+
+    @contextlib.contextmanager
+    def generator(self, checkpoint, *, max_length):
+        self.started.append("generator")
+        yield TorchGenerator(checkpoint)
+
+    @contextlib.contextmanager
+    def sampler(self, checkpoint, *, max_length):
+        self.started.append("sampler")
+        yield TorchSampler(max_length=max_length)
+
+    def provenance(self):
+        return provenance()
+
+
+class MemoryJournal:
+    """A journal that dies at the start of a phase if asked to."""
+
+    def __init__(self, *, die_at: str | None = None) -> None:
+        self.finished, self.events, self.data, self.seen = {}, [], [], []
+        self.die_at = die_at
+
+    def artifacts(self, phase):
+        return self.finished.get(phase)
+
+    def start(self, phase):
+        self.seen.append(phase)
+        if phase == self.die_at:
+            raise KeyboardInterrupt
+
+    def finish(self, phase, artifacts):
+        self.finished[phase] = json.loads(json.dumps(artifacts))
+
+    def progress(self, phase, done, total):
+        assert 0 < done <= total
+
+    def event(self, message, *, level="info", data=None):
+        self.events.append(message)
+        self.data.append(json.loads(json.dumps(data)))
+
+
+def make_job(tmp_path, checkpoints, files, method=None, **changes):
+    knobs = {"learning_rate": 1e-3, "max_steps": 4}
+    method = method or {"type": "wmss", "wmss": {"hyperparameters": knobs}}
+    values = {"model": "qwen3", "training_file": "t", "validation_file": "v", "method": method}
+    job = Job(
+        id="ftjob-1",
+        spec=parse_job(values),
+        base=checkpoints["qwen3"],
+        weak=None,
+        more_weak=(),
+        strong=None,
+        training_file=files / "train.jsonl",
+        validation_file=files / "validation.jsonl",
+        folder=tmp_path / "job",
+        cache=tmp_path / "cache",
+        result=tmp_path / "result",
+        result_name="ft:qwen3::ftjob-1",
+    )
+    return dataclasses.replace(job, **changes)
+
+
+def job_of(tmp_path, checkpoints, files, hyperparameters=None, models=None, **knobs):
+    """A job that stores a checkpoint every other step."""
+    knobs["hyperparameters"] = {"learning_rate": 1e-3, "max_steps": 4} | (hyperparameters or {})
+    job = make_job(tmp_path, checkpoints, files, validation_file=None, **(models or {}))
+    method = {"type": "wmss", "wmss": knobs}
+    values = {"model": "qwen3", "training_file": "t", "method": method, "checkpointing": {"every_steps": 2}}
+    return dataclasses.replace(job, spec=parse_job(values))
+
+
+def run_wmss(tmp_path, checkpoints, files, *, hyperparameters=None, job_changes=None, checkpointing=None, **knobs):
+    """A small job with these knobs of `wmss`; returns job, engines and journal."""
+    hyperparameters = {"learning_rate": 1e-3, "max_steps": 4} | (hyperparameters or {})
+    method = {"type": "wmss", "wmss": {"hyperparameters": hyperparameters, **knobs}}
+    changes = {"validation_file": None, **(job_changes or {})}
+    job = make_job(tmp_path, checkpoints, files, method, **changes)
+    values = job.spec.model_dump(exclude_unset=True) | {"checkpointing": checkpointing or {}}
+    if job.validation_file is None:
+        values.pop("validation_file")
+    job = dataclasses.replace(job, spec=parse_job(values))
+    engines, journal = LocalEngines(tmp_path / "runs"), MemoryJournal()
+    run_job(job, engines, journal)
+    assert tuple(journal.seen) == phases_of(job.spec)
+    return job, engines, journal
+
+
+class SamplingEngines(LocalEngines):
+    """With a sampler; dies after a number of calls if asked to."""
+
+    die_after: int | None = None
+
+    @contextlib.contextmanager
+    def sampler(self, checkpoint, *, max_length):
+        self.started.append("sampler")
+        sampler = TorchSampler(max_length=max_length)
+        if self.die_after is None:
+            yield sampler
+            return
+        sample = sampler.sample
+
+        def mortal(*arguments, **named):
+            self.die_after -= 1
+            if self.die_after < 0:
+                raise KeyboardInterrupt
+            return sample(*arguments, **named)
+
+        sampler.sample = mortal
+        yield sampler
