@@ -23,7 +23,7 @@ from services.results.scores import json_lines
 from services.settings import Settings
 from wmss.config import ScoreSpec, parse_scores
 from wmss.errors import WmssError
-from wmss.rounds.job import Artifacts
+from wmss.rounds.journal import Artifacts
 from wmss.rounds.phases import score_phases
 from wmss.rounds.scores.request import PassingJournal, ScoreJob, in_process, run_scores
 from wmss.scoring.tables import EntropyTable, entropy_change

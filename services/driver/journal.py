@@ -3,7 +3,7 @@
 from typing import Any
 
 from services.jobs.store import Fence, NewEvent, Store
-from wmss.rounds.job import Artifacts
+from wmss.rounds.journal import Artifacts
 
 
 class DatabaseJournal:

@@ -1,6 +1,6 @@
 """What every configuration model is made of: its base class, and the types of names, counts and metadata."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
@@ -38,3 +38,14 @@ Suffix = Annotated[str, StringConstraints(pattern=_SUFFIX)]
 FileName = Annotated[str, StringConstraints(min_length=1, max_length=4096, pattern=_NO_NUL)]
 ModelName = Annotated[str, StringConstraints(min_length=1, max_length=1024)]
 Metadata = Annotated[dict[MetadataKey, MetadataValue], Field(max_length=16)]
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+def changed(model: Model, **fields: Any) -> Model:
+    """A copy with other values in some fields, validated like a new one: `model_copy(update=...)` checks nothing.
+
+    Raises:
+        ValidationError: a field is unknown, or its value is out of bounds.
+    """
+    return type(model).model_validate(dict(model) | fields)

@@ -9,7 +9,8 @@ from typing import Any
 from wmss import __version__
 from wmss.models.checkpoints import export_model
 from wmss.models.loading import checkpoint_digest
-from wmss.rounds.job import Artifacts, Job, Journal
+from wmss.rounds.job import Job
+from wmss.rounds.journal import Artifacts, Journal
 from wmss.units import gigabytes
 
 

@@ -10,11 +10,9 @@ from typing import Any, Protocol
 from wmss.config import JobSpec
 from wmss.errors import WmssError
 from wmss.records import ADAPTER_FOLDER, STRONG_FOLDER, CheckpointDigests
+from wmss.rounds.journal import Artifacts, Journal, Record
 from wmss.scoring.interfaces import Generator, Sampler, Scorer
 from wmss.training.run import ModelSource, TrainingRun
-
-Artifacts = dict[str, Any]
-"""What a phase leaves behind: plain JSON values."""
 
 
 @dataclass(frozen=True)
@@ -105,25 +103,6 @@ class Engines(ScoringEngines, SamplingEngines, Protocol):
         """A text generator."""
 
 
-class Journal(Protocol):
-    """Durable memory of a job: what is done, and what its owner is told."""
-
-    def artifacts(self, phase: str) -> Artifacts | None:
-        """What a finished phase recorded, or None."""
-
-    def start(self, phase: str) -> None:
-        """A phase begins."""
-
-    def finish(self, phase: str, artifacts: Artifacts) -> None:
-        """A phase is done; its artifacts become visible to a restarted job at once."""
-
-    def progress(self, phase: str, done: int, total: int) -> None:
-        """How far a phase is."""
-
-    def event(self, message: str, *, level: str = "info", data: dict[str, Any] | None = None) -> None:
-        """Tell the owner."""
-
-
 def once(
     journal: Journal,
     phase: str,
@@ -165,12 +144,19 @@ class Checkpoint:
             return cls.whole(folder / STRONG_FOLDER)
         return cls(folder / STRONG_FOLDER, ModelSource(folder=run.strong.folder, adapter=folder / ADAPTER_FOLDER))
 
-    @classmethod
-    def read(cls, artifacts: Artifacts) -> "Checkpoint":
-        """What `record` gave. A job begun by a release without adapters recorded no source: its models are whole."""
-        folder, source = Path(artifacts["checkpoint"]), artifacts.get("source")
-        return cls.whole(folder) if source is None else cls(folder, ModelSource.model_validate(source))
+    def record(self) -> "StoredCheckpoint":
+        """To be recorded by a phase."""
+        return StoredCheckpoint(checkpoint=self.folder, source=self.source)
 
-    def record(self) -> Artifacts:
-        """As JSON values."""
-        return {"checkpoint": str(self.folder), "source": self.source.model_dump(mode="json")}
+
+class StoredCheckpoint(Record):
+    """A `Checkpoint` as a phase records it."""
+
+    checkpoint: Path
+    source: ModelSource | None = None
+    """Null in jobs begun by a release without adapters: their models are whole."""
+
+    @property
+    def model(self) -> Checkpoint:
+        """The checkpoint itself."""
+        return Checkpoint.whole(self.checkpoint) if self.source is None else Checkpoint(self.checkpoint, self.source)

@@ -3,13 +3,21 @@
 from pathlib import Path
 
 from wmss.rounds import messages
-from wmss.rounds.job import Artifacts, Checkpoint, Engines, Job, Journal
+from wmss.rounds.job import Checkpoint, Engines, Job, StoredCheckpoint
+from wmss.rounds.journal import Journal
 from wmss.rounds.phases import kind_and_round
 from wmss.training.checkpoints import load_metrics
 from wmss.training.run import TrainingRun
 
 
-def train_phase(job: Job, engines: Engines, journal: Journal, run: TrainingRun) -> tuple[Path, Artifacts]:
+class Trained(StoredCheckpoint):
+    """What a training phase leaves."""
+
+    num_steps: int
+    """Optimizer steps of the whole phase."""
+
+
+def train_phase(job: Job, engines: Engines, journal: Journal, run: TrainingRun) -> tuple[Path, Trained]:
     """Run a phase to its end; returns its last checkpoint's folder and what to record."""
     journal.event(messages.about_to_train(run))
     kind, number = kind_and_round(run.phase)
@@ -17,4 +25,4 @@ def train_phase(job: Job, engines: Engines, journal: Journal, run: TrainingRun) 
     metrics = load_metrics(folder)
     journal.event(messages.trained(run.phase, metrics), data=metrics)
     trained = Checkpoint.of_training(folder, run)
-    return folder, trained.record() | {"num_steps": int(metrics["step"])}
+    return folder, Trained(checkpoint=trained.folder, source=trained.source, num_steps=int(metrics["step"]))

@@ -30,7 +30,8 @@ from wmss.rounds.before.dry_run import file_figures, plan, warnings
 from wmss.rounds.before.preflight import examine
 from wmss.rounds.export import export_result
 from wmss.rounds.improvement.loop import improve
-from wmss.rounds.job import Artifacts, Checkpoint, Engines, Job, Journal, once
+from wmss.rounds.job import Checkpoint, Engines, Job, StoredCheckpoint, once
+from wmss.rounds.journal import Artifacts, Journal
 from wmss.rounds.phases import in_round, needs_engine, phases_of
 from wmss.rounds.scores.cache import Evaluations, Scores, tell_scores
 from wmss.rounds.training import train_phase
@@ -50,7 +51,7 @@ def run_job(job: Job, engines: Engines, journal: Journal) -> Artifacts:
     if isinstance(method, SupervisedMethod):
         knobs = method.supervised.hyperparameters
         tuned = stage.once("sft", lambda: stage.sft(knobs, knobs.num_epochs))
-        models = {"base": Checkpoint.whole(job.base), "result": Checkpoint.read(tuned)}
+        models = {"base": Checkpoint.whole(job.base), "result": _read(tuned)}
         weak = None
     else:
         models, weak = _weak_driven(stage, method.wmss)
@@ -60,6 +61,10 @@ def run_job(job: Job, engines: Engines, journal: Journal) -> Artifacts:
         folders = {name: model.folder for name, model in models.items()} | {"result": job.result}
         stage.once("evaluate", lambda: stage.evaluate(folders))
     return exported
+
+
+def _read(artifacts: Artifacts) -> Checkpoint:
+    return StoredCheckpoint(checkpoint=artifacts["checkpoint"], source=artifacts.get("source")).model
 
 
 def _weak_driven(stage: "_Stage", wmss: WmssConfig) -> tuple[dict[str, Checkpoint], Path]:
@@ -79,9 +84,9 @@ def _weak_driven(stage: "_Stage", wmss: WmssConfig) -> tuple[dict[str, Checkpoin
         assert num_epochs is not None, "the configuration resolves sft_epochs where the phase runs"
         until_flat = wmss.start_at == "saturation"
         tuned = stage.once("sft", lambda: stage.sft(wmss.hyperparameters, num_epochs, until_flat=until_flat))
-        strong = Checkpoint.read(tuned)
+        strong = _read(tuned)
         if until_flat and job.weak is None and tuned["useful_weak"] is not None:
-            weak = Checkpoint.read(tuned["useful_weak"])
+            weak = StoredCheckpoint.model_validate(tuned["useful_weak"]).model
     models = {"base": Checkpoint.whole(job.base), "strong_before": strong}
     first_weak = weak.folder
     weak_scores: Artifacts | None = None
@@ -119,7 +124,7 @@ def _one_round(
     trained = stage.once(joint, lambda: stage.joint(wmss, joint, weak, strong, drawn, cached))
     if cached is not None and (strong_scores is None or strong_scores["states"] != cached["states"]):
         shutil.rmtree(cached["states"], ignore_errors=True)  # as large as the data times the width, and read here only
-    return Checkpoint.read(trained), strong_scores
+    return _read(trained), strong_scores
 
 
 _Scored = tuple[Checkpoint, Artifacts | None]
@@ -204,7 +209,7 @@ class _Stage:
         weak = None
         if step is not None:
             base = Checkpoint.whole(self.job.base)
-            weak = (base if step == 0 else Checkpoint.of_training(stored[step], run)).record()
+            weak = (base if step == 0 else Checkpoint.of_training(stored[step], run)).record().model_dump(mode="json")
         gap = None if step is None else entropies[step] - strong_entropy
         self.journal.event(
             messages.saturation(saturated_at, step, gap), data={"saturated_at": saturated_at, "weak_step": step}
@@ -392,7 +397,8 @@ class _Stage:
         )
 
     def _train(self, run: TrainingRun) -> tuple[Path, Artifacts]:
-        return train_phase(self.job, self.engines, self.journal, run)
+        folder, trained = train_phase(self.job, self.engines, self.journal, run)
+        return folder, trained.model_dump(mode="json")
 
     def export(self, checkpoint: Path, weak: Path | None) -> Artifacts:
         """Put the strong branch, alone, where finished models lie; the weak model of its record is the first

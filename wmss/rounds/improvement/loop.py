@@ -42,7 +42,8 @@ from wmss.rounds.improvement.judging import (
 )
 from wmss.rounds.improvement.responses import Panel, Wanted
 from wmss.rounds.improvement.rollouts import Rollout, read_judged, read_rollouts, shards_in, write_judged
-from wmss.rounds.job import Artifacts, Checkpoint, Engines, Job, Journal, once
+from wmss.rounds.job import Checkpoint, Engines, Job, StoredCheckpoint, once
+from wmss.rounds.journal import Artifacts, Journal
 from wmss.rounds.messages import phase_done
 from wmss.rounds.phases import IMPROVEMENT_ROUND, in_round, phases_of
 from wmss.rounds.training import train_phase
@@ -77,10 +78,14 @@ def improve(job: Job, engines: Engines, journal: Journal) -> Artifacts:
             "easier tasks, raise samples_per_round or lower accept.min_accepted; the responses are kept",
             param="method.self_improvement.accept.min_accepted",
         )
-    best = Checkpoint.read(state.best.checkpoint)
+    best = _read(state.best.checkpoint)
     exported = loop.once("export", lambda: loop.export(best, state.best.round))
     loop.once("final_test", loop.final_test)
     return exported
+
+
+def _read(artifacts: Artifacts) -> Checkpoint:
+    return StoredCheckpoint(checkpoint=artifacts["checkpoint"], source=artifacts.get("source")).model
 
 
 @dataclass
@@ -140,9 +145,9 @@ class _Loop:
             held_out_file = held_out_file.with_levels(levels["held_out"])
         held_out = scores(judged, held_out_file, samples_per_task=self.knobs.evaluation_samples)
         state = LoopState(
-            current=base.record(),
+            current=base.record().model_dump(mode="json"),
             standing=held_out,
-            best=Best(round=0, held_out=held_out, checkpoint=base.record()),
+            best=Best(round=0, held_out=held_out, checkpoint=base.record().model_dump(mode="json")),
             history=(held_out,),
             curriculum=start(self._curriculum(len(held_out.levels))).to_dict(),
         )
@@ -189,7 +194,7 @@ class _Loop:
             for i in range(self.knobs.samples_per_prompt)
         ]
         started = time.monotonic()
-        model, folder = Checkpoint.read(state.current), self._folder(number) / "rollouts"
+        model, folder = _read(state.current), self._folder(number) / "rollouts"
         rollouts = self._panel.ask(phase, self._files.training, wanted, model, round=number, folder=folder)
         num_tokens = sum(len(each.completion.token_ids) for each in rollouts)
         cut = sum(each.completion.finish_reason == "length" for each in rollouts)
@@ -250,7 +255,7 @@ class _Loop:
             message = messages.too_few(phase, num_samples, knobs.accept.min_accepted)
             self.journal.event(message, level="warn")
             return {"checkpoint": None, "num_steps": 0}
-        current = Checkpoint.whole(self.job.base) if knobs.start_from == "restart" else Checkpoint.read(state.current)
+        current = Checkpoint.whole(self.job.base) if knobs.start_from == "restart" else _read(state.current)
         batch_size = self._recorded("validate")["batch_size"]
         steps, epochs = knobs.steps_per_round, knobs.hyperparameters.num_epochs
         if steps is not None:
@@ -272,20 +277,20 @@ class _Loop:
         if state.weak_driven and state.previous is not None:
             run = run.model_copy(
                 update={
-                    "weak": (Checkpoint.read(state.previous).source,),
+                    "weak": (_read(state.previous).source,),
                     "weak_shares": (1.0,),
                     "weak_frozen": knobs.weak_driven.weak_update == "frozen",
                     "mixing_weight": knobs.weak_driven.mixing_weight,
                 }
             )
-        return train_phase(self.job, self.engines, self.journal, run)[1]
+        return train_phase(self.job, self.engines, self.journal, run)[1].model_dump(mode="json")
 
     def evaluate(self, phase: str, state: LoopState, trained: Artifacts) -> Artifacts:
         """How good the new model is on the held-out tasks; one that did not change is not asked again."""
         if trained["checkpoint"] is None:
             return {"held_out": state.standing.model_dump(mode="json"), "errors": None}
         folder = self._folder(state.round + 1) / "held_out"
-        judged = self._judged_held_out(phase, Checkpoint.read(trained), folder, ("validation", "ood"))
+        judged = self._judged_held_out(phase, _read(trained), folder, ("validation", "ood"))
         held_out = scores(judged, self._files.held_out, samples_per_task=self.knobs.evaluation_samples)
         standing = state.standing_round
         before = Judged(*read_judged(_table_of(self._folder(standing or "pilot") / "held_out")))

@@ -24,7 +24,8 @@ from wmss.rounds.before.task_files import TaskFile
 from wmss.rounds.improvement.judging import Z_90, Judged, pass_rates
 from wmss.rounds.improvement.responses import Panel, Wanted
 from wmss.rounds.improvement.rollouts import Rollout
-from wmss.rounds.job import Checkpoint, Job, Journal, SamplingEngines
+from wmss.rounds.job import Checkpoint, Job, SamplingEngines
+from wmss.rounds.journal import Journal
 from wmss.verifiers.audit import Alarm, acceptance_alarms, constant_answer_alarms, failure_alarms
 
 PILOT = -2

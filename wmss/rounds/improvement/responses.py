@@ -12,7 +12,8 @@ from wmss.models.loading import load_tokenizer
 from wmss.records import Completion, Verdict
 from wmss.rounds.before.task_files import TaskFile
 from wmss.rounds.improvement.rollouts import Rollout, read_rollouts, shard_path, write_rollouts
-from wmss.rounds.job import Checkpoint, Job, Journal, SamplingEngines
+from wmss.rounds.job import Checkpoint, Job, SamplingEngines
+from wmss.rounds.journal import Journal
 from wmss.scoring.interfaces import Sampling
 from wmss.scoring.rollouts import Request, sample_rollouts, sample_seed, shard_slices
 from wmss.verifiers.registry import make_verifier, usual_processes

@@ -18,7 +18,8 @@ from wmss.errors import ConfigError
 from wmss.models.loading import checkpoint_digest, load_tokenizer, model_config
 from wmss.records import TokenizedSample
 from wmss.rounds import messages
-from wmss.rounds.job import Artifacts, Engines, Journal, ScoringEngines
+from wmss.rounds.job import Engines, ScoringEngines
+from wmss.rounds.journal import Artifacts, Journal
 from wmss.scoring.evaluation import verified_accuracy
 from wmss.scoring.interfaces import Progress
 from wmss.scoring.tables import MIN_BATCH_SAMPLES, EntropyTable, score_samples

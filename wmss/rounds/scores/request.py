@@ -21,7 +21,8 @@ from wmss.records import CheckpointDigests
 from wmss.rounds import messages
 from wmss.rounds.before.dry_run import file_figures
 from wmss.rounds.before.preflight import Findings, examine_scores
-from wmss.rounds.job import Artifacts, Journal, ScoringEngines, once
+from wmss.rounds.job import ScoringEngines, once
+from wmss.rounds.journal import Artifacts, Journal
 from wmss.rounds.phases import score_phases
 from wmss.rounds.scores.cache import Scores, tell_scores
 from wmss.scoring import torch_scorer, vllm_families, vllm_scorer
