@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-LEAVES = {"wmss", "wmss.__version__", "wmss.config", "wmss.records", "wmss.errors", "wmss.units"}
+LEAVES = {"wmss", "wmss.__version__", "wmss.config", "wmss.records", "wmss.errors", "wmss.ids", "wmss.units"}
 ALLOWED = {
     "wmss.config": {"wmss.config", "wmss.errors"},
     "wmss.records": set(),
     "wmss.errors": set(),
+    "wmss.ids": set(),
     "wmss.units": set(),
     "wmss.core": {"wmss.core"},
     "wmss.theory": {"wmss.core", "wmss.theory"},

@@ -18,6 +18,7 @@ from tokenizers import pre_tokenizers
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
 
+from wmss import ids
 from wmss.errors import ModelError
 from wmss.models.loading import TOKENIZER_FILES, check_checkpoint, check_output_head, load_model, load_tokenizer
 
@@ -46,7 +47,6 @@ GGUF_SPLITTERS = ("smollm", "llama-bpe", "qwen2")
 PARTIAL_SUFFIX = ".partial"
 _GGUF = ".gguf"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-_RESERVED_PREFIX = "ftjob-"
 _COPIED = ("config.json", "generation_config.json", "model.safetensors.index.json", *TOKENIZER_FILES)
 
 
@@ -92,9 +92,9 @@ def default_name(source: str) -> str:
 
 
 def _checked_name(name: str) -> str:
-    if not _NAME.fullmatch(name) or name.startswith(_RESERVED_PREFIX) or name.endswith(PARTIAL_SUFFIX):
+    if not _NAME.fullmatch(name) or ids.is_job(name) or name.endswith(PARTIAL_SUFFIX):
         raise ModelError(
-            f"name: expected up to 64 letters, digits, '.', '_' or '-', not beginning with {_RESERVED_PREFIX!r} or "
+            f"name: expected up to 64 letters, digits, '.', '_' or '-', not beginning with '{ids.JOB}-' or "
             f"ending in {PARTIAL_SUFFIX!r}, got {name!r}; give another --name",
             param="name",
         )
