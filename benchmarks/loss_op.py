@@ -22,7 +22,7 @@ from benchmarks.measure import (
     require_close,
     skipped,
 )
-from wmss.core.mixing import Branch, branch_cross_entropy, mixed_linear_cross_entropy
+from wmss.core.mixing import LogitBranch, branch_cross_entropy, mixed_linear_cross_entropy
 
 MIXING_WEIGHT = 0.5
 SETTINGS = (
@@ -49,7 +49,7 @@ def plain_torch_fused(tensors: Tensors, labels: Tensor) -> Tensor:
 
 def plain_ours(tensors: Tensors, labels: Tensor) -> Tensor:
     """The same by the product's loss with one branch."""
-    return branch_cross_entropy([Branch(tensors["strong_hidden"], tensors["strong_head"])], labels)
+    return branch_cross_entropy([LogitBranch(tensors["strong_hidden"], tensors["strong_head"])], labels)
 
 
 def ours(tensors: Tensors, labels: Tensor) -> Tensor:

@@ -19,6 +19,7 @@ from wmss.training.parallel import gradient_norm
 
 KNOBS = Hyperparameters(learning_rate=1e-6)
 """A small learning rate, so that repetitions of a step compute about the same numbers."""
+MIXING_WEIGHT = 0.5
 
 
 class Shape(NamedTuple):
@@ -69,10 +70,15 @@ def make_batch(samples: Sequence[TokenizedSample], *, device: str = "cpu", packi
     return collate(ordered, device=torch.device(device), packing=packing)
 
 
+def weight_of(branches: Branches) -> float:
+    """λ of a benchmark's step: the paper's in a mix, 1 for the strong model alone."""
+    return MIXING_WEIGHT if len(branches.weak) else 1.0
+
+
 def loss_and_gradients(branches: Branches, batch: MicroBatch) -> dict[str, Tensor]:
     """The mean loss over all targets and its gradients, by parameter."""
     branches.zero_grad(set_to_none=True)
-    loss = branches(batch)[0] / batch.labels.numel()
+    loss = branches(batch, mixing_weight=weight_of(branches))[0] / batch.labels.numel()
     loss.backward()
     found = {"loss": loss.detach(), **gradients(branches)}
     branches.zero_grad(set_to_none=True)
@@ -87,7 +93,9 @@ class Step:
         self._optimizer = make_optimizer(branches, KNOBS)
 
     def __call__(self) -> None:
-        loss, _ = self._branches(self._batch, self._telemetry_rows)
+        loss, _ = self._branches(
+            self._batch, mixing_weight=weight_of(self._branches), telemetry_rows=self._telemetry_rows
+        )
         (loss / self._batch.labels.numel()).backward()
         norm = gradient_norm(self._branches.parameters())
         assert KNOBS.gradient_clip is not None

@@ -17,12 +17,11 @@ from benchmarks.measure import (
     print_lines,
     require_close,
 )
-from benchmarks.models import Shape, Step, loss_and_gradients, make_batch, make_model, make_samples
+from benchmarks.models import Shape, Step, loss_and_gradients, make_batch, make_model, make_samples, weight_of
 from wmss.training.branches import Branches, WeakModel
 
 SHAPE = Shape(vocabulary=8_192, width=256, layers=2)
 LENGTH, COUNTS = 128, (4, 8, 16, 32)
-MIXING_WEIGHT = 0.5
 TARGET = Target("P-T13", at_least=0.95, at_most=1.05)
 TOLERANCE = 1e-4
 """Of gradients, float32 against float32, relative."""
@@ -69,9 +68,7 @@ def make_mode(name: str, shape: Shape) -> Branches:
     strong = make_model(shape, seed=0)
     if name == "sft":
         return Branches(strong)
-    return Branches(
-        strong, [WeakModel(make_model(shape, seed=1), trained=name == "joint")], mixing_weight=MIXING_WEIGHT
-    )
+    return Branches(strong, [WeakModel(make_model(shape, seed=1), trained=name == "joint")])
 
 
 def _check(branches: Branches, shape: Shape, *, length: int, count: int, device: str) -> None:
@@ -81,7 +78,7 @@ def _check(branches: Branches, shape: Shape, *, length: int, count: int, device:
     total = 0.0
     for sample in samples:
         batch = make_batch([sample], device=device)
-        loss = branches(batch)[0] / (count * batch.labels.numel())
+        loss = branches(batch, mixing_weight=weight_of(branches))[0] / (count * batch.labels.numel())
         loss.backward()
         total = total + loss.detach()
     parts = {"loss": total, **gradients(branches)}

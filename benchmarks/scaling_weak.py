@@ -21,13 +21,12 @@ from benchmarks.measure import (
     print_lines,
     require_close,
 )
-from benchmarks.models import Shape, Step, loss_and_gradients, make_batch, make_model, make_samples
+from benchmarks.models import MIXING_WEIGHT, Shape, Step, loss_and_gradients, make_batch, make_model, make_samples
 from wmss.training.batches import MicroBatch
 from wmss.training.branches import Branches, WeakModel
 
 SHAPE = Shape(vocabulary=8_192, width=256, layers=4)
 TOKENS, NUMBERS = 512, (1, 2, 4)
-MIXING_WEIGHT = 0.5
 TARGET = Target("P-T13", at_least=0.95, at_most=1.05)
 TOLERANCE = 1e-4
 """Of gradients, float32 against float32, relative."""
@@ -78,7 +77,6 @@ def make_branches(shape: Shape, number: int, *, trained: bool) -> Branches:
     return Branches(
         make_model(shape, seed=0),
         weak,
-        mixing_weight=MIXING_WEIGHT if weak else 1.0,
         weak_shares=[1.0 / number] * number if weak else (),
     )
 

@@ -19,7 +19,7 @@ from torch import distributed
 from torch.multiprocessing.spawn import start_processes
 
 from benchmarks.measure import REPETITIONS, Line, Target, gradients, line, print_lines, require_close
-from benchmarks.models import KNOBS, Shape, loss_and_gradients, make_batch, make_model, make_samples
+from benchmarks.models import KNOBS, Shape, loss_and_gradients, make_batch, make_model, make_samples, weight_of
 from wmss.training.batches import MicroBatch
 from wmss.training.branches import Branches, WeakModel
 from wmss.training.optim import make_optimizer
@@ -28,7 +28,6 @@ from wmss.training.parallel import gradient_norm, parallelise
 SHAPE = Shape(vocabulary=32_768, width=256, layers=4)
 LENGTH, COUNT = 128, 16
 WORKERS = 2
-MIXING_WEIGHT = 0.5
 TARGET = Target("training workers", at_least=1.6)
 TOLERANCE = 1e-5
 """Of the two workers' averaged gradients against one worker's on all samples, relative."""
@@ -88,12 +87,12 @@ def _branches(mode: str, shape: Shape) -> Branches:
     if mode == "sft":
         return Branches(make_model(shape, seed=0))
     weak = WeakModel(make_model(shape, seed=1), trained=True)
-    return Branches(make_model(shape, seed=0), [weak], mixing_weight=MIXING_WEIGHT)
+    return Branches(make_model(shape, seed=0), [weak])
 
 
 def _step(module: Any, branches: Branches, optimizer: Any, batch: MicroBatch) -> Callable[[], None]:
     def step() -> None:
-        (module(batch)[0] / batch.labels.numel()).backward()
+        (module(batch, mixing_weight=weight_of(branches))[0] / batch.labels.numel()).backward()
         gradient_norm(branches.parameters())
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
@@ -103,7 +102,7 @@ def _step(module: Any, branches: Branches, optimizer: Any, batch: MicroBatch) ->
 
 def _check(mode: str, shape: Shape, branches: Branches, module: Any, mine: MicroBatch, whole: MicroBatch) -> None:
     truth = loss_and_gradients(_branches(mode, shape), whole)
-    loss = module(mine)[0] / mine.labels.numel()
+    loss = module(mine, mixing_weight=weight_of(branches))[0] / mine.labels.numel()
     loss.backward()
     total = loss.detach().clone()
     distributed.all_reduce(total)

@@ -103,6 +103,7 @@ def make_run(job: Job, *, packing: bool) -> TrainingRun:
         strong=ModelSource(folder=job.folder),
         samples=job.folder / "samples.parquet",
         indices=tuple(range(len(job.samples))),
+        mixing_weight=1.0,
         batch_size=BATCH_SIZE,
         num_epochs=1,
         hyperparameters=Hyperparameters(

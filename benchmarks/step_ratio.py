@@ -22,15 +22,15 @@ from benchmarks.measure import (
     print_lines,
     require_close,
 )
-from benchmarks.models import Shape, Step, loss_and_gradients, make_batch, make_model, make_samples
+from benchmarks.models import MIXING_WEIGHT, Shape, Step, loss_and_gradients, make_batch, make_model, make_samples
+from wmss.choices import ActivationCheckpointing
 from wmss.config import LoraConfig
 from wmss.models.adapters import STRONG_ADAPTER, add_adapter, switch_on, using_adapter
 from wmss.models.loading import output_head
 from wmss.training.batches import MicroBatch
 from wmss.training.branches import Branches, CachedWeak, WeakAdapter, WeakModel
-from wmss.training.parallel import ActivationCheckpointing, checkpoint_activations, models_of
+from wmss.training.parallel import checkpoint_activations, models_of
 
-MIXING_WEIGHT = 0.5
 SHAPE = Shape(vocabulary=32_768, width=256, layers=6)
 TOKENS = 512
 RANK = 16
@@ -113,7 +113,7 @@ def make_modes(
         "frozen_cached": (_mixed(shape, CachedWeak(head.detach(), bias, number=0)), cached),
         "lora_sft": (Branches(_with_adapter(shape)), batch),
         "lora_adapter_off": (
-            Branches(_with_adapter(shape), [WeakAdapter(None, trained=False)], mixing_weight=MIXING_WEIGHT),
+            Branches(_with_adapter(shape), [WeakAdapter(None, trained=False)]),
             batch,
         ),
     }
@@ -125,7 +125,7 @@ def make_modes(
 
 
 def _mixed(shape: Shape, weak: WeakModel | CachedWeak) -> Branches:
-    return Branches(make_model(shape, seed=0), [weak], mixing_weight=MIXING_WEIGHT)
+    return Branches(make_model(shape, seed=0), [weak])
 
 
 def _with_adapter(shape: Shape) -> PreTrainedModel:

@@ -26,11 +26,20 @@ from benchmarks.measure import (
     print_lines,
     require_close,
 )
-from benchmarks.models import KNOBS, Shape, Step, loss_and_gradients, make_batch, make_model, make_samples
+from benchmarks.models import (
+    KNOBS,
+    MIXING_WEIGHT,
+    Shape,
+    Step,
+    loss_and_gradients,
+    make_batch,
+    make_model,
+    make_samples,
+)
+from wmss.choices import ActivationCheckpointing
 from wmss.training.branches import Branches, WeakModel
-from wmss.training.parallel import ActivationCheckpointing, checkpoint_activations, models_of
+from wmss.training.parallel import checkpoint_activations, models_of
 
-MIXING_WEIGHT = 0.5
 SETTINGS: tuple[tuple[Shape, int, ActivationCheckpointing], ...] = (
     (Shape(vocabulary=32_768, width=256, layers=6), 512, "none"),
     (Shape(vocabulary=151_936, width=128, layers=4), 256, "none"),
@@ -155,7 +164,7 @@ def _run(
 
 def _ours(shape: Shape, checkpointing: ActivationCheckpointing, *, frozen: bool) -> Branches:
     weak = WeakModel(make_model(shape, seed=1), trained=not frozen)
-    branches = Branches(make_model(shape, seed=0), [weak], mixing_weight=MIXING_WEIGHT)
+    branches = Branches(make_model(shape, seed=0), [weak])
     for model in models_of(branches):
         checkpoint_activations(model, checkpointing)
     return branches

@@ -64,8 +64,8 @@ MUTATIONS = (
         "a branch enters the mix without its weight",
         "core/mixing.py",
         (
-            "z_CV.addmm_(self.hidden_RD[chunk], self.head_VD.t(), alpha=self.weight)",
-            "z_CV.addmm_(self.hidden_RD[chunk], self.head_VD.t())",
+            "z_CV.addmm_(side.hidden_RD[chunk], side.head_VD.t(), alpha=side.weight)",
+            "z_CV.addmm_(side.hidden_RD[chunk], side.head_VD.t())",
         ),
         tests=[MIXING],
     ),
@@ -93,13 +93,13 @@ MUTATIONS = (
     mutation(
         "training forgets the weak models' 1-λ",
         "training/branches.py",
-        ("[(1.0 - self.mixing_weight) * share for share in", "[share for share in"),
+        ("[(1.0 - mixing_weight) * share for share in", "[share for share in"),
         tests=[LOOP],
     ),
     mutation(
         "λ keeps its first value",
         "training/loop.py",
-        ("self._branches.mixing_weight = mixing_weight_at(", "_ = mixing_weight_at("),
+        ("mixing_weight = mixing_weight_at(\n            step,", "mixing_weight = mixing_weight_at(\n            0,"),
         tests=[EQUIVALENCES],
     ),
     mutation(
@@ -118,20 +118,20 @@ MUTATIONS = (
         "the loss weighs the strong model with 1-λ",
         "core/mixing.py",
         (
-            "Branch(strong_hidden, strong_head, strong_bias, mixing_weight)",
-            "Branch(strong_hidden, strong_head, strong_bias, 1.0 - mixing_weight)",
+            "LogitBranch(strong_hidden, strong_head, strong_bias, mixing_weight)",
+            "LogitBranch(strong_hidden, strong_head, strong_bias, 1.0 - mixing_weight)",
         ),
         (
-            "Branch(weak_hidden, weak_head, weak_bias, 1.0 - mixing_weight)",
-            "Branch(weak_hidden, weak_head, weak_bias, mixing_weight)",
+            "LogitBranch(weak_hidden, weak_head, weak_bias, 1.0 - mixing_weight)",
+            "LogitBranch(weak_hidden, weak_head, weak_bias, mixing_weight)",
         ),
         tests=[MIXING],
     ),
     mutation(
         "training weighs the strong model with 1-λ",
         "training/branches.py",
-        ("[(1.0 - self.mixing_weight) * share for share in", "[self.mixing_weight * share for share in"),
-        ("batch), head, bias, self.mixing_weight)]", "batch), head, bias, 1.0 - self.mixing_weight)]"),
+        ("[(1.0 - mixing_weight) * share for share in", "[mixing_weight * share for share in"),
+        ("batch), head, bias, mixing_weight)]", "batch), head, bias, 1.0 - mixing_weight)]"),
         tests=[LOOP],
     ),
     mutation(

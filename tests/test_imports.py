@@ -9,14 +9,24 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-LEAVES = {"wmss", "wmss.__version__", "wmss.config", "wmss.records", "wmss.errors", "wmss.ids", "wmss.units"}
+LEAVES = {
+    "wmss",
+    "wmss.__version__",
+    "wmss.config",
+    "wmss.records",
+    "wmss.errors",
+    "wmss.ids",
+    "wmss.units",
+    "wmss.choices",
+}
 ALLOWED = {
-    "wmss.config": {"wmss.config", "wmss.errors"},
+    "wmss.config": {"wmss.choices", "wmss.config", "wmss.errors"},
+    "wmss.choices": set(),
     "wmss.records": set(),
     "wmss.errors": set(),
     "wmss.ids": set(),
     "wmss.units": set(),
-    "wmss.core": {"wmss.core"},
+    "wmss.core": {"wmss.choices", "wmss.core"},
     "wmss.theory": {"wmss.core", "wmss.theory"},
     "wmss.data": {"wmss.core", "wmss.data"},
     "wmss.models": {"wmss.core", "wmss.models"},

@@ -19,6 +19,7 @@ from benchmarks.evidence.plan import ARMS, CHECKPOINTS, TESTS, Arm, Base, Settin
 from benchmarks.evidence.rows import Row
 from benchmarks.evidence.task import make_samples, make_tokenizer, misconceptions
 from wmss.config import Hyperparameters
+from wmss.config.base import changed
 from wmss.core.sample_weights import draw, sampling_weights
 from wmss.core.saturation import is_saturated
 from wmss.data.dataset import Sample
@@ -190,7 +191,7 @@ class Experiment:
         changes: dict[str, Any] = {"mixing_weight": arm.mixing_weight}
         if arm.mixing == "logits":
             changes |= {"weak": (ModelSource(folder=base),), "weak_shares": (1.0,), "weak_frozen": arm.weak_frozen}
-        return run.model_copy(update=changes)
+        return changed(run, **changes)
 
     def _indices(self, arm: Arm) -> list[int]:
         """Which training samples an arm sees; those drawn come round more often, since steps are equal."""
@@ -216,6 +217,7 @@ class Experiment:
             strong=ModelSource(folder=start),
             samples=samples,
             indices=tuple(indices),
+            mixing_weight=1.0,
             batch_size=training.batch_size,
             num_epochs=training.num_steps,  # more than enough: max_steps ends it
             hyperparameters=Hyperparameters(

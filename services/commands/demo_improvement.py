@@ -21,7 +21,8 @@ from services.commands import client as service
 from services.commands.charts import draw_rounds
 from services.commands.demo_wmss import home_of, running_service, timed
 from services.settings import Settings
-from wmss.config import CurriculumPolicy, parse_job
+from wmss.choices import CurriculumPolicy
+from wmss.config import parse_job
 from wmss.errors import TrainingError, WmssError
 
 SEED = 0

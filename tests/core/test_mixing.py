@@ -9,7 +9,7 @@ from torch import Tensor
 
 from tests import reference
 from wmss.core import mixing
-from wmss.core.mixing import Branch, _Side, branch_cross_entropy, mixed_linear_cross_entropy, mixing_weight_at
+from wmss.core.mixing import LogitBranch, _side, branch_cross_entropy, mixed_linear_cross_entropy, mixing_weight_at
 
 NAMES = ("strong_hidden", "strong_head", "weak_hidden", "weak_head", "strong_bias", "weak_bias")
 
@@ -222,7 +222,7 @@ def test_any_number_of_branches(num_weak):
     labels = make_inputs()[1]
     weights = [0.4, *(0.1 * number for number in range(1, num_weak + 1))]
     branches = [
-        Branch(leaf(37, 5 + i, seed=i), leaf(53, 5 + i, seed=10 + i), leaf(53, seed=20 + i), weight)
+        LogitBranch(leaf(37, 5 + i, seed=i), leaf(53, 5 + i, seed=10 + i), leaf(53, seed=20 + i), weight)
         for i, weight in enumerate(weights)
     ]
     inputs = [tensor for branch in branches for tensor in branch[:3]]
@@ -236,10 +236,10 @@ def test_any_number_of_branches(num_weak):
 def test_frozen_head_of_several_branches_is_projected_once(monkeypatch):
     labels = make_inputs()[1]
     head, bias = leaf(53, 6, seed=1).detach(), leaf(53, seed=2).detach()
-    branches = [Branch(leaf(37, 6, seed=3 + i), head, bias, weight) for i, weight in enumerate((0.4, 0.35, 0.25))]
+    branches = [LogitBranch(leaf(37, 6, seed=3 + i), head, bias, weight) for i, weight in enumerate((0.4, 0.35, 0.25))]
     hidden = [branch.hidden for branch in branches]
     sides = []
-    monkeypatch.setattr(mixing, "_Side", lambda *a, **k: sides.append(side := _Side(*a, **k)) or side)
+    monkeypatch.setattr(mixing, "_side", lambda *a, **k: sides.append(side := _side(*a, **k)) or side)
     loss, truth = branch_cross_entropy(branches, labels), softmax_of_sum(branches, labels)
     assert len(sides) == 1
     assert relative_error(loss, truth) <= 1e-14

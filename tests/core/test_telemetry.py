@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from tests import reference
-from wmss.core.mixing import Branch, branch_cross_entropy
+from wmss.core.mixing import LogitBranch, branch_cross_entropy
 from wmss.core.telemetry import PAIR_STATISTICS, STRONG_STATISTICS, mix_statistics, statistics_of
 
 
@@ -15,7 +15,7 @@ def make_branches(weights, *, rows=23, vocabulary=31, bias=True, seed=0):
         return torch.randn(*shape, generator=generator, dtype=torch.float64)
 
     branches = [
-        Branch(normal(rows, 5 + i), normal(vocabulary, 5 + i), normal(vocabulary) if bias else None, weight)
+        LogitBranch(normal(rows, 5 + i), normal(vocabulary, 5 + i), normal(vocabulary) if bias else None, weight)
         for i, weight in enumerate(weights)
     ]
     labels = torch.randint(vocabulary, (rows,), generator=generator)
@@ -47,7 +47,7 @@ def test_by_hand():
     # Two words, target 0: strong (2, 0), weak (0, 2), λ = 0.75: mixed (1.5, 0.5). Word 1 is harder for the weak.
     one = torch.ones(1, 1, dtype=torch.float64)
     strong, weak = (torch.tensor(z, dtype=torch.float64).unsqueeze(1) for z in ([2.0, 0.0], [0.0, 2.0]))
-    found = means([Branch(one, strong, None, 0.75), Branch(one, weak, None, 0.25)], torch.tensor([0]))
+    found = means([LogitBranch(one, strong, None, 0.75), LogitBranch(one, weak, None, 0.25)], torch.tensor([0]))
     assert found["margin"] == 2.0
     assert found["nll_strong"] == pytest.approx(0.12692801104297263, rel=1e-14)  # log(1 + e^-2)
     assert found["nll_weak"] == pytest.approx(2.1269280110429727, rel=1e-14)

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from wmss.core.mixing import Branch, branch_cross_entropy, mixed_linear_cross_entropy
+from wmss.core.mixing import LogitBranch, branch_cross_entropy, mixed_linear_cross_entropy
 from wmss.core.telemetry import mix_statistics, statistics_of
 
 ROWS, VOCABULARY = 40, 30
@@ -36,7 +36,9 @@ def identity(logits: Tensor) -> Tensor:
 def differentiate(branches, labels: Tensor) -> tuple[float, list[Tensor]]:
     """The product's summed loss of logits with weights, and its gradients."""
     leaves = [logits.clone().requires_grad_() for logits, _ in branches]
-    sides = [Branch(leaf, identity(leaf), None, weight) for leaf, (_, weight) in zip(leaves, branches, strict=True)]
+    sides = [
+        LogitBranch(leaf, identity(leaf), None, weight) for leaf, (_, weight) in zip(leaves, branches, strict=True)
+    ]
     loss = branch_cross_entropy(sides, labels, reduction="sum")
     loss.backward()
     return float(loss.detach()), [leaf.grad for leaf in leaves]
@@ -73,8 +75,8 @@ def negatives(labels: Tensor, like: Tensor) -> Tensor:
 
 def telemetry(strong: Tensor, weak: Tensor, labels: Tensor, mixing_weight: float) -> dict[str, float]:
     branches = [
-        Branch(strong, identity(strong), None, mixing_weight),
-        Branch(weak, identity(weak), None, 1.0 - mixing_weight),
+        LogitBranch(strong, identity(strong), None, mixing_weight),
+        LogitBranch(weak, identity(weak), None, 1.0 - mixing_weight),
     ]
     sums = mix_statistics(branches, labels, max_rows=len(labels))
     return dict(zip(statistics_of(2), (sums[:-1] / sums[-1]).tolist(), strict=True))
@@ -353,7 +355,7 @@ def test_D3_mixed_logits_are_one_linear_layer_on_concatenated_states(mixing_weig
     labels = draw(0)[2]
     one = branch_cross_entropy(
         [
-            Branch(
+            LogitBranch(
                 torch.cat([mixing_weight * strong_hidden, (1.0 - mixing_weight) * weak_hidden], dim=1),
                 torch.cat([strong_head, weak_head], dim=1),
             )

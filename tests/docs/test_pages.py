@@ -10,8 +10,8 @@ from services.api.app import create_app
 from services.api.rounds import RolloutQuery
 from services.api.schemas import RoundObject
 from services.commands.knobs import describe
+from wmss.choices import CurriculumPolicy
 from wmss.config import (
-    CURRICULUM_POLICIES,
     AcceptConfig,
     CurriculumConfig,
     Hyperparameters,
@@ -70,7 +70,7 @@ def test_every_knob_and_every_end_of_self_improvement_stands_on_its_page():
         WeakDrivenUpdate,
     )
     names = {name for part in parts for name in part.model_fields}
-    names |= {*CURRICULUM_POLICIES, *get_args(StopCode), *IMPROVEMENT_ROUND}
+    names |= {*get_args(CurriculumPolicy), *get_args(StopCode), *IMPROVEMENT_ROUND}
     assert [name for name in sorted(names) if f"`{name}`" not in text and f"`accept.{name}" not in text] == []
 
 

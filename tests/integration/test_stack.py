@@ -217,6 +217,7 @@ def test_job_survives_the_death_of_worker_api_and_driver(stack, files, tmp_path)
         strong=ModelSource(folder=stack.home / "models" / "qwen3"),
         samples=stack.home / "jobs" / job_id / "samples.parquet",
         indices=tuple(range(96)),
+        mixing_weight=1.0,
         batch_size=16,
         num_epochs=999,
         hyperparameters=Hyperparameters(**knobs),

@@ -8,10 +8,8 @@ puts them together; `reading` validates what a caller wrote, `wording` says what
 from wmss.config.base import METADATA_KEY, PATTERNS, Knobs, MaxLength, MetadataKey, MetadataValue, ModelName
 from wmss.config.hyperparameters import Hyperparameters, LoraConfig
 from wmss.config.improvement import (
-    CURRICULUM_POLICIES,
     AcceptConfig,
     CurriculumConfig,
-    CurriculumPolicy,
     SamplingConfig,
     SelfImprovementConfig,
     SelfImprovementMethod,
@@ -36,7 +34,6 @@ from wmss.config.weak_driven import PRESET_BATCH_SIZE, PRESETS, WmssConfig, Wmss
 from wmss.config.wording import explain
 
 __all__ = [
-    "CURRICULUM_POLICIES",
     "METADATA_KEY",
     "PATTERNS",
     "PRESETS",
@@ -45,7 +42,6 @@ __all__ = [
     "ChoiceVerifier",
     "CodeVerifier",
     "CurriculumConfig",
-    "CurriculumPolicy",
     "ExactVerifier",
     "FinalValueVerifier",
     "GraphPathVerifier",

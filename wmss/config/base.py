@@ -1,5 +1,6 @@
 """What every configuration model is made of: its base class, and the types of names, counts and metadata."""
 
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
@@ -15,9 +16,18 @@ class Knobs(BaseModel):
 
 
 MAX_COUNT = 2**24
-"""Largest batch size and sample length that is taken for meant."""
+"""Upper limit for batch size and sample length; larger values are treated as typing errors."""
 
 Auto = Literal["auto"]
+Steps = Annotated[int, Field(ge=1, le=10**9)]
+"""Optimizer steps."""
+BatchSize = Annotated[int, Field(ge=1, le=MAX_COUNT)]
+"""Samples per optimizer step, over all workers."""
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+MixingWeight = Annotated[float, Field(ge=0, le=1)]
+"""λ, the weight of the strong logits."""
+Share = Annotated[float, Field(gt=0, le=1)]
+"""A part of a whole that is not empty."""
 MaxLength = Annotated[int, Field(ge=2, le=MAX_COUNT)] | Auto
 
 METADATA_KEY = r'^[^"\\\[\]\x00-\x1f]{1,64}$'
@@ -40,6 +50,14 @@ ModelName = Annotated[str, StringConstraints(min_length=1, max_length=1024)]
 Metadata = Annotated[dict[MetadataKey, MetadataValue], Field(max_length=16)]
 
 Model = TypeVar("Model", bound=BaseModel)
+
+
+def check_shares(weak_shares: Sequence[float], num_weak: int) -> None:
+    """Raise `ValueError` unless there is one share for each of `num_weak` weak models and they sum to 1."""
+    if len(weak_shares) != num_weak:
+        raise ValueError(f"weak_shares: expected {num_weak} numbers, one for each weak model, got {len(weak_shares)}")
+    if weak_shares and abs(sum(weak_shares) - 1.0) > 1e-6:
+        raise ValueError(f"weak_shares: expected numbers that sum to 1, got a sum of {sum(weak_shares)}")
 
 
 def changed(model: Model, **fields: Any) -> Model:

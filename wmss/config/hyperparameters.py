@@ -4,7 +4,8 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from wmss.config.base import MAX_COUNT, Auto, Knobs, MaxLength
+from wmss.choices import ActivationCheckpointing
+from wmss.config.base import Auto, BatchSize, Knobs, MaxLength, Steps
 
 DEFAULT_EPOCHS = 1
 DEFAULT_LEARNING_RATE = 1e-5
@@ -27,9 +28,9 @@ class Hyperparameters(Knobs):
 
     n_epochs: Annotated[int, Field(ge=1, le=100_000)] | Auto = DEFAULT_EPOCHS
     """Passes over the phase's samples; "auto" = 1. With `wmss`: of the weak-driven phase."""
-    max_steps: int | None = Field(default=None, ge=1, le=10**9)
+    max_steps: Steps | None = None
     """Upper bound on the optimizer steps of each training phase; null = none."""
-    batch_size: Annotated[int, Field(ge=1, le=MAX_COUNT)] | Auto = "auto"
+    batch_size: BatchSize | Auto = "auto"
     """Samples per optimizer step, over all workers; "auto" = the preset's, but at most an eighth of the samples."""
     learning_rate: float | None = Field(default=DEFAULT_LEARNING_RATE, gt=0, le=1)
     """Peak learning rate of AdamW (0.9, 0.999); null = the default 1e-5 times `learning_rate_multiplier`."""
@@ -51,7 +52,7 @@ class Hyperparameters(Knobs):
     """Lay samples end to end in one row without padding, each seeing itself only; false = a padded row a sample."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """Of the models' forward and backward passes; weights, optimizer and the mixed loss stay float32."""
-    activation_checkpointing: Literal["none", "selective", "full"] = "none"
+    activation_checkpointing: ActivationCheckpointing = "none"
     """Keep all activations for the backward pass; only results of matrix products; or only each block's input."""
     optimizer: Literal["adamw", "adamw_8bit"] = "adamw"
     """AdamW, or AdamW with 8-bit moments (a quarter of their memory; needs the package torchao)."""
@@ -61,7 +62,7 @@ class Hyperparameters(Knobs):
     """Train low-rank adapters instead of all weights; null = all weights."""
     compile: bool = False
     """Compile the models' blocks with torch.compile; pays on GPUs and long runs, needs a C++ compiler on CPUs."""
-    telemetry_every: int | None = Field(default=10, ge=1, le=10**9)
+    telemetry_every: Steps | None = 10
     """Steps between readings of margin, entropies and divergence from up to 256 targets a worker; null = none."""
 
     @model_validator(mode="before")

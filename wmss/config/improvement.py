@@ -1,16 +1,23 @@
 """The knobs of self-improvement (`method.self_improvement`, `[self_improvement]` in TOML)."""
 
-from typing import Annotated, Literal, Self, get_args
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from wmss.config.base import MAX_COUNT, Knobs
+from wmss.choices import (
+    DEFAULT_BAND,
+    DEFAULT_MIN_ACCEPTED,
+    DEFAULT_MIXING_WEIGHT,
+    DEFAULT_PATIENCE,
+    DEFAULT_PROBE_FRACTION,
+    DEFAULT_REPLAY_FRACTION,
+    DEFAULT_TARGET,
+    CurriculumPolicy,
+    check_curriculum,
+)
+from wmss.config.base import MAX_COUNT, Knobs, MixingWeight
 from wmss.config.hyperparameters import DEFAULT_EPOCHS, Hyperparameters
 from wmss.config.verifiers import FinalValueVerifier, VerifierConfig
-from wmss.config.weak_driven import DEFAULT_MIXING_WEIGHT
-
-CurriculumPolicy = Literal["clock", "acceptance_target", "uniform", "hard_only", "hard_to_easy"]
-CURRICULUM_POLICIES: tuple[CurriculumPolicy, ...] = get_args(CurriculumPolicy)
 
 
 class CurriculumConfig(Knobs):
@@ -18,15 +25,15 @@ class CurriculumConfig(Knobs):
 
     policy: CurriculumPolicy = "acceptance_target"
     """Levels by the number of the round; by measured acceptance; all equally; the last only; the clock backwards."""
-    target: float = Field(default=0.37, gt=0, lt=1)
+    target: float = Field(default=DEFAULT_TARGET, gt=0, lt=1)
     """Acceptance of the level to train on; 1/e teaches most new steps per sample."""
-    band: list[Annotated[float, Field(ge=0, le=1)]] = Field(default=[0.2, 0.6], min_length=2, max_length=2)
+    band: list[Annotated[float, Field(ge=0, le=1)]] = Field(default=list(DEFAULT_BAND), min_length=2, max_length=2)
     """Acceptance between which a level is worth training on."""
-    probe_fraction: float = Field(default=0.1, ge=0, le=0.5)
+    probe_fraction: float = Field(default=DEFAULT_PROBE_FRACTION, ge=0, le=0.5)
     """Largest share of a round's samples that measures levels out of focus; they are trained on as well."""
-    replay_fraction: float = Field(default=0.15, ge=0, le=0.5)
+    replay_fraction: float = Field(default=DEFAULT_REPLAY_FRACTION, ge=0, le=0.5)
     """Share that goes back to lower levels, most to those that have fallen most."""
-    patience: int = Field(default=3, ge=1, le=100)
+    patience: int = Field(default=DEFAULT_PATIENCE, ge=1, le=100)
     """Rounds without promotion after which the samples of a round are doubled, once."""
 
     @model_validator(mode="after")
@@ -40,10 +47,12 @@ class CurriculumConfig(Knobs):
     @model_validator(mode="after")
     def _sensible_band(self) -> Self:
         low, high = self.band
-        if self.probe_fraction + self.replay_fraction >= 1:
-            raise ValueError("probe_fraction and replay_fraction: expected less than 1 together; lower one")
-        if not low < self.target < high:
-            raise ValueError(f"band: expected two numbers with the target {self.target} between them, got {self.band}")
+        check_curriculum(
+            target=self.target,
+            band=(low, high),
+            probe_fraction=self.probe_fraction,
+            replay_fraction=self.replay_fraction,
+        )
         return self
 
 
@@ -68,7 +77,7 @@ class AcceptConfig(Knobs):
     already solved."""
     deduplicate: Literal["off", "exact", "normalized"] = "normalized"
     """Of one prompt's equal responses keep one: not at all, by token ids, or by text without case and spaces too."""
-    min_accepted: int = Field(default=64, ge=1, le=10**6)
+    min_accepted: int = Field(default=DEFAULT_MIN_ACCEPTED, ge=1, le=10**6)
     """Fewer are not trained on: the model would learn a handful of lucky samples by heart."""
     max_level_share: float = Field(default=0.7, gt=0, le=1)
     """Largest share of one level where several are accepted from; what is above it is left out."""
@@ -97,7 +106,7 @@ class WeakDrivenUpdate(Knobs):
 
     when: Literal["off", "on_saturation"] = "off"
     """Never, or in the rounds after the feedback loop has saturated."""
-    mixing_weight: float = Field(default=DEFAULT_MIXING_WEIGHT, ge=0, le=1)
+    mixing_weight: MixingWeight = DEFAULT_MIXING_WEIGHT
     """λ, the weight of the strong logits; 1 = plain maximum likelihood."""
     weak_update: Literal["joint", "frozen"] = "frozen"
     """Train the weak branch too, or hold it fixed."""

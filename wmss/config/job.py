@@ -4,7 +4,8 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from wmss.config.base import FileName, Knobs, MaxLength, Metadata, ModelName, Suffix
+from wmss.choices import Parallelism
+from wmss.config.base import FileName, Knobs, MaxLength, Metadata, ModelName, Seed, Steps, Suffix
 from wmss.config.hyperparameters import Hyperparameters
 from wmss.config.improvement import IMPROVEMENT_BATCH_SIZE, SelfImprovementMethod
 from wmss.config.weak_driven import PRESET_BATCH_SIZE, WmssMethod
@@ -32,7 +33,7 @@ class Resources(Knobs):
 
     num_workers: int = Field(default=1, ge=1, le=1024)
     """Training workers; each takes its share of every batch."""
-    parallelism: Literal["ddp", "fsdp"] = "ddp"
+    parallelism: Parallelism = "ddp"
     """Several workers: each with a copy of the model(s), or weights, gradients and optimizer divided among them."""
     use_gpu: bool | None = None
     """One GPU per training worker and engine; null = if the cluster has any."""
@@ -41,7 +42,7 @@ class Resources(Knobs):
 class Checkpointing(Knobs):
     """When training state is saved, for resuming and for use as a model."""
 
-    every_steps: int = Field(default=100, ge=1, le=10**9)
+    every_steps: Steps = 100
     """Optimizer steps between checkpoints; the end of a phase always makes one."""
     keep_last: int = Field(default=2, ge=1, le=10_000)
     """Checkpoints kept per training phase."""
@@ -70,7 +71,7 @@ class JobSpec(Knobs):
         SupervisedMethod()
     )
     """The algorithm and its knobs."""
-    seed: int = Field(default=42, ge=0, lt=2**32)
+    seed: Seed = 42
     """Seed of the draw and of the order of samples."""
     suffix: Suffix | None = None
     """Part of the finished model's name, up to 64 letters, digits, '.', '_' or '-'."""

@@ -1,13 +1,19 @@
 """The knobs of weak-driven training (`method.wmss`, `[wmss]` in TOML)."""
 
-from typing import Annotated, Any, Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import BaseModel, Field, model_validator
 
-from wmss.config.base import Knobs, ModelName
+from wmss.choices import (
+    DEFAULT_ALPHA,
+    DEFAULT_BETA,
+    DEFAULT_GAMMA,
+    DEFAULT_MIXING_WEIGHT,
+    MixingSchedule,
+    Weighting,
+)
+from wmss.config.base import Knobs, MixingWeight, ModelName, Share, check_shares
 from wmss.config.hyperparameters import Hyperparameters
-
-DEFAULT_MIXING_WEIGHT = 0.5
 
 
 class WmssHyperparameters(Hyperparameters):
@@ -21,7 +27,14 @@ class WmssHyperparameters(Hyperparameters):
 _COEFFICIENTS = ("alpha", "beta", "gamma")
 WEIGHTINGS_BY_ENTROPY = ("v2", "v1", "per_term")
 """Weightings that read the entropy of every sample."""
-_PAPER = {"weak_update": "joint", "deduplicate": True, "weighting": "v2", "alpha": 0.1, "beta": 0.8, "gamma": 0.1}
+_PAPER = {
+    "weak_update": "joint",
+    "deduplicate": True,
+    "weighting": "v2",
+    "alpha": DEFAULT_ALPHA,
+    "beta": DEFAULT_BETA,
+    "gamma": DEFAULT_GAMMA,
+}
 
 PRESETS: dict[str, dict[str, Any]] = {
     "wmss-v2": _PAPER | {"hyperparameters": {"sft_epochs": 1}},
@@ -47,7 +60,7 @@ class WmssConfig(Knobs):
     """The strong checkpoint; null = made from `model` by supervised fine-tuning."""
     more_weak_models: list[ModelName] = Field(default=[], max_length=15)
     """Further weak checkpoints that are mixed in as well."""
-    weak_shares: list[Annotated[float, Field(gt=0, le=1)]] | None = None
+    weak_shares: list[Share] | None = None
     """How 1-λ is divided among `weak_model` and `more_weak_models`, in this order; sums to 1; null = equally."""
     start_at: Literal["end", "saturation"] = "end"
     """When supervised fine-tuning gives way: after `sft_epochs`, or as soon as the logit margin has flattened; then the
@@ -58,18 +71,18 @@ class WmssConfig(Knobs):
     mixing: Literal["logits", "strong_scaled", "off"] = "logits"
     """What the weak-driven phase trains on: mixed logits; as a control, λ z_strong without a weak model; or plain
     z_strong (the curriculum alone)."""
-    mixing_weight: float = Field(default=DEFAULT_MIXING_WEIGHT, ge=0, le=1)
+    mixing_weight: MixingWeight = DEFAULT_MIXING_WEIGHT
     """λ, the weight of the strong logits; 1 = plain fine-tuning of the strong model."""
-    mixing_weight_end: float | None = Field(default=None, ge=0, le=1)
+    mixing_weight_end: MixingWeight | None = None
     """λ of each weak-driven phase's last step; null = λ is constant."""
-    mixing_schedule: Literal["constant", "linear", "cosine"] = "constant"
+    mixing_schedule: MixingSchedule = "constant"
     """How λ goes from `mixing_weight` to `mixing_weight_end`."""
     weak_update: Literal["joint", "frozen"] = "joint"
     """Train the weak branch too (the paper's method), or hold it fixed."""
     weak_cache: bool = False
     """Keep the frozen weak model's hidden states from scoring on disk, so that training need not run it: 4 bytes x
     width for every supervised token."""
-    weighting: Literal["v2", "v1", "per_term", "uniform", "all"] = "v2"
+    weighting: Weighting = "v2"
     """How entropies become sampling weights, see `wmss.core.sample_weights`; `all` = every sample once, without
     a draw."""
     alpha: float | None = Field(default=None, ge=0, le=1e6)
@@ -78,7 +91,7 @@ class WmssConfig(Knobs):
     """Coefficient of the second term (v2: strong entropy; v1 and per_term: entropy drop); null = the preset's."""
     gamma: float | None = Field(default=None, ge=0, le=1e6)
     """Coefficient of the third term (entropy rise); null = the preset's. All three are null with `uniform`, `all`."""
-    max_share: float | None = Field(default=None, gt=0, le=1)
+    max_share: Share | None = None
     """Largest sampling probability of one sample; what is cut goes to the others in proportion; null = no bound."""
     deduplicate: bool = True
     """Train on each drawn sample once, however often it was drawn."""
@@ -156,13 +169,7 @@ class WmssConfig(Knobs):
     @model_validator(mode="after")
     def _sensible_weak_models(self) -> Self:
         if self.weak_shares is not None:
-            if len(self.weak_shares) != self.num_weak:
-                raise ValueError(
-                    f"weak_shares: expected {self.num_weak} numbers, one for weak_model and for each of "
-                    f"more_weak_models, got {len(self.weak_shares)}"
-                )
-            if abs(sum(self.weak_shares) - 1.0) > 1e-6:
-                raise ValueError(f"weak_shares: expected numbers that sum to 1, got a sum of {sum(self.weak_shares)}")
+            check_shares(self.weak_shares, self.num_weak)
         if self.start_at == "saturation" and self.strong_model is not None:
             raise ValueError("start_at: 'saturation' watches supervised fine-tuning, which strong_model replaces")
         if self.start_at == "saturation" and self.hyperparameters.telemetry_every is None:

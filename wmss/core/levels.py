@@ -7,15 +7,25 @@ number of the round alone and neither probe nor replay; `acceptance_target` foll
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal, NamedTuple, Self
+from typing import Any, Literal, NamedTuple, Self, get_args
 
+from wmss.choices import (
+    DEFAULT_BAND,
+    DEFAULT_MIN_ACCEPTED,
+    DEFAULT_PATIENCE,
+    DEFAULT_PROBE_FRACTION,
+    DEFAULT_REPLAY_FRACTION,
+    DEFAULT_TARGET,
+    CurriculumPolicy,
+    check_curriculum,
+)
 from wmss.core.estimators import wilson_interval
 
 Purpose = Literal["probe", "focus", "replay"]
 Counts = tuple[float, float]
 """Accepted and sampled responses."""
 
-POLICIES = ("clock", "acceptance_target", "uniform", "hard_only", "hard_to_easy")
+POLICIES: tuple[CurriculumPolicy, ...] = get_args(CurriculumPolicy)
 Z = 1.64
 """Of the Wilson intervals: 90 %."""
 MIN_PROBES = 32
@@ -48,13 +58,13 @@ class Curriculum:
     policy: str
     num_levels: int
     num_rounds: int
-    target: float = 0.37
-    low: float = 0.2
-    high: float = 0.6
-    probe_fraction: float = 0.1
-    replay_fraction: float = 0.15
-    patience: int = 3
-    min_accepted: int = 64
+    target: float = DEFAULT_TARGET
+    low: float = DEFAULT_BAND[0]
+    high: float = DEFAULT_BAND[1]
+    probe_fraction: float = DEFAULT_PROBE_FRACTION
+    replay_fraction: float = DEFAULT_REPLAY_FRACTION
+    patience: int = DEFAULT_PATIENCE
+    min_accepted: int = DEFAULT_MIN_ACCEPTED
 
     def __post_init__(self) -> None:
         if self.policy not in POLICIES:
@@ -62,21 +72,17 @@ class Curriculum:
         for name in ("num_levels", "num_rounds", "patience", "min_accepted"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: expected a positive number, got {getattr(self, name)}")
-        if not 0 <= self.low < self.target < self.high <= 1:
-            raise ValueError(f"low, target, high: expected 0 <= low < target < high <= 1, got {self._band()}")
-        fractions = (self.probe_fraction, self.replay_fraction)
-        if not (min(fractions) >= 0 and sum(fractions) < 1):
-            raise ValueError(
-                f"probe_fraction, replay_fraction: expected numbers >= 0 with a sum below 1, got {fractions}; lower one"
-            )
+        check_curriculum(
+            target=self.target,
+            band=(self.low, self.high),
+            probe_fraction=self.probe_fraction,
+            replay_fraction=self.replay_fraction,
+        )
         if self.policy in ("clock", "hard_to_easy") and self.num_rounds < self.num_levels:
             raise ValueError(
                 f"num_rounds: expected at least one round for each of the {self.num_levels} levels with policy "
                 f"{self.policy!r}, got {self.num_rounds}; raise it, or take another policy"
             )
-
-    def _band(self) -> tuple[float, float, float]:
-        return self.low, self.target, self.high
 
 
 @dataclass(frozen=True)
@@ -136,7 +142,9 @@ class Choice(NamedTuple):
     reason: str
 
 
-def affords_probes(num_levels: int, *, num_groups: int, group_size: int, probe_fraction: float = 0.1) -> bool:
+def affords_probes(
+    num_levels: int, *, num_groups: int, group_size: int, probe_fraction: float = DEFAULT_PROBE_FRACTION
+) -> bool:
     """Whether a round is large enough for `acceptance_target`; `clock` is better where it is not.
 
     The first round must give every level `MIN_PROBES` responses, and the probe share of a later one must give as many

@@ -6,18 +6,17 @@ Shape suffixes: N rows (token positions), R supervised rows, C rows of one chunk
 import math
 from collections.abc import Sequence
 from itertools import chain
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from wmss.choices import MixingSchedule
 from wmss.core.rows import DEFAULT_IGNORE_INDEX, compute_dtype, resolve_chunk_size, supervised_rows
 
-MixingSchedule = Literal["constant", "linear", "cosine"]
 
-
-class Branch(NamedTuple):
+class LogitBranch(NamedTuple):
     """One model's side of a mix: logits z = hidden · headᵀ + bias, and the weight they enter with."""
 
     hidden: Tensor
@@ -67,8 +66,8 @@ def mixed_linear_cross_entropy(
         raise ValueError(f"mixing_weight: expected a number in [0, 1], got {mixing_weight}")
     return branch_cross_entropy(
         [
-            Branch(strong_hidden, strong_head, strong_bias, mixing_weight),
-            Branch(weak_hidden, weak_head, weak_bias, 1.0 - mixing_weight),
+            LogitBranch(strong_hidden, strong_head, strong_bias, mixing_weight),
+            LogitBranch(weak_hidden, weak_head, weak_bias, 1.0 - mixing_weight),
         ],
         labels,
         ignore_index=ignore_index,
@@ -78,7 +77,7 @@ def mixed_linear_cross_entropy(
 
 
 def branch_cross_entropy(
-    branches: Sequence[Branch],
+    branches: Sequence[LogitBranch],
     labels: Tensor,
     *,
     ignore_index: int = DEFAULT_IGNORE_INDEX,
@@ -96,7 +95,7 @@ def branch_cross_entropy(
     share one frozen head need one product for all of them.
 
     Args:
-        branches: at least one; see `Branch`.
+        branches: at least one; see `LogitBranch`.
         labels: [N] integers in [0, V), or `ignore_index` for a row that carries no loss.
         chunk_size: rows projected at a time; None chooses 256 on CPU and 2048 elsewhere.
         reduction: "mean" over supervised rows, or "sum".
@@ -164,9 +163,9 @@ def branch_names(num_branches: int) -> list[str]:
     return ["strong", "weak", *(f"weak_{number}" for number in range(2, num_branches))][:num_branches]
 
 
-def _merge_shared_heads(branches: Sequence[Branch]) -> list[Branch]:
+def _merge_shared_heads(branches: Sequence[LogitBranch]) -> list[LogitBranch]:
     """Branches of one and the same frozen head and bias as one: Σ w_i (h_i Wᵀ + b) = (Σ w_i h_i) Wᵀ + b Σ w_i."""
-    groups: dict[tuple[int, ...], list[Branch]] = {}
+    groups: dict[tuple[int, ...], list[LogitBranch]] = {}
     for branch in branches:
         key = (id(branch),) if branch.head.requires_grad else (id(branch.head), id(branch.bias))
         groups.setdefault(key, []).append(branch)
@@ -181,40 +180,39 @@ def _merge_shared_heads(branches: Sequence[Branch]) -> list[Branch]:
         hidden_ND = sum(branch.hidden.to(dtype) * branch.weight for branch in group)
         total = math.fsum(branch.weight for branch in group)
         bias_V = None if first.bias is None else first.bias * total
-        merged.append(Branch(hidden_ND, first.head, bias_V, 1.0))  # type: ignore[arg-type]
+        merged.append(LogitBranch(hidden_ND, first.head, bias_V, 1.0))  # type: ignore[arg-type]
     return merged
 
 
-class _Side:
-    """One branch in the chunk loop: its product into the shared logits, its gradients out of them."""
+class _Inputs(NamedTuple):
+    """The tensors of one branch that may have a gradient."""
 
-    def __init__(
-        self,
-        hidden: Tensor,
-        head: Tensor,
-        bias: Tensor | None,
-        *,
-        rows_R: Tensor,
-        weight: float,
-        needs_grad: Sequence[bool],
-        dtype: torch.dtype,
-    ) -> None:
-        self.weight = weight
-        every_row = rows_R.numel() == hidden.shape[0]
-        self.hidden_RD = (hidden if every_row else hidden.index_select(0, rows_R)).to(dtype)
-        self.head_VD = head.to(dtype)
-        self.bias_V = None if bias is None else bias.to(dtype)
-        needs_hidden, needs_head, needs_bias = needs_grad
-        self.grad_hidden_RD = torch.zeros_like(self.hidden_RD) if needs_hidden else None
-        self.grad_head_VD = torch.zeros_like(self.head_VD) if needs_head else None
-        self.grad_bias_V = torch.zeros_like(self.bias_V) if needs_bias and self.bias_V is not None else None
+    hidden: Tensor
+    head: Tensor
+    bias: Tensor | None
 
-    def add_logits(self, z_CV: Tensor, chunk: slice) -> None:
-        if self.weight == 0.0:
-            return
-        z_CV.addmm_(self.hidden_RD[chunk], self.head_VD.t(), alpha=self.weight)
-        if self.bias_V is not None:
-            z_CV.add_(self.bias_V, alpha=self.weight)
+
+class _Needs(NamedTuple):
+    """Which of them asks for one."""
+
+    hidden: bool
+    head: bool
+    bias: bool
+
+
+class _Side(NamedTuple):
+    """One branch in the chunk loop: its supervised rows in the common precision, and the gradients that are asked for.
+
+    The gradients are accumulated in place, chunk by chunk; None = not asked for.
+    """
+
+    weight: float
+    hidden_RD: Tensor
+    head_VD: Tensor
+    bias_V: Tensor | None
+    grad_hidden_RD: Tensor | None
+    grad_head_VD: Tensor | None
+    grad_bias_V: Tensor | None
 
     def accumulate_gradients(self, grad_CV: Tensor, chunk: slice) -> None:
         """∂L/∂z_branch = weight · (P_mix − onehot), carried on to this branch's inputs (Eq. 22)."""
@@ -227,9 +225,40 @@ class _Side:
         if self.grad_bias_V is not None:
             self.grad_bias_V.add_(grad_CV.sum(dim=0), alpha=self.weight)
 
+    def gradients_of(self, branch: _Inputs, rows_R: Tensor) -> list[Tensor | None]:
+        """The accumulated gradients in the shapes and precisions of the branch's hidden states, head and bias."""
+        hidden = self.grad_hidden_RD
+        if hidden is not None and hidden.shape != branch.hidden.shape:
+            # Rows that carry no loss have gradient 0.
+            hidden = hidden.new_zeros(branch.hidden.shape).index_copy_(0, rows_R, hidden)
+        found = (hidden, self.grad_head_VD, self.grad_bias_V)
+        return [
+            None if gradient is None or tensor is None else gradient.to(tensor.dtype)
+            for gradient, tensor in zip(found, branch, strict=True)
+        ]
+
+
+def _side(branch: _Inputs, needs: _Needs, *, weight: float, rows_R: Tensor, dtype: torch.dtype) -> _Side:
+    every_row = rows_R.numel() == branch.hidden.shape[0]
+    hidden_RD = (branch.hidden if every_row else branch.hidden.index_select(0, rows_R)).to(dtype)
+    head_VD = branch.head.to(dtype)
+    bias_V = None if branch.bias is None else branch.bias.to(dtype)
+    return _Side(
+        weight,
+        hidden_RD,
+        head_VD,
+        bias_V,
+        grad_hidden_RD=torch.zeros_like(hidden_RD) if needs.hidden else None,
+        grad_head_VD=torch.zeros_like(head_VD) if needs.head else None,
+        grad_bias_V=torch.zeros_like(bias_V) if needs.bias and bias_V is not None else None,
+    )
+
 
 class _BranchCrossEntropy(torch.autograd.Function):
-    """Inputs after the fixed ones: hidden, head and bias of every branch, one after the other."""
+    """Inputs after the fixed ones: hidden, head and bias of every branch, one after the other.
+
+    autograd takes tensors as flat arguments only; `_Inputs` and `_Needs` give the three of a branch their names back.
+    """
 
     NUM_FIXED = 6
 
@@ -244,13 +273,15 @@ class _BranchCrossEntropy(torch.autograd.Function):
         grad_enabled: bool,
         *inputs: Tensor | None,
     ) -> Tensor:
-        needs = [grad_enabled and needed for needed in ctx.needs_input_grad[_BranchCrossEntropy.NUM_FIXED :]]
-        tensors = [tensor for tensor in inputs if tensor is not None]
+        needed = [grad_enabled and each for each in ctx.needs_input_grad[_BranchCrossEntropy.NUM_FIXED :]]
+        starts = range(0, len(inputs), len(_Inputs._fields))
+        branches = [_Inputs(*inputs[start : start + len(_Inputs._fields)]) for start in starts]  # type: ignore[arg-type]
+        needs = [_Needs(*needed[start : start + len(_Needs._fields)]) for start in starts]
         # All products go into one buffer, so one precision serves every branch.
-        dtype = compute_dtype(*tensors)
+        dtype = compute_dtype(*(tensor for tensor in inputs if tensor is not None))
         sides = [
-            _Side(*inputs[i : i + 3], rows_R=rows_R, weight=weight, needs_grad=needs[i : i + 3], dtype=dtype)  # type: ignore[arg-type]
-            for i, weight in zip(range(0, len(inputs), 3), weights, strict=True)
+            _side(branch, asked, weight=weight, rows_R=rows_R, dtype=dtype)
+            for branch, asked, weight in zip(branches, needs, weights, strict=True)
         ]
         labels_R = labels.index_select(0, rows_R).long()
         num_rows, vocab_size = rows_R.numel(), sides[0].head_VD.shape[0]
@@ -262,31 +293,27 @@ class _BranchCrossEntropy(torch.autograd.Function):
             chunk = slice(start, min(start + chunk_size, num_rows))
             z_CV = buffer_CV[: chunk.stop - chunk.start].zero_()
             for side in sides:
-                side.add_logits(z_CV, chunk)
+                if side.weight == 0.0:
+                    continue
+                z_CV.addmm_(side.hidden_RD[chunk], side.head_VD.t(), alpha=side.weight)
+                if side.bias_V is not None:
+                    z_CV.add_(side.bias_V, alpha=side.weight)
             label_C1 = labels_R[chunk].unsqueeze(1)
             z_CV.sub_(z_CV.amax(dim=1, keepdim=True))
             target_C1 = z_CV.gather(1, label_C1)
             z_CV.exp_()
             normaliser_C1 = z_CV.sum(dim=1, keepdim=True)
             total += (normaliser_C1.log() - target_C1).sum(dtype=torch.float64)
-            if any(needs):
+            if any(needed):
+                # From here on the buffer holds P_mix − onehot: a second [C, V] tensor would double the peak.
                 z_CV.div_(normaliser_C1)
                 z_CV.scatter_add_(1, label_C1, torch.full_like(target_C1, -1.0))
                 z_CV.mul_(scale)
                 for side in sides:
                     side.accumulate_gradients(z_CV, chunk)
 
-        found = chain.from_iterable((side.grad_hidden_RD, side.grad_head_VD, side.grad_bias_V) for side in sides)
-        gradients: list[Tensor | None] = []
-        for number, (gradient, tensor) in enumerate(zip(found, inputs, strict=True)):
-            if gradient is None or tensor is None:
-                gradients.append(None)
-                continue
-            if number % 3 == 0 and gradient.shape != tensor.shape:
-                # Rows that carry no loss have gradient 0.
-                gradient = gradient.new_zeros(tensor.shape).index_copy_(0, rows_R, gradient)
-            gradients.append(gradient.to(tensor.dtype))
-        ctx.gradients = gradients
+        of_each = (side.gradients_of(branch, rows_R) for side, branch in zip(sides, branches, strict=True))
+        ctx.gradients = list(chain.from_iterable(of_each))
         return (total * scale).to(dtype)
 
     @staticmethod
@@ -302,7 +329,7 @@ class _BranchCrossEntropy(torch.autograd.Function):
         return (*(None,) * _BranchCrossEntropy.NUM_FIXED, *gradients)
 
 
-def _check_branch(name: str, branch: Branch, labels: Tensor) -> None:
+def _check_branch(name: str, branch: LogitBranch, labels: Tensor) -> None:
     hidden, head, bias = branch.hidden, branch.head, branch.bias
     if not (math.isfinite(branch.weight) and branch.weight >= 0.0):
         raise ValueError(f"weight of the {name} branch: expected a finite number >= 0, got {branch.weight}")

@@ -1,13 +1,13 @@
 """From the entropies of two checkpoints: how often is each sample drawn?"""
 
 from collections.abc import Sequence
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
+from wmss.choices import DEFAULT_ALPHA, DEFAULT_BETA, DEFAULT_GAMMA, Weighting
+
 FloatArray = npt.NDArray[np.float64]
-Weighting = Literal["v2", "v1", "per_term", "uniform", "all"]
 TERMS: dict[str, tuple[str, str, str]] = {
     "v2": ("drop", "strong", "rise"),
     "v1": ("weak", "drop", "rise"),
@@ -21,9 +21,9 @@ def sampling_weights(
     strong_entropy: npt.ArrayLike,
     *,
     weighting: Weighting = "v2",
-    alpha: float = 0.1,
-    beta: float = 0.8,
-    gamma: float = 0.1,
+    alpha: float = DEFAULT_ALPHA,
+    beta: float = DEFAULT_BETA,
+    gamma: float = DEFAULT_GAMMA,
 ) -> FloatArray:
     """Sampling probability of every sample, float64 [n], sum 1.
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from wmss.core.entropy import entropy_of_logits_
-from wmss.core.mixing import Branch
+from wmss.core.mixing import LogitBranch
 from wmss.core.rows import compute_dtype, supervised_rows
 
 STRONG_STATISTICS = ("nll_strong", "entropy_strong", "margin")
@@ -27,7 +27,7 @@ def statistics_of(num_branches: int) -> tuple[str, ...]:
 
 @torch.no_grad()
 def mix_statistics(
-    branches: Sequence[Branch], labels: Tensor, *, max_rows: int, chunk_size: int = CHUNK_ROWS
+    branches: Sequence[LogitBranch], labels: Tensor, *, max_rows: int, chunk_size: int = CHUNK_ROWS
 ) -> Tensor:
     """Sums over at most `max_rows` supervised rows, evenly spaced, of what `statistics_of` names; last, their number.
 
@@ -72,7 +72,7 @@ def mix_statistics(
     return sums
 
 
-def _logits(branch: Branch, rows_C: Tensor, dtype: torch.dtype) -> Tensor:
+def _logits(branch: LogitBranch, rows_C: Tensor, dtype: torch.dtype) -> Tensor:
     z_CV = branch.hidden[rows_C].to(dtype) @ branch.head.to(dtype).t()
     return z_CV if branch.bias is None else z_CV + branch.bias.to(dtype)
 

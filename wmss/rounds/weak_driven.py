@@ -37,7 +37,7 @@ from wmss.rounds.scores.cache import Evaluations, Scores, tell_scores
 from wmss.rounds.training import train_phase
 from wmss.scoring.interfaces import Progress
 from wmss.scoring.tables import EntropyTable, check_comparable, entropy_change
-from wmss.training.checkpoints import Reading, is_complete, load_metrics, load_readings
+from wmss.training.checkpoints import MarginReading, is_complete, load_metrics, load_readings
 from wmss.training.run import ModelSource, TrainingRun
 
 
@@ -185,6 +185,7 @@ class _Stage:
             knobs,
             num_epochs=num_epochs,
             indices=range(self._recorded("validate")["num_samples"]),
+            mixing_weight=1.0,
             stop_at_saturation=until_flat,
         )
         folder, artifacts = self._train(run)
@@ -488,6 +489,6 @@ def _weights(
         raise ConfigError(str(error), param="method.wmss.max_share") from error
 
 
-def _entropy_at(step: int, readings: list[Reading]) -> float:
+def _entropy_at(step: int, readings: list[MarginReading]) -> float:
     """Mean of the last readings up to a step: one alone is a handful of samples."""
     return float(np.mean([reading.entropy for reading in readings if reading.step <= step][-WINDOW:]))

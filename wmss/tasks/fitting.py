@@ -75,7 +75,7 @@ def steps(
     schedule = make_schedule(optimizer, knobs, num_steps=num_steps)
     for step in range(num_steps):
         batch = [samples[i] for i in sampler.batch(step)]
-        loss_sum, _ = branches(collate(batch, device=torch.device("cpu"), packing=False))
+        loss_sum, _ = branches(collate(batch, device=torch.device("cpu"), packing=False), mixing_weight=1.0)
         loss = loss_sum / sum(sample.num_targets for sample in batch)
         loss.backward()
         if knobs.gradient_clip is not None:

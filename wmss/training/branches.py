@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from wmss.core.mixing import Branch, branch_cross_entropy
+from wmss.core.mixing import LogitBranch, branch_cross_entropy
 from wmss.core.telemetry import mix_statistics
 from wmss.models.adapters import adapter_parameters, using_adapter
 from wmss.models.loading import batch_states, output_head
@@ -93,7 +93,6 @@ class Branches(nn.Module):
         strong: PreTrainedModel,
         weak: Sequence[Weak] = (),
         *,
-        mixing_weight: float = 1.0,
         weak_shares: Sequence[float] = (),
         bfloat16: bool = False,
         neftune_alpha: float | None = None,
@@ -102,9 +101,7 @@ class Branches(nn.Module):
         self.strong = strong
         self._sources = tuple(weak)
         self.weak = nn.ModuleList(weak)  # type: ignore[arg-type]
-        self.mixing_weight = mixing_weight
-        """λ; the training loop sets it before every step of a schedule."""
-        self.weak_shares = tuple(weak_shares) or (1.0,) * len(self.weak)
+        self.weak_shares = tuple(weak_shares) or (1.0 / max(1, len(weak)),) * len(weak)
         self._bfloat16 = bfloat16
         if neftune_alpha is not None:
             trained = [weak.model for weak in self.weak if isinstance(weak, WeakModel) and weak.trained]
@@ -112,14 +109,22 @@ class Branches(nn.Module):
         else:
             self._noise = []
 
-    def forward(self, batch: MicroBatch, telemetry_rows: int = 0) -> tuple[Tensor, Tensor | None]:
-        """Σ over targets of −log softmax(z_mix)[target], a scalar in nats; and `mix_statistics` of some of them."""
-        weights = [(1.0 - self.mixing_weight) * share for share in self.weak_shares]
+    def forward(
+        self, batch: MicroBatch, *, mixing_weight: float, telemetry_rows: int = 0
+    ) -> tuple[Tensor, Tensor | None]:
+        """Σ over targets of −log softmax(z_mix)[target], a scalar in nats; and `mix_statistics` of some of them.
+
+        Args:
+            batch: of this worker.
+            mixing_weight: λ in [0, 1], the weight of the strong logits; the weak ones share 1-λ.
+            telemetry_rows: most targets that `mix_statistics` looks at; 0 = none, and no statistics.
+        """
+        weights = [(1.0 - mixing_weight) * share for share in self.weak_shares]
         head, bias = output_head(self.strong)
-        branches = [Branch(self.states_of(self.strong, batch), head, bias, self.mixing_weight)]
+        branches = [LogitBranch(self.states_of(self.strong, batch), head, bias, mixing_weight)]
         for weak, weight in zip(self._sources, weights, strict=True):
             hidden_RD, head, bias = weak.states(self, batch)
-            branches.append(Branch(hidden_RD, head, bias, weight))
+            branches.append(LogitBranch(hidden_RD, head, bias, weight))
         statistics = mix_statistics(branches, batch.labels, max_rows=telemetry_rows) if telemetry_rows else None
         return branch_cross_entropy(branches, batch.labels, reduction="sum"), statistics
 

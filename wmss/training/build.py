@@ -24,7 +24,6 @@ def build_branches(run: TrainingRun, resumed: Resumed | None) -> Branches:
     branches = Branches(
         strong,
         weak,
-        mixing_weight=run.mixing_weight,
         weak_shares=run.weak_shares,
         bfloat16=knobs.precision == "bfloat16",
         neftune_alpha=knobs.neftune_alpha,

@@ -41,7 +41,7 @@ _METRICS = "metrics.json"
 _WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
 
 
-class Reading(NamedTuple):
+class MarginReading(NamedTuple):
     """What the saturation detector saw at a step."""
 
     step: int
@@ -59,7 +59,7 @@ class Resumed:
     step: int
     optimizer: dict[str, Any]
     schedule: dict[str, Any]
-    readings: list[Reading]
+    readings: list[MarginReading]
     totals: dict[str, float]
     """What `TOTALS` names, of the whole run so far."""
     rng: dict[str, Tensor] | None
@@ -87,7 +87,7 @@ def save(
     optimizer: torch.optim.Optimizer,
     schedule: torch.optim.lr_scheduler.LRScheduler,
     step: int,
-    readings: list[Reading],
+    readings: list[MarginReading],
     metrics: dict[str, float],
 ) -> None:
     """Write this worker's part of a checkpoint; every worker must call it, rank 0 writes all that is common."""
@@ -157,7 +157,7 @@ def load(folder: Path, rank: int) -> Resumed:
         step=state["step"],
         optimizer=state["optimizer"],
         schedule=state["schedule"],
-        readings=[Reading(*reading) for reading in state["readings"]],
+        readings=[MarginReading(*reading) for reading in state["readings"]],
         totals={name: metrics[name] for name in TOTALS if name in metrics},
         rng=torch.load(rng, map_location="cpu", weights_only=True) if rng.is_file() else None,
     )
@@ -174,10 +174,10 @@ def load_metrics(folder: Path) -> dict[str, float]:
     return metrics
 
 
-def load_readings(folder: Path) -> list[Reading]:
+def load_readings(folder: Path) -> list[MarginReading]:
     """Readings of the margin of the run up to a checkpoint."""
     state = torch.load(folder / _STATE, map_location="cpu", weights_only=True, mmap=True)
-    return [Reading(*reading) for reading in state["readings"]]
+    return [MarginReading(*reading) for reading in state["readings"]]
 
 
 def verify(folder: Path) -> None:

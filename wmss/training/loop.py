@@ -27,7 +27,7 @@ from wmss.errors import TrainingError
 from wmss.training import checkpoints
 from wmss.training.batches import MicroBatch, collate
 from wmss.training.build import build_branches
-from wmss.training.checkpoints import Reading
+from wmss.training.checkpoints import MarginReading
 from wmss.training.optim import make_optimizer, make_schedule
 from wmss.training.parallel import gradient_norm, no_sync, parallelise
 from wmss.training.run import TrainingRun
@@ -59,7 +59,15 @@ def train(run: TrainingRun, host: Host) -> None:
     """Run one phase to its end, from the newest checkpoint of the run if there is one."""
     with host.latest_checkpoint() as checkpoint:
         trainer = _Trainer(run, host, checkpoint)
-    trainer.run_to_end()
+    num_steps, step = trainer.num_steps, trainer.first_step
+    while step < num_steps and not trainer.stopped:
+        metrics = trainer.one_step(step)
+        step += 1
+        if host.rank == 0:
+            host.log(metrics)
+        # All workers decide alike, from numbers that were summed over all: saving is a collective operation under FSDP.
+        if trainer.stopped or step == num_steps or step % run.checkpoint_every == 0:
+            trainer.save(step, metrics)
 
 
 class _Trainer:
@@ -68,94 +76,98 @@ class _Trainer:
     def __init__(self, run: TrainingRun, host: Host, checkpoint: Path | None) -> None:
         knobs = run.hyperparameters
         self._run, self._host, self._knobs = run, host, knobs
-        # Adapters and dropout draw from it; every worker must begin with the same weights.
+        # New adapters draw their weights from it, and every worker must begin with the same ones.
         torch.manual_seed(run.seed)
         self._samples = load_tokenized(run.samples)
         self._sampler = run.sampler()
         self._states = [StateCache(source.states) for source in run.weak if source.states is not None]
         resumed = None if checkpoint is None else checkpoints.load(checkpoint, host.rank)
         self._branches = build_branches(run, resumed).to(host.device)
+        # The optimizer comes after: FSDP replaces the parameters by their shards.
         self._module = parallelise(self._branches, how=run.parallelism, world_size=host.world_size, device=host.device)
         self._optimizer = make_optimizer(self._branches, knobs)
         self._schedule = make_schedule(self._optimizer, knobs, num_steps=self._sampler.num_steps)
-        self._first_step = 0
+        self.num_steps = self._sampler.num_steps
+        self.first_step = 0
         self._totals: dict[str, float] = {}
-        self._readings: list[Reading] = []
+        self._readings: list[MarginReading] = []
         torch.manual_seed(run.seed + 1_000_003 * (host.rank + 1))  # noise and dropout differ between workers
         if resumed is not None:
             checkpoints.restore_optimizer(resumed, self._branches, self._optimizer)
             self._schedule.load_state_dict(resumed.schedule)
-            self._first_step, self._totals = resumed.step, resumed.totals
+            self.first_step, self._totals = resumed.step, resumed.totals
             self._readings = resumed.readings
+            # Dropout and NEFTune draw in every step, so the generator's state is part of a checkpoint: without it a
+            # resumed run would not be bit-identical. (Batches are a function of seed and step and need no state.) It
+            # is restored last, since building the models draws too.
             resumed.restore_rng()
-            logger.info("%s resumes at step %d of %d", run.phase, self._first_step, self._sampler.num_steps)
-
-    def run_to_end(self) -> None:
+            logger.info("%s resumes at step %d of %d", run.phase, self.first_step, self.num_steps)
         self._branches.train()
-        step = self._first_step
-        stopped = self._stopped()
-        while step < self._sampler.num_steps and not stopped:
-            metrics = self._one_step(step)
-            step += 1
-            if self._host.rank == 0:
-                self._host.log(metrics)
-            stopped = self._stopped()
-            if stopped or step == self._sampler.num_steps or step % self._run.checkpoint_every == 0:
-                self._save(step, metrics | self._totals)
 
-    def _one_step(self, step: int) -> dict[str, float]:
+    @property
+    def stopped(self) -> bool:
+        """Whether the phase ends before its last step."""
+        return self._run.stop_at_saturation and "saturated_at" in self._totals
+
+    def one_step(self, step: int) -> dict[str, float]:
+        """Optimizer step `step` (0-based), and its metrics, the same on every worker but for the time."""
         started = time.perf_counter()
         run, knobs = self._run, self._knobs
-        batch = self._sampler.batch(step)
+        batch = self._sampler.batch(step).tolist()
+        # The loss is divided by the targets of the whole batch, on all workers. Divided by those of each micro-batch or
+        # worker, a token would weigh more the fewer others it is grouped with, and the split would change the result.
         num_targets = sum(self._samples[index].num_targets for index in batch)
-        self._branches.mixing_weight = mixing_weight_at(
+        mixing_weight = mixing_weight_at(
             step,
-            num_steps=self._sampler.num_steps,
+            num_steps=self.num_steps,
             start=run.mixing_weight,
             end=run.mixing_weight_end,
             schedule=run.mixing_schedule,
         )
         reads = knobs.telemetry_every is not None and step % knobs.telemetry_every == 0
-        loss_sum, statistics = self._accumulate(batch.tolist(), num_targets, telemetry=reads)
+        loss_sum, statistics = self._accumulate(batch, num_targets, mixing_weight=mixing_weight, telemetry=reads)
         mean_loss = loss_sum / num_targets
+
+        # The check stands before the update: afterwards NaN would be in the weights, in AdamW's moments and in the next
+        # checkpoint, and the run could not be resumed.
         norms = self._gradient_norms()
-        self._stop_if_not_finite(mean_loss, norms["grad_norm"], step, batch.tolist())
+        self._stop_if_not_finite(mean_loss, norms["grad_norm"], step, batch)
         if knobs.gradient_clip is not None:
             self._clip(norms["grad_norm"], knobs.gradient_clip)
         learning_rate = float(self._schedule.get_last_lr()[0])  # torchao keeps it in a tensor
         self._optimizer.step()
         self._schedule.step()
+        # Freed, not zeroed: the next forward pass has their memory for its activations.
         self._optimizer.zero_grad(set_to_none=True)
 
         num_tokens = sum(len(self._samples[index].input_ids) for index in batch)
         metrics = {
             "step": float(step + 1),
-            "num_steps": float(self._sampler.num_steps),
+            "num_steps": float(self.num_steps),
             "train_loss": mean_loss,
             "learning_rate": learning_rate,
-            "mixing_weight": self._branches.mixing_weight,
+            "mixing_weight": mixing_weight,
             **norms,
             **statistics,
             "num_targets": float(num_targets),
             "num_tokens": float(num_tokens),
             "tokens_per_s": num_tokens / (time.perf_counter() - started),
         }
+        # They go into checkpoints, so that a resumed run reports the whole run and not its last part.
         self._totals |= {
             "first_loss": self._totals.get("first_loss", mean_loss),
             "total_tokens": self._totals.get("total_tokens", 0.0) + num_tokens,
             "total_s": self._totals.get("total_s", 0.0) + time.perf_counter() - started,
         }
         if statistics:
-            self._readings.append(Reading(step + 1, statistics["margin"], statistics["entropy_strong"]))
+            self._readings.append(MarginReading(step + 1, statistics["margin"], statistics["entropy_strong"]))
             if "saturated_at" not in self._totals and is_saturated([reading.margin for reading in self._readings]):
                 self._totals["saturated_at"] = metrics["saturated_at"] = metrics["step"]
         return metrics
 
-    def _stopped(self) -> bool:
-        """Whether the phase ends before its last step."""
-        return self._run.stop_at_saturation and "saturated_at" in self._totals
-
-    def _accumulate(self, batch: list[int], num_targets: int, *, telemetry: bool) -> tuple[float, dict[str, float]]:
+    def _accumulate(
+        self, batch: list[int], num_targets: int, *, mixing_weight: float, telemetry: bool
+    ) -> tuple[float, dict[str, float]]:
         """Gradients of the step's mean loss; returns the loss summed over all workers' targets, and a reading."""
         host = self._host
         groups = self._groups(batch)
@@ -167,14 +179,16 @@ class _Trainer:
         for number, group in enumerate(groups):
             micro = self._collate(group, of=batch)
             rows = rows_each if telemetry else 0
+            # Gradients travel between workers once a step, in the backward pass of the last micro-batch.
             last = number == len(groups) - 1
             with contextlib.nullcontext() if last else no_sync(self._module):
-                loss, statistics = self._module(micro, rows)
+                loss, statistics = self._module(micro, mixing_weight=mixing_weight, telemetry_rows=rows)
                 # Workers average their gradients; the loss is a sum over them.
                 (loss * (host.world_size / num_targets)).backward()
             loss_sum += loss.detach()
             if statistics is not None:
                 sums += statistics
+        # Every worker needs the sums: the check for finite numbers and the stop at saturation must end alike on all.
         if host.world_size > 1:
             torch.distributed.all_reduce(loss_sum)
             torch.distributed.all_reduce(sums)
@@ -241,7 +255,9 @@ class _Trainer:
             param="method",
         )
 
-    def _save(self, step: int, metrics: dict[str, float]) -> None:
+    def save(self, step: int, metrics: dict[str, float]) -> None:
+        """Publish a checkpoint; every worker writes its own part."""
+        metrics = metrics | self._totals
         with tempfile.TemporaryDirectory(prefix="wmss-checkpoint-") as folder_name:
             folder = Path(folder_name)
             checkpoints.save(

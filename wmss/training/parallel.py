@@ -3,7 +3,7 @@
 import contextlib
 from collections.abc import Iterable
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,10 +14,8 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import CheckpointPolicy, create_selective_checkpoint_contexts
 from transformers import PreTrainedModel
 
+from wmss.choices import ActivationCheckpointing, Parallelism
 from wmss.training.branches import Branches, WeakModel
-
-Parallelism = Literal["ddp", "fsdp"]
-ActivationCheckpointing = Literal["none", "selective", "full"]
 
 _MATRIX_PRODUCTS = frozenset(
     {

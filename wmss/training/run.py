@@ -1,13 +1,14 @@
 """One training phase as plain values: what to train, on which samples, and how."""
 
 from pathlib import Path
+from typing import Annotated, Self
 
-from pydantic import ConfigDict
+from pydantic import ConfigDict, Field, model_validator
 
-from wmss.config import Hyperparameters, Knobs
-from wmss.core.mixing import MixingSchedule
+from wmss.choices import MixingSchedule, Parallelism
+from wmss.config import Hyperparameters
+from wmss.config.base import BatchSize, Knobs, MixingWeight, Seed, Share, Steps, check_shares
 from wmss.data.sampler import BatchSampler
-from wmss.training.parallel import Parallelism
 
 
 class ModelSource(Knobs):
@@ -27,34 +28,34 @@ class TrainingRun(Knobs):
     """One training phase, complete: its JSON is the `train_loop_config` of every worker.
 
     Without weak models it trains on softmax(λ z_strong): supervised fine-tuning with λ = 1, else the control at
-    matched scale.
+    matched scale. A changed copy is made with `wmss.config.base.changed`, which checks these bounds again.
     """
 
     model_config = ConfigDict(strict=False)  # paths and tuples travel as JSON strings and lists
 
-    phase: str
+    phase: Annotated[str, Field(min_length=1)]
     """Name of the phase, e.g. `sft`, `joint`, `joint_2`."""
     strong: ModelSource
     """Checkpoint the strong branch starts from."""
     weak: tuple[ModelSource, ...] = ()
     """Checkpoints of the weak branches."""
-    weak_shares: tuple[float, ...] = ()
-    """How 1-λ is divided among them; sums to 1."""
+    weak_shares: tuple[Share, ...] = ()
+    """How 1-λ is divided among them: one number each, which sum to 1."""
     weak_frozen: bool = False
     """Hold the weak branches fixed."""
     samples: Path
     """Tokenized samples (parquet)."""
-    indices: tuple[int, ...]
-    """Which of them to train on, duplicates included."""
-    mixing_weight: float = 1.0
+    indices: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)]
+    """Which of them to train on, counted from 0, duplicates included."""
+    mixing_weight: MixingWeight
     """λ, the weight of the strong logits, in the first step."""
-    mixing_weight_end: float | None = None
+    mixing_weight_end: MixingWeight | None = None
     """λ of the last step; None = constant."""
     mixing_schedule: MixingSchedule = "constant"
     """How λ goes from one to the other."""
-    batch_size: int
+    batch_size: BatchSize
     """Samples per optimizer step over all workers."""
-    num_epochs: int
+    num_epochs: Annotated[int, Field(ge=1)]
     """Passes over `indices`."""
     hyperparameters: Hyperparameters
     """How the models are trained."""
@@ -62,10 +63,15 @@ class TrainingRun(Knobs):
     """How several workers share the work."""
     stop_at_saturation: bool = False
     """End the phase as soon as the logit margin has flattened."""
-    seed: int
+    seed: Seed
     """Order of the samples, first weights of adapters, noise."""
-    checkpoint_every: int
+    checkpoint_every: Steps
     """Steps between checkpoints."""
+
+    @model_validator(mode="after")
+    def _one_share_for_each_weak_model(self) -> Self:
+        check_shares(self.weak_shares, len(self.weak))
+        return self
 
     def sampler(self) -> BatchSampler:
         """The order of batches, and with it the number of steps."""

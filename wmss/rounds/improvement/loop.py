@@ -269,6 +269,7 @@ class _Loop:
             indices=tuple(range(num_samples)),
             batch_size=batch_size,
             num_epochs=epochs,
+            mixing_weight=1.0,
             hyperparameters=knobs.hyperparameters.model_copy(update=changed),
             parallelism=self.job.spec.resources.parallelism,
             seed=self._seed(number),
