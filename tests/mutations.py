@@ -19,6 +19,7 @@ COPIED = ("wmss", "services", "tests", "pyproject.toml")
 
 MIXING, TELEMETRY = "tests/core/test_mixing.py", "tests/core/test_telemetry.py"
 LOOP, EQUIVALENCES = "tests/training/test_loop.py", "tests/training/test_equivalences.py"
+RUN = "tests/training/test_run.py"
 DISTRIBUTED, BATCHES = "tests/training/test_distributed.py", "tests/training/test_batches.py"
 PACKED = "tests/models/test_packed_attention.py"
 RECURSION, LEVELS = "tests/theory/test_recursion.py", "tests/core/test_levels.py"
@@ -101,6 +102,30 @@ MUTATIONS = (
         "training/loop.py",
         ("mixing_weight = mixing_weight_at(\n            step,", "mixing_weight = mixing_weight_at(\n            0,"),
         tests=[EQUIVALENCES],
+    ),
+    mutation(
+        "a training run takes any λ",
+        "training/run.py",
+        ("    mixing_weight: MixingWeight\n", "    mixing_weight: float\n"),
+        tests=[RUN],
+    ),
+    mutation(
+        "a training run has no samples",
+        "training/run.py",
+        ("Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)]", "tuple[int, ...]"),
+        tests=[RUN],
+    ),
+    mutation(
+        "a training run takes shares of weak models that it has not",
+        "training/run.py",
+        ("        check_shares(self.weak_shares, len(self.weak))\n", ""),
+        tests=[RUN],
+    ),
+    mutation(
+        "a changed copy is not validated",
+        "config/base.py",
+        ("type(model).model_validate(dict(model) | fields)", "model.model_copy(update=fields)"),
+        tests=[RUN],
     ),
     mutation(
         "a target is predicted at its own position",

@@ -7,7 +7,16 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel
 
-from wmss.config import JobSpec, parse_job, read_toml, resolve_batch_size, resolve_max_length
+from wmss.choices import DEFAULT_MIXING_WEIGHT
+from wmss.config import (
+    JobSpec,
+    WeakDrivenUpdate,
+    WmssConfig,
+    parse_job,
+    read_toml,
+    resolve_batch_size,
+    resolve_max_length,
+)
 from wmss.errors import ConfigError
 
 ROOT = Path(__file__).parent.parent
@@ -300,6 +309,65 @@ def test_every_knob_has_help_and_is_read_somewhere():
     assert not [name for name, text in knobs.items() if not text]
     # `metadata` is the caller's own: it is stored and filtered on as JSON, never interpreted.
     assert not [name for name in knobs if name not in read | {"metadata"}]
+
+
+NAMES_OF_LAMBDA = {"mixing_weight", "mix_weight", "strong_weight", "lam", "lambda_", "lmbda", "λ"}
+
+
+def declarations_of_lambda(file: Path) -> list[str]:
+    """`Class.field` and `function(parameter)` where a file declares λ, by the rule of the test below."""
+    found = []
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ClassDef):
+            fields = [
+                each for each in node.body if isinstance(each, ast.AnnAssign) and isinstance(each.target, ast.Name)
+            ]
+            knobs = file.is_relative_to(ROOT / "wmss/config")
+            named = [each for each in fields if each.target.id in NAMES_OF_LAMBDA and (each.value is not None or knobs)]
+            found += [f"{node.name}.{each.target.id}" for each in named]
+        elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+            arguments = node.args
+            positional = [*arguments.posonlyargs, *arguments.args]
+            with_default = positional[len(positional) - len(arguments.defaults) :]
+            with_default += [
+                a for a, d in zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True) if d is not None
+            ]
+            found += [f"{getattr(node, 'name', 'lambda')}({a.arg})" for a in with_default if a.arg in NAMES_OF_LAMBDA]
+        elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store) and node.attr in NAMES_OF_LAMBDA:
+            found.append(f".{node.attr} =")
+    return found
+
+
+def test_lambda_is_declared_twice():
+    """Once for each method that has it, outside the pure functions of wmss/core.
+
+    A declaration is, in wmss/ without wmss/core/ and in services/: a field of a class in wmss/config/ that is named
+    λ in code (`NAMES_OF_LAMBDA`); a field of any other class or a parameter of a function that is named so and has
+    a default; and an attribute that is named so and assigned. A field or parameter without a default only hands on.
+    """
+    files = [file for folder in ("wmss", "services") for file in (ROOT / folder).rglob("*.py")]
+    found = [
+        (str(file.relative_to(ROOT)), declaration)
+        for file in files
+        if not file.is_relative_to(ROOT / "wmss/core")
+        for declaration in declarations_of_lambda(file)
+    ]
+    assert sorted(found) == [
+        ("wmss/config/improvement.py", "WeakDrivenUpdate.mixing_weight"),
+        ("wmss/config/weak_driven.py", "WmssConfig.mixing_weight"),
+    ]
+    assert WmssConfig().mixing_weight == WeakDrivenUpdate().mixing_weight == DEFAULT_MIXING_WEIGHT
+
+
+def test_every_form_of_a_declaration_of_lambda_is_seen(tmp_path):
+    file = tmp_path / "declarations.py"
+    file.write_text(
+        "class A:\n    mixing_weight: float = 0.5\n    lam: float\n"
+        "def f(mixing_weight, *, lam=1.0): ...\n"
+        "def g(a, mixing_weight=1.0): ...\n"
+        "a.mixing_weight = 2.0\n"
+    )
+    assert sorted(declarations_of_lambda(file)) == [".mixing_weight =", "A.mixing_weight", "f(lam)", "g(mixing_weight)"]
 
 
 @pytest.mark.parametrize(

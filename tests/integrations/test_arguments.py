@@ -15,6 +15,7 @@ def make_trainer(checkpoints, folder, *, weak=None, weak_update="joint", **argum
     return WeakDrivenTrainer(
         model=load_model(checkpoints["qwen3"]),
         weak_model=weak or load_model(checkpoints["qwen3_other"]),
+        mixing_weight=0.5,
         weak_update=weak_update,
         train_dataset=Dataset.from_list([{"input_ids": list(range(1, 9)), "labels": list(range(1, 9))}] * 4),
         args=TrainingArguments(

@@ -107,7 +107,7 @@ def sft_trainer(checkpoints, folder, **changes):
             report_to="none",
             disable_tqdm=True,
         ),
-        **({"weak_model": load_model(checkpoints["qwen3_wide"])} | changes),
+        **({"weak_model": load_model(checkpoints["qwen3_wide"]), "mixing_weight": 0.5} | changes),
     )
 
 

@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from services.control.supervisor import free_port
 from tests.training.runs import LocalHost, make_run
 from wmss.config import Hyperparameters, LoraConfig
+from wmss.config.base import changed
 from wmss.data.sampler import micro_batches
 from wmss.data.tokenization import load_tokenized
 from wmss.training.loop import train
@@ -89,7 +90,7 @@ def alone(runs, tmp_path_factory):
     """What one worker makes of each run; how its weights would be divided does not matter to it."""
     hosts, done = {}, {}
     for name, run in runs.items():
-        key = run.model_copy(update={"parallelism": "ddp"}).model_dump_json()
+        key = changed(run, parallelism="ddp").model_dump_json()
         if key not in done:
             done[key] = LocalHost(tmp_path_factory.mktemp(name))
             train(run, done[key])

@@ -1,4 +1,4 @@
-"""When has fine-tuning stopped to learn, and which earlier checkpoint is still different enough to teach?"""
+"""When has fine-tuning stopped learning, and which earlier checkpoint is still different enough to be a weak model?"""
 
 from collections.abc import Mapping, Sequence
 

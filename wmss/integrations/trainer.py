@@ -29,14 +29,14 @@ class WeakDriven:
         self,
         *args: Any,
         weak_model: PreTrainedModel,
-        mixing_weight: float = 0.5,
+        mixing_weight: float,
         weak_update: Literal["joint", "frozen"] = "joint",
         **kwargs: Any,
     ) -> None:
         """
         Args:
             weak_model: of the strong model's vocabulary; for the paper's method the checkpoint fine-tuning began with.
-            mixing_weight: λ in [0, 1], the weight of the strong logits.
+            mixing_weight: λ in [0, 1], the weight of the strong logits; the paper takes 0.5.
             weak_update: train the weak model too, or hold it fixed.
 
         Raises:

@@ -22,7 +22,7 @@ from wmss import ids
 from wmss.errors import ModelError
 from wmss.models.loading import TOKENIZER_FILES, check_checkpoint, check_output_head, load_model, load_tokenizer
 
-Report = Callable[[str], None]
+Notify = Callable[[str], None]
 """Called with a line of text before each long step."""
 
 
@@ -50,7 +50,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _COPIED = ("config.json", "generation_config.json", "model.safetensors.index.json", *TOKENIZER_FILES)
 
 
-def add_model(source: str, models: Path, *, name: str | None = None, report: Report) -> Path:
+def add_model(source: str, models: Path, *, name: str | None = None, report: Notify) -> Path:
     """Make the folder `models`/name from a packaged model's name, a .gguf file, or a Hugging Face folder.
 
     The folder appears whole or not at all, and never replaces one that is there. `name` defaults to the packaged
@@ -137,7 +137,7 @@ def _check(folder: Path) -> None:
         )
 
 
-def _copy_folder(source: Path, target: Path, report: Report) -> None:
+def _copy_folder(source: Path, target: Path, report: Notify) -> None:
     """Only what a model needs: neither pickled weights nor code come along."""
     check_checkpoint(source, param="source")
     for file in (*(source / name for name in _COPIED), *sorted(source.glob("*.safetensors"))):
@@ -146,7 +146,7 @@ def _copy_folder(source: Path, target: Path, report: Report) -> None:
             shutil.copyfile(file, target / file.name)
 
 
-def _convert_gguf(source: Path, target: Path, report: Report) -> None:
+def _convert_gguf(source: Path, target: Path, report: Notify) -> None:
     report(f"reading {source.name}")
     header = _read_header(source)
     report("restoring the tokenizer")
