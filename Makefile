@@ -5,18 +5,20 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 LOCK   := requirements/dev.lock
 OLDEST := requirements/openai-oldest.lock
-# torch's CPU build is not on the public package index. pip is first asked as it is configured (a wheel folder or a
-# mirror may have it); only if that fails, this index is added.
-TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
+# torch's CPU build is not on the public package index. The places that pip is configured with come first (a wheel
+# folder or a mirror may have it), then this index.
+export TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
 
 export OMP_NUM_THREADS ?= 1
 export HF_HUB_OFFLINE ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow check serve bench clean lock
+.PHONY: help setup demo test test-slow check serve bench clean lock
 
 help: ## show the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+setup: $(VENV)/ready ## install everything into .venv (the other targets do it too)
 
 demo: $(VENV)/ready ## run the main job on this machine and print what came of it
 	$(BIN)/wmss demo
@@ -43,23 +45,12 @@ bench: $(VENV)/ready ## run the benchmarks: one JSON line per arm, about half an
 clean: ## remove .venv and caches (not the service's home)
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis build *.egg-info
 
-lock: $(VENV)/ready ## resolve pyproject.toml anew and rewrite requirements/*.lock
-	BIN=$(BIN) TORCH_CPU_INDEX=$(TORCH_CPU_INDEX) requirements/lock.sh
+lock: $(VENV)/ready ## resolve pyproject.toml and rewrite requirements/*.lock
+	BIN=$(BIN) requirements/lock.sh
 
-# The stamp holds the lock it was made from, so a changed lock, and only that, makes the environment anew.
-$(VENV)/ready: $(LOCK) $(OLDEST) pyproject.toml
-	@if ! cmp -s $(LOCK) $@; then \
-		set -e; \
-		echo "Setting up $(VENV) from $(LOCK): about two minutes, 3 GB"; \
-		command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) is not installed; install it or say PYTHON=..."; exit 1; }; \
-		rm -rf $(VENV); $(PYTHON) -m venv $(VENV); \
-		torch=$$(grep '^torch==' $(LOCK)); \
-		$(BIN)/pip install --quiet --no-deps $$torch 2>$(VENV)/pip.log \
-		|| { echo "pip, as configured, does not find $$torch; asking $(TORCH_CPU_INDEX)"; \
-		     $(BIN)/pip install --quiet --no-deps --index-url $(TORCH_CPU_INDEX) $$torch; }; \
-		$(BIN)/pip install --quiet --no-deps --requirement $(LOCK) 2>>$(VENV)/pip.log \
-		|| { cat $(VENV)/pip.log; exit 1; }; \
-	fi
-	@$(BIN)/pip install --quiet --no-deps --no-build-isolation --editable . 2>$(VENV)/pip.log || { cat $(VENV)/pip.log; exit 1; }
-	@$(BIN)/pip install --quiet --no-deps --upgrade --target $(VENV)/openai-oldest --requirement $(OLDEST) 2>$(VENV)/pip.log || { cat $(VENV)/pip.log; exit 1; }
+# The stamp holds the lock it was made from, so the environment is rebuilt when the lock has changed, and only then.
+$(VENV)/ready: $(LOCK) $(OLDEST) pyproject.toml requirements/install.py
+	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) is not installed; install it or say PYTHON=..."; exit 1; }
+	@cmp -s $(LOCK) $@ || { echo "setup: $(VENV), 3 GB, in a minute or two"; rm -rf $(VENV); $(PYTHON) -m venv $(VENV); }
+	@$(BIN)/python requirements/install.py $(LOCK) $(OLDEST)
 	@cp $(LOCK) $@
