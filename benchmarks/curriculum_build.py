@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from benchmarks.measure import REPETITIONS, Line, Target, interleave, line, print_lines, require_close, skipped
+from wmss.core.arrays import FloatArray, IntArray
 from wmss.core.sample_weights import draw, sampling_weights
 
 SAMPLES, DATASET_ROWS = 1_000_000, 50_000
@@ -23,17 +23,14 @@ NOTES = {
     "naive rows": "the same loop when all rows are Python objects in memory already",
 }
 
-FloatArray = npt.NDArray[np.float64]
-IndexArray = npt.NDArray[np.int64]
 
-
-def ours(weak: FloatArray, strong: FloatArray) -> tuple[FloatArray, IndexArray]:
+def ours(weak: FloatArray, strong: FloatArray) -> tuple[FloatArray, IntArray]:
     """The product's weights and draw."""
     weights = sampling_weights(weak, strong, weighting="v2", alpha=ALPHA, beta=BETA, gamma=GAMMA)
     return weights, draw(weights, num_draws=weights.size, seed=SEED, deduplicate=True)
 
 
-def naive(rows: Iterable[dict[str, Any]]) -> tuple[FloatArray, IndexArray]:
+def naive(rows: Iterable[dict[str, Any]]) -> tuple[FloatArray, IntArray]:
     """One row of the data set at a time: its terms, its weight, then the draw and a set of what was drawn."""
     totals = []
     for row in rows:
@@ -78,7 +75,7 @@ def run(*, num_samples: int = SAMPLES, num_rows: int = DATASET_ROWS, repetitions
         )
 
 
-def _check(found: tuple[FloatArray, IndexArray], expected: tuple[FloatArray, IndexArray]) -> None:
+def _check(found: tuple[FloatArray, IntArray], expected: tuple[FloatArray, IntArray]) -> None:
     weights, truth = (torch.from_numpy(each[0]) for each in (found, expected))
     require_close("curriculum_build", {"weights": weights}, {"weights": truth}, tolerance=TOLERANCE)
     # A weight that differs in its last bit may move a draw by one; more would be another draw.

@@ -6,10 +6,10 @@ python -m benchmarks.simulation
 from collections.abc import Iterator
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from benchmarks.measure import REPETITIONS, Line, Target, interleave, line, print_lines, require_close
+from wmss.core.arrays import FloatArray
 from wmss.theory import simulate_acceptance
 
 RUNS, ROUNDS = 4000, 60
@@ -17,8 +17,6 @@ SAMPLES, COMPLEXITY, START, SEED = 2000, 300.0, 0.5, 0
 RATIO = Target("simulation", at_most=0.2, aim=0.1)
 SECONDS = Target("simulation", at_most=2.0)
 TOLERANCE = 1e-12
-
-FloatArray = npt.NDArray[np.float64]
 
 
 def ours(num_runs: int, rounds: int) -> FloatArray:

@@ -338,21 +338,6 @@ MUTATIONS = (
         tests=["tests/theory/test_bounds.py"],
     ),
     mutation(
-        "who restarts forgets nothing",
-        "theory/learner.py",
-        ('self._known | seen if self._mode == "continue" else seen', "self._known | seen"),
-        tests=["tests/theory/test_learner.py"],
-    ),
-    mutation(
-        "unknown skills are drawn as often as known ones",
-        "theory/learner.py",
-        (
-            "weights = executed / np.maximum(executed.sum(axis=1, keepdims=True), np.finfo(np.float64).tiny)",
-            "weights = np.full_like(executed, 1 / executed.shape[1])",
-        ),
-        tests=["tests/theory/test_learner.py"],
-    ),
-    mutation(
         "harder levels do not follow easier ones",
         "theory/ladder.py",
         ("np.maximum(after[..., level], ratio * after[..., level - 1])", "np.maximum(after[..., level], 0 * ratio)"),

@@ -24,10 +24,10 @@ from wmss.core.sample_weights import draw, sampling_weights
 from wmss.core.saturation import is_saturated
 from wmss.data.dataset import Sample
 from wmss.data.tokenization import save_tokenized, tokenize_samples
-from wmss.models.loading import load_model, load_tokenizer
 from wmss.records import STRONG_FOLDER, TokenizedSample
 from wmss.scoring.evaluation import verified_accuracy
 from wmss.scoring.tables import EntropyTable, score_samples
+from wmss.scoring.torch_sampler import TorchSampler
 from wmss.scoring.torch_scorer import TorchEntropyScorer
 from wmss.training.checkpoints import load_metrics, load_readings
 from wmss.training.loop import train
@@ -61,32 +61,6 @@ class FolderHost:
         shutil.copytree(folder, fresh)
         shutil.rmtree(self._folder, ignore_errors=True)
         os.replace(fresh, self._folder)
-
-
-class GreedyGenerator:
-    """Greedy answers from transformers, prompts of one length together so that nothing is padded."""
-
-    def __init__(self, checkpoint: Path) -> None:
-        self._model = load_model(checkpoint).eval()
-
-    @torch.no_grad()
-    def generate(self, prompts: list[list[int]], max_tokens: list[int], *, end_token_ids: list[int]) -> list[list[int]]:
-        """Continuation of each prompt up to, without, one of `end_token_ids`, or `max_tokens[i]` ids."""
-        answers: list[list[int]] = [[] for _ in prompts]
-        for length in sorted({len(prompt) for prompt in prompts}):
-            members = [i for i, prompt in enumerate(prompts) if len(prompt) == length]
-            input_ids = torch.tensor([prompts[i] for i in members])
-            output = self._model.generate(
-                input_ids=input_ids,
-                attention_mask=torch.ones_like(input_ids),
-                max_new_tokens=max(max_tokens[i] for i in members),
-                do_sample=False,
-                eos_token_id=end_token_ids,
-            )
-            for i, ids in zip(members, output[:, length:].tolist(), strict=True):
-                end = next((at for at, token in enumerate(ids) if token in end_token_ids), len(ids))
-                answers[i] = ids[: min(end, max_tokens[i])]
-        return answers
 
 
 class Experiment:
@@ -238,10 +212,9 @@ class Experiment:
         accuracy = verified_accuracy(
             samples,
             tokens,
-            load_tokenizer(model),
-            GreedyGenerator(model),
+            model,
+            TorchSampler(max_length=MAX_LENGTH),
             end_token_ids=[self._tokenizer.eos_token_id],
-            max_length=MAX_LENGTH,
             progress=lambda done, total: None,
         )
         return {

@@ -6,12 +6,14 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from rich.console import Console
 from rich.markup import escape as escape_markup
 from rich.table import Table
 
 from wmss.errors import WmssError
-from wmss.theory import Forecast, PolicyForecast, forecast
+from wmss.theory import Forecast, PolicyForecast, closed_form, fixed_points, forecast, iterate, simulate_acceptance
+from wmss.theory.forecast import INTERVAL
 
 OPTIONS = {
     "starts": "--start",
@@ -68,12 +70,14 @@ def simulate(starts: Sequence[float], out: Path | None, console: Console, **numb
         check_out(out)
     try:
         found = forecast(starts, **numbers)
+        alone = _alone(starts[0], **numbers)
     except ValueError as error:  # all of them begin with the name of what is out of range
         name, _, message = str(error).partition(":")
         raise WmssError(f"{OPTIONS[name.split('[')[0]]}:{message}") from error
-    _print(found, console)
+    summary = _summary(found, alone)
+    _print(found, summary, console)
     if out is not None:
-        write_chart({"": found}, [_html_table(found)], _summary(found), out, title="wmss simulate")
+        write_chart({"": found}, [_html_table(found)], summary, out, title="wmss simulate")
         console.print(str(out), highlight=False, soft_wrap=True)
 
 
@@ -92,7 +96,33 @@ def _row(policy: PolicyForecast) -> tuple[str, ...]:
     return policy.policy, predicted, f"{policy.end:.3f} ({low:.3f}-{high:.3f})", needed, policy.verdict
 
 
-def _summary(found: Forecast) -> list[str]:
+def _alone(
+    start: float, *, complexity: float, num_samples: int, rounds: int, repetitions: int, alpha: float, seed: int
+) -> str:
+    """What the theory says of the easiest level if every round samples this level only."""
+    ratio = complexity / num_samples
+    points = fixed_points(ratio, alpha=alpha)
+    if alpha == 1.0 and points is not None and start >= points[0]:
+        way, end = "closed form", float(closed_form(ratio, start, rounds))
+    else:  # the closed form leaves [0, 1] below the take-off threshold, and there is none past the fold
+        way, end = "recursion", float(iterate(ratio, start, rounds, alpha=alpha)[-1])
+    ends = simulate_acceptance(
+        num_samples=num_samples,
+        complexity=complexity,
+        start=start,
+        rounds=rounds,
+        repetitions=repetitions,
+        alpha=alpha,
+        seed=seed,
+    )[-1]
+    low, high = np.quantile(ends, INTERVAL)
+    return (
+        f"The easiest level alone, from {start:.3f}, ends at {end:.3f} ({way}), simulated {ends.mean():.3f} "
+        f"({low:.3f}-{high:.3f})."
+    )
+
+
+def _summary(found: Forecast, alone: str) -> list[str]:
     lines = [
         "Acceptance of the hardest level at the end: predicted by the bound where it holds, and simulated (mean, and "
         "what 90 % of the runs lie between). The bound holds above the samples a round that a policy needs."
@@ -101,16 +131,16 @@ def _summary(found: Forecast) -> list[str]:
         lines.append(
             f"A level that gets all samples takes off above {found.v_minus:.3f} and saturates at {found.v_plus:.3f}."
         )
-    lines.append(f"Recommended: {found.recommended or 'none'}")
+    lines += [alone, f"Recommended: {found.recommended or 'none'}"]
     return lines + [f"  {reason}" for reason in found.reasons] + [CAVEAT]
 
 
-def _print(found: Forecast, console: Console) -> None:
+def _print(found: Forecast, summary: Sequence[str], console: Console) -> None:
     table = Table(*COLUMNS)
     for policy in found.policies:
         table.add_row(*map(escape_markup, _row(policy)))
     console.print(table)
-    for line in _summary(found):
+    for line in summary:
         console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 

@@ -11,7 +11,6 @@ from ray.serve.handle import DeploymentHandle
 
 from services.chat.store import ChatStore
 from services.driver.trainer import run_training
-from services.engines.generator import ServeGenerator, deploy_generator
 from services.engines.pool import EnginePool
 from services.engines.replicas import app_name
 from services.engines.sampler import ServeSampler, deploy_sampler
@@ -28,7 +27,7 @@ from wmss.training.run import TrainingRun
 
 
 class RayEngines:
-    """The library's `Engines` on this Ray cluster: Ray Train for training, Ray Serve for scoring and generation."""
+    """The library's `Engines` on this Ray cluster: Ray Train for training, Ray Serve for scoring and sampling."""
 
     def __init__(self, job: Job | ScoreJob, settings: Settings, store: Store, fence: Fence) -> None:
         self._job = job
@@ -68,23 +67,15 @@ class RayEngines:
     @contextlib.contextmanager
     def scorer(self, checkpoint: Path, *, max_length: int, keep_states: bool) -> Iterator[ServeScorer]:
         """A scorer, for the time of the context."""
-        options = {"max_length": max_length, "keep_states": keep_states, "dtype": self._dtype}
-        options |= {"num_replicas": self._num_replicas}
-        with self._engine("scorer", deploy_scorer, checkpoint, options, self._num_replicas) as handle:
+        options = {"max_length": max_length, "keep_states": keep_states}
+        with self._engine("scorer", deploy_scorer, checkpoint, options) as handle:
             yield ServeScorer(handle, num_replicas=self._num_replicas)
-
-    @contextlib.contextmanager
-    def generator(self, checkpoint: Path, *, max_length: int) -> Iterator[ServeGenerator]:
-        """A generator, for the time of the context."""
-        with self._engine("generator", deploy_generator, checkpoint, {"max_length": max_length}) as handle:
-            yield ServeGenerator(handle)
 
     @contextlib.contextmanager
     def sampler(self, checkpoint: Path, *, max_length: int) -> Iterator[ServeSampler]:
         """A sampler of this job's own, for the time of the context; it stays afterwards, for the next round."""
-        options = {"max_length": max_length, "num_replicas": self._num_replicas, "dtype": self._dtype}
         # Two jobs in one engine would make it load other weights at every call.
-        with self._engine("sampler", deploy_sampler, checkpoint, options, self._num_replicas, own=True) as handle:
+        with self._engine("sampler", deploy_sampler, checkpoint, {"max_length": max_length}, own=True) as handle:
             yield ServeSampler(handle, num_replicas=self._num_replicas)
 
     def provenance(self) -> dict[str, Any]:
@@ -97,14 +88,13 @@ class RayEngines:
         deploy: Callable[..., DeploymentHandle[Any]],
         checkpoint: Path,
         options: dict[str, Any],
-        num_replicas: int = 1,
         *,
         own: bool = False,
     ) -> AbstractContextManager[DeploymentHandle[Any]]:
         """The engine of this kind with these options, whichever job deployed it; or this job's `own`."""
-        options = options | {"use_gpu": self._use_gpu}
+        options = options | {"dtype": self._dtype, "num_replicas": self._num_replicas, "use_gpu": self._use_gpu}
         root = self._settings.root
         label = f"{kind} of {checkpoint.relative_to(root) if checkpoint.is_relative_to(root) else checkpoint}"
         app = app_name(kind, checkpoint, options | ({"job": self._job.id} if own else {}))
-        engine = Engine(app, label, num_replicas, use_gpu=self._use_gpu)
+        engine = Engine(app, label, self._num_replicas, use_gpu=self._use_gpu)
         return self._pool.use(engine, lambda: deploy(engine.app, checkpoint, **options))

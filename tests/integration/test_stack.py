@@ -138,7 +138,7 @@ def test_wmss_job_from_the_command_line_to_an_exported_model(stack, files, tmp_p
 
     phases = {phase["name"]: phase for phase in service.phases(stack.client, job.id)}
     assert all(phase["status"] == "finished" for phase in phases.values())
-    results = phases["evaluate"]["artifacts"]["results"]  # these loaded in vLLM, scorer and generator
+    results = phases["evaluate"]["artifacts"]["results"]  # these loaded in vLLM, scorer and sampler
     assert results["result"]["nll"] < results["base"]["nll"]
     assert results["result"]["accuracy"]["num_problems"] == 16
 

@@ -5,9 +5,6 @@ import dataclasses
 import json
 from pathlib import Path
 
-import torch
-from transformers import AutoModelForCausalLM
-
 from tests.training.runs import LocalHost
 from wmss.config import parse_job
 from wmss.rounds.job import Job
@@ -16,29 +13,6 @@ from wmss.rounds.weak_driven import run_job
 from wmss.scoring.torch_sampler import TorchSampler
 from wmss.scoring.torch_scorer import TorchEntropyScorer, provenance
 from wmss.training.loop import train
-
-
-class TorchGenerator:
-    """Greedy decoding with transformers, one prompt at a time."""
-
-    def __init__(self, checkpoint):
-        self._model = AutoModelForCausalLM.from_pretrained(checkpoint)
-
-    def generate(self, prompts, max_tokens, *, end_token_ids):
-        answers = []
-        for prompt, limit in zip(prompts, max_tokens, strict=True):
-            ids = torch.tensor([prompt])
-            out = self._model.generate(
-                ids,
-                attention_mask=torch.ones_like(ids),
-                max_new_tokens=limit,
-                do_sample=False,
-                use_cache=True,
-                eos_token_id=end_token_ids,
-            )
-            answer = out[0, len(prompt) :].tolist()
-            answers.append(answer[:-1] if answer[-1] in end_token_ids else answer)
-        return answers
 
 
 class LocalEngines:
@@ -62,11 +36,6 @@ class LocalEngines:
     def scorer(self, checkpoint, *, max_length, keep_states):
         self.started.append("scorer")
         yield TorchEntropyScorer(checkpoint, keep_states=keep_states)
-
-    @contextlib.contextmanager
-    def generator(self, checkpoint, *, max_length):
-        self.started.append("generator")
-        yield TorchGenerator(checkpoint)
 
     @contextlib.contextmanager
     def sampler(self, checkpoint, *, max_length):

@@ -86,9 +86,9 @@ def test_a_job_begun_before_sources_were_recorded_goes_on(tmp_path, checkpoints,
 def test_what_is_evaluated_is_the_model_that_is_handed_out(monkeypatch, tmp_path, checkpoints, files):
     """Export rounds to the precision of the base: the checkpoint that it was made from is another model."""
     asked = []
-    original = LocalEngines.generator
+    original = LocalEngines.sampler
     monkeypatch.setattr(
-        LocalEngines, "generator", lambda self, folder, **named: asked.append(folder) or original(self, folder, **named)
+        LocalEngines, "sampler", lambda self, folder, **named: asked.append(folder) or original(self, folder, **named)
     )
     job, _, journal = run_wmss(
         tmp_path, checkpoints, files, job_changes={"validation_file": files / "validation.jsonl"}

@@ -16,6 +16,7 @@ from tests.scoring.test_torch_scorer import truth
 from wmss.data.tokenization import load_tokenized
 from wmss.errors import ConfigError, DataError, ModelError
 from wmss.models.loading import load_model, load_tokenizer
+from wmss.records import Completion
 from wmss.rounds.messages import compared
 from wmss.rounds.phases import phases_of
 from wmss.rounds.weak_driven import run_job
@@ -128,7 +129,7 @@ def test_scores_and_evaluations_are_never_computed_twice(tmp_path, checkpoints, 
     first = LocalEngines(tmp_path / "runs")
     run_job(job, first, MemoryJournal())
     # weak: training and validation in one engine; strong likewise; evaluation scores only the result anew.
-    assert (first.started.count("scorer"), first.started.count("generator")) == (3, 3)
+    assert (first.started.count("scorer"), first.started.count("sampler")) == (3, 3)
     shutil.rmtree(tmp_path / "runs")
     second = LocalEngines(tmp_path / "runs")
     again = dataclasses.replace(job, folder=tmp_path / "job2", result=tmp_path / "result2")
@@ -170,13 +171,15 @@ def test_the_answer_judged_is_the_last_supervised_one(tmp_path, checkpoints, fil
 
     class RecordingEngines(LocalEngines):
         @contextlib.contextmanager
-        def generator(self, checkpoint, *, max_length):
+        def sampler(self, checkpoint, *, max_length):
             tokenizer = load_tokenizer(checkpoint)
 
             class Parrot:
-                def generate(self, asked, max_tokens, *, end_token_ids):
+                calls_at_once = 1
+
+                def sample(self, weights, asked, seeds, *, sampling, end_token_ids):
                     prompts.extend(tokenizer.decode(ids) for ids in asked)
-                    return [tokenizer("#### 2")["input_ids"] for _ in asked]
+                    return [Completion(tuple(tokenizer("#### 2")["input_ids"]), "length", 0.0) for _ in asked]
 
             yield Parrot()
 

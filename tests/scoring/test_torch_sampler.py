@@ -118,9 +118,29 @@ def test_seeds_differ_and_zero_temperature_needs_none(checkpoints):
     assert len(sample(PLAIN)) > 1
     [greedy] = sample(Sampling(temperature=0.0, top_p=1.0, top_k=None, max_new_tokens=12))
     assert sample(Sampling(temperature=1.0, top_p=1.0, top_k=1, max_new_tokens=12)) == {greedy}
-    model = load_model(checkpoints["qwen3"])
-    expected = model.generate(torch.tensor(prompts[:1]), max_new_tokens=12, do_sample=False, eos_token_id=ENDS)
-    assert greedy == tuple(expected[0, len(prompts[0]) :].tolist())
+    assert greedy == greedy_by_transformers(load_model(checkpoints["qwen3"]), prompts[0], 12)
+
+
+def greedy_by_transformers(model, prompt, limit):
+    """The likeliest tokens, by another implementation."""
+    ids = torch.tensor([prompt])
+    settings = {"max_new_tokens": limit, "do_sample": False, "eos_token_id": ENDS}
+    return tuple(model.generate(ids, attention_mask=torch.ones_like(ids), **settings)[0, len(prompt) :].tolist())
+
+
+@pytest.mark.parametrize("name", ["qwen3", "llama", "gemma3"])
+def test_greedy_answers_are_those_of_transformers(checkpoints, gemma3, name):
+    """An evaluation counts on it, token for token, also where a prompt leaves less room than the limit."""
+    checkpoint = (checkpoints | {"gemma3": gemma3})[name]
+    prompts = [*prompts_of(12, seed=10, shortest=1), *([7 + length] * length for length in (1, 50, 59))]
+    greedy = Sampling(temperature=0.0, top_p=1.0, top_k=None, max_new_tokens=16)
+    seeds = range(len(prompts))
+    found = TorchSampler(max_length=60).sample(checkpoint, prompts, seeds, sampling=greedy, end_token_ids=ENDS)
+    model = load_model(checkpoint)
+    limits = [min(16, 60 - len(prompt)) for prompt in prompts]
+    expected = [greedy_by_transformers(model, *each) for each in zip(prompts, limits, strict=True)]
+    assert [completion.token_ids for completion in found] == expected
+    assert len(set(expected)) > 5
 
 
 def test_weights_written_anew_are_loaded_anew(tmp_path):

@@ -1,4 +1,4 @@
-"""The feedback-loop classifier on traces of the recursion itself (S-T28), and each of its rules by an example."""
+"""The feedback-loop classifier on traces of the recursion itself, and each of its rules by an example."""
 
 import math
 from itertools import pairwise
@@ -32,8 +32,8 @@ def steady(**changes):
 @pytest.mark.parametrize("c", RATIOS)
 @pytest.mark.parametrize("standard_error", [0.0, 0.002, 0.005])
 @pytest.mark.parametrize("min_gain", [0.005, 0.02])
-def test_st28_take_off_is_never_called_saturated(c, standard_error, min_gain):
-    """S-T28: from 1.02 V₋, `starved` or `improving` until the score passes √c."""
+def test_take_off_is_never_called_saturated(c, standard_error, min_gain):
+    """From 1.02 V₋, `starved` or `improving` until the score passes √c."""
     v_minus, v_plus = fixed_points(c)
     scores = iterate(c, 1.02 * v_minus, 60)
     found = labels(scores, standard_error=standard_error, min_gain=min_gain)
@@ -45,8 +45,8 @@ def test_st28_take_off_is_never_called_saturated(c, standard_error, min_gain):
 
 
 @pytest.mark.parametrize("c", RATIOS)
-def test_st28_the_plateau_is_saturated(c):
-    """S-T28: within 3 rounds at V₊, with the ceiling that is there."""
+def test_the_plateau_is_saturated(c):
+    """Within 3 rounds at V₊, with the ceiling that is there."""
     v_plus = fixed_points(c)[1]
     rounds = outcomes([v_plus] * 4)
     found = [classify(rounds[:end], min_gain=0.005) for end in (1, 2, 3)]
@@ -58,8 +58,7 @@ def test_st28_the_plateau_is_saturated(c):
 
 
 @pytest.mark.parametrize("c", [0.05, 0.15])
-def test_st28_from_above_it_regresses_and_then_saturates(c):
-    """S-T28."""
+def test_from_above_it_regresses_and_then_saturates(c):
     found = labels(iterate(c, 0.995, 12))
     assert found[0] == "regressed"
     change = found.index("saturated")

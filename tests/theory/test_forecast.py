@@ -1,4 +1,4 @@
-"""The forecast against simulation A, the thresholds, and what the specification measured of each curriculum."""
+"""The forecast against simulation A, the thresholds, and figures measured apart from the code."""
 
 import math
 

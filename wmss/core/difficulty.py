@@ -3,9 +3,8 @@
 from collections.abc import Sequence
 
 import numpy as np
-import numpy.typing as npt
 
-IntArray = npt.NDArray[np.int64]
+from wmss.core.arrays import IntArray
 
 
 def levels_of(pass_rates: Sequence[float], num_levels: int) -> IntArray:

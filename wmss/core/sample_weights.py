@@ -6,8 +6,8 @@ import numpy as np
 import numpy.typing as npt
 
 from wmss.choices import DEFAULT_ALPHA, DEFAULT_BETA, DEFAULT_GAMMA, Weighting
+from wmss.core.arrays import FloatArray, IntArray
 
-FloatArray = npt.NDArray[np.float64]
 TERMS: dict[str, tuple[str, str, str]] = {
     "v2": ("drop", "strong", "rise"),
     "v1": ("weak", "drop", "rise"),
@@ -119,9 +119,7 @@ def cap_weights(weights: npt.ArrayLike, max_share: float) -> FloatArray:
         capped |= above
 
 
-def draw(
-    weights: npt.ArrayLike, *, num_draws: int, seed: int | Sequence[int], deduplicate: bool
-) -> npt.NDArray[np.int64]:
+def draw(weights: npt.ArrayLike, *, num_draws: int, seed: int | Sequence[int], deduplicate: bool) -> IntArray:
     """Indices drawn with replacement from `weights` [n]; with `deduplicate`, each drawn index once.
 
     De-duplicated indices come in ascending order (a set has no order; the trainer shuffles). The same arguments

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel
 
-from wmss.models.loading import TOKENIZER_FILES
+from wmss.models.loading import TOKENIZER_FILES, load_tokenizer, model_config
 
 _INDEX = "model.safetensors.index.json"
 _GENERATION = "generation_config.json"
@@ -61,10 +61,22 @@ def export_model(checkpoint: Path, target: Path, *, base: Path, end_token_ids: l
         if (base / name).is_file():
             shutil.copyfile(base / name, target / name)
     generation = GenerationConfig.from_pretrained(base) if (base / _GENERATION).is_file() else GenerationConfig()
-    known = generation.eos_token_id
-    known_ids = known if isinstance(known, list) else [] if known is None else [known]
-    generation.eos_token_id = sorted({*known_ids, *end_token_ids})
+    generation.eos_token_id = sorted(_ids(generation.eos_token_id) | {*end_token_ids})
     generation.save_pretrained(target)
+
+
+def own_end_ids(folder: Path) -> set[int]:
+    """Ids at which vLLM ends an answer of this model unless told otherwise: the end token of its tokenizer, and those
+    of generation_config.json, or else of config.json."""
+    if (folder / _GENERATION).is_file():
+        generation = GenerationConfig.from_pretrained(folder)
+    else:
+        generation = GenerationConfig.from_model_config(model_config(folder))
+    return _ids(generation.eos_token_id) | _ids(load_tokenizer(folder).eos_token_id)
+
+
+def _ids(ends: int | list[int] | None) -> set[int]:
+    return set(ends) if isinstance(ends, list) else set() if ends is None else {ends}
 
 
 def _stored_dtypes(folder: Path) -> dict[str, torch.dtype]:

@@ -11,7 +11,7 @@ from wmss.config import JobSpec
 from wmss.errors import WmssError
 from wmss.records import ADAPTER_FOLDER, STRONG_FOLDER, CheckpointDigests
 from wmss.rounds.journal import Artifacts, Journal, Record
-from wmss.scoring.interfaces import Generator, Sampler, Scorer
+from wmss.scoring.interfaces import Sampler, Scorer
 from wmss.training.run import ModelSource, TrainingRun
 
 
@@ -72,13 +72,13 @@ class ScoringEngines(Protocol):
     """What scores models. Each context manager frees its engine on the way out."""
 
     def refusals(self, checkpoints: Mapping[str, Path], *, scoring: bool) -> list[WmssError]:
-        """Why these engines could not train, score or generate with checkpoints {field: folder}; empty if they can."""
+        """Why these engines could not train, score or sample with checkpoints {field: folder}; empty if they can."""
 
     def scorer(self, checkpoint: Path, *, max_length: int, keep_states: bool) -> AbstractContextManager[Scorer]:
         """An entropy scorer; with `keep_states` one that returns hidden states as well."""
 
     def provenance(self) -> dict[str, Any]:
-        """What a scorer or generator of these engines would say of itself, known without starting one."""
+        """What a scorer or sampler of these engines would say of itself, known without starting one."""
 
 
 class SamplingEngines(Protocol):
@@ -98,9 +98,6 @@ class Engines(ScoringEngines, SamplingEngines, Protocol):
 
     def train(self, run: TrainingRun, *, name: str) -> Path:
         """Run one training phase to its end; returns its last checkpoint folder. The same name resumes."""
-
-    def generator(self, checkpoint: Path, *, max_length: int) -> AbstractContextManager[Generator]:
-        """A text generator."""
 
 
 def once(

@@ -3,16 +3,12 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
+from wmss.core.arrays import FloatArray
 from wmss.core.estimators import difference_interval
 from wmss.rounds.before.report import FileFigures
 from wmss.rounds.phases import PURPOSES, kind_and_round
 from wmss.training.run import TrainingRun
 from wmss.units import duration
-
-FloatArray = npt.NDArray[np.float64]
 
 EXCERPT = 40
 TERM_MEANINGS = {

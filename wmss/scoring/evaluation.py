@@ -1,14 +1,16 @@
 """How good is a checkpoint on held-out samples: verified pass@1 of a greedy answer, with its interval."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
-
-from transformers import PreTrainedTokenizerBase
 
 from wmss.core.estimators import wilson_interval
 from wmss.data.dataset import Sample
+from wmss.models.checkpoints import own_end_ids
+from wmss.models.loading import load_tokenizer
 from wmss.records import TokenizedSample
-from wmss.scoring.interfaces import Generator, Progress
+from wmss.scoring.interfaces import Progress, Sampler, Sampling
+from wmss.scoring.rollouts import Request, sample_rollouts, shard_slices
 from wmss.verifiers.final_value import verify
 
 BATCH = 128
@@ -22,28 +24,41 @@ def answer_budget(tokenized: Sequence[TokenizedSample]) -> int:
 def verified_accuracy(
     samples: Sequence[Sample],
     tokenized: Sequence[TokenizedSample],
-    tokenizer: PreTrainedTokenizerBase,
-    generator: Generator,
+    checkpoint: Path,
+    sampler: Sampler,
     *,
-    end_token_ids: list[int],
-    max_length: int,
+    end_token_ids: Sequence[int],
     progress: Progress,
 ) -> dict[str, Any]:
-    """Greedy answers to every sample, compared with the references, all of which must be verifiable.
+    """Greedy answers of a checkpoint to every sample, compared with the references, all of which must be verifiable.
+
+    An answer ends at one of `end_token_ids` or of the checkpoint's own end tokens: a base model may end its answers
+    with a token that no training sample ends with.
 
     Returns pass_at_1 in [0, 1], its 95 % Wilson interval, the counts, and the share of answers cut by the budget.
     """
+    tokenizer = load_tokenizer(checkpoint)
     budget = answer_budget(tokenized)
     prompts = [sample.input_ids[: sample.last_completion_start].tolist() for sample in tokenized]
-    limits = [min(budget, max_length - len(prompt)) for prompt in prompts]
-    correct = truncated = 0
-    for start in range(0, len(samples), BATCH):
-        chunk = slice(start, start + BATCH)
-        answers = generator.generate(prompts[chunk], limits[chunk], end_token_ids=end_token_ids)
-        for sample, ids, limit in zip(samples[chunk], answers, limits[chunk], strict=True):
-            correct += verify(str(tokenizer.decode(ids, skip_special_tokens=True)), sample.answer)
-            truncated += len(ids) >= limit
-        progress(min(start + BATCH, len(samples)), len(samples))
+    drawn = sample_rollouts(
+        [Request(tuple(prompt), seed=0) for prompt in prompts],
+        sampler,
+        checkpoint,
+        sampling=Sampling(temperature=0.0, top_p=1.0, top_k=None, max_new_tokens=budget),
+        end_token_ids=sorted({*end_token_ids, *own_end_ids(checkpoint)}),
+        shard_size=BATCH,
+    )
+    slices = shard_slices(len(samples), BATCH)
+    correct = truncated = done = 0
+    for shard, completions in drawn:
+        for sample, completion in zip(samples[slices[shard]], completions, strict=True):
+            stopped = completion.finish_reason == "stop"
+            # Not every end token is one that decoding skips.
+            ids = completion.token_ids[:-1] if stopped else completion.token_ids
+            correct += verify(str(tokenizer.decode(list(ids), skip_special_tokens=True)), sample.answer)
+            truncated += not stopped
+        done += len(completions)
+        progress(done, len(samples))
     low, high = wilson_interval(correct, len(samples))
     return {
         "pass_at_1": correct / len(samples),

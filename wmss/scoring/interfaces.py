@@ -1,4 +1,4 @@
-"""What an entropy scorer and a text generator are, whatever engine stands behind them."""
+"""The interfaces of engines: entropy scorers and samplers of responses."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ NUM_STATISTICS = 4
 
 
 class EngineDiedError(RuntimeError):
-    """The process behind a scorer or generator is gone; another scorer or generator has to be made."""
+    """The process behind a scorer or sampler is gone; make another scorer or sampler."""
 
 
 class Scorer(Protocol):
@@ -44,18 +44,12 @@ class Scorer(Protocol):
         """Engine, version, precision and batch invariance: figures of different provenance are not comparable."""
 
 
-class Generator(Protocol):
-    """Text generation under one checkpoint."""
-
-    def generate(self, prompts: list[list[int]], max_tokens: list[int], *, end_token_ids: list[int]) -> list[list[int]]:
-        """Greedy continuation of each prompt up to, without, one of `end_token_ids`, or `max_tokens[i]` ids."""
-
-
 @dataclass(frozen=True)
 class Sampling:
     """How responses are drawn."""
 
     temperature: float
+    """0 = greedy: the likeliest token, whatever the seed."""
     top_p: float
     top_k: int | None
     """None = all tokens."""

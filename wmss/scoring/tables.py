@@ -11,14 +11,13 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from wmss.core.arrays import FloatArray
 from wmss.data.states import StateWriter
 from wmss.errors import ScoreTableError
 from wmss.records import TokenizedSample
 from wmss.scoring.calls import answers
 from wmss.scoring.interfaces import NUM_STATISTICS, Progress, Scorer
 from wmss.scoring.token_table import PROVENANCE, TokenTableWriter
-
-FloatArray = npt.NDArray[np.float64]
 
 Batch = list[int]
 """Indices of samples."""

@@ -1,4 +1,4 @@
-"""What the scoring and the generation engine share."""
+"""What the scoring and the sampling engine share."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -9,10 +9,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from wmss.core.arrays import FloatArray
 from wmss.core.levels import POLICIES, Curriculum, affords_probes
 from wmss.theory.bounds import curriculum_thresholds
 from wmss.theory.ladder import Ladder, simulate_levels
-from wmss.theory.recursion import FloatArray, check_count, fixed_points, largest_ratio
+from wmss.theory.recursion import check_count, fixed_points, largest_ratio
 
 TIE = 0.02
 """Difference in the simulated end below which two policies count as equal."""

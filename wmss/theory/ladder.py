@@ -8,16 +8,13 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
+from wmss.core.arrays import BoolArray, FloatArray, IntArray
 from wmss.core.levels import Curriculum, LevelState, observe, plan_round, start
 from wmss.theory.bounds import checked_starts, level_ratios
 from wmss.theory.feedback import RoundOutcome, classify
-from wmss.theory.recursion import FloatArray, check_alpha, check_at_least_zero, check_count
+from wmss.theory.recursion import check_alpha, check_at_least_zero, check_count
 from wmss.theory.simulation import learn
-
-IntArray = npt.NDArray[np.int64]
-BoolArray = npt.NDArray[np.bool_]
 
 MIN_GAIN = 0.005
 """Gain in acceptance that counts, the service's default."""
@@ -111,18 +108,6 @@ class _FeedbackLoop:
         return self._saturated >= 2
 
 
-def expected_levels(ladder: Ladder, plan: IntArray) -> FloatArray:
-    """The same without chance, float64 [rounds + 1, num_levels]: a round accepts just what it expects.
-
-    Args:
-        plan: samples per round and level, [rounds, num_levels].
-    """
-    trace = [np.array(checked_starts(ladder.starts))]
-    for samples in plan:
-        trace.append(_improve(trace[-1], samples * trace[-1], ladder, may_fall=np.array(True)))
-    return np.stack(trace)
-
-
 def _plan(curriculum: Curriculum, state: LevelState, num_groups: int, group_size: int) -> tuple[IntArray, BoolArray]:
     """Samples of every level in the next round, and whether the level is in its focus."""
     samples = np.zeros(curriculum.num_levels, dtype=np.int64)
@@ -134,9 +119,9 @@ def _plan(curriculum: Curriculum, state: LevelState, num_groups: int, group_size
     return samples, focused
 
 
-def _improve(v: FloatArray, accepted: npt.NDArray[np.generic], ladder: Ladder, *, may_fall: BoolArray) -> FloatArray:
+def _improve(v: FloatArray, accepted: IntArray, ladder: Ladder, *, may_fall: BoolArray) -> FloatArray:
     """Acceptances [..., num_levels] after learning, each level at least κ times the one below it."""
-    learned = learn(v, np.asarray(accepted, dtype=np.float64), complexity=ladder.complexity, alpha=ladder.alpha)
+    learned = learn(v, accepted, complexity=ladder.complexity, alpha=ladder.alpha)
     after = np.where(may_fall, learned, np.maximum(v, learned))
     for level, ratio in enumerate(level_ratios(ladder.starts), start=1):
         after[..., level] = np.maximum(after[..., level], ratio * after[..., level - 1])

@@ -16,7 +16,7 @@ import math
 import numpy as np
 import numpy.typing as npt
 
-FloatArray = npt.NDArray[np.float64]
+from wmss.core.arrays import FloatArray
 
 
 def largest_ratio(*, alpha: float = 1.0, epsilon: float = 0.0) -> float:
@@ -103,35 +103,6 @@ def iterate(c: float, v0: float, rounds: int, *, alpha: float = 1.0, epsilon: fl
         if trace[t] > 0:
             trace[t + 1] = max(1 - epsilon - (c / trace[t]) ** alpha, 0.0)
     return trace
-
-
-def contraction_rate(c: float, *, alpha: float = 1.0, epsilon: float = 0.0) -> float | None:
-    """f'(V₊) = α (1 − ε − V₊)/V₊, the factor by which a round shrinks the distance to V₊; None past the fold.
-
-    For α = 1, ε = 0 it is V₋/V₊.
-    """
-    points = fixed_points(c, alpha=alpha, epsilon=epsilon)
-    return None if points is None else alpha * (1 - epsilon - points[1]) / points[1]
-
-
-def rounds_between(c: float, start: float, end: float) -> int | None:
-    """Rounds from acceptance `start` to `end` for α = 1: ⌈ln(|r_0|/|r_end|) / ln(V₊/V₋)⌉; None if it never gets there.
-
-    Near the fold this is long (27 rounds from 1.02 V₋ to .98 V₊ at c = .249, 4 at c = .05): what looks like a plateau
-    there may be a slow take-off.
-    """
-    check_unit("start", start)
-    check_unit("end", end)
-    points = fixed_points(c)
-    if points is None or start <= points[0] or points[0] == points[1]:
-        return None
-    if end <= start:
-        return 0
-    v_minus, v_plus = points
-    if end >= v_plus:
-        return None
-    ratio = ((start - v_plus) / (start - v_minus)) / ((end - v_plus) / (end - v_minus))
-    return math.ceil(math.log(ratio) / math.log(v_plus / v_minus)) if v_minus > 0 else 1
 
 
 def slope_is_unstable(u: float, c: float, *, alpha: float = 1.0) -> bool:

@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from wmss.theory.recursion import FloatArray, check_alpha, check_at_least_zero, check_count, check_unit
+from wmss.core.arrays import FloatArray, IntArray
+from wmss.theory.recursion import check_alpha, check_at_least_zero, check_count, check_unit
 
 
 def simulate_acceptance(
@@ -45,40 +46,7 @@ def simulate_acceptance(
     return trace
 
 
-def learn(v: FloatArray, num_accepted: FloatArray, *, complexity: float, alpha: float = 1.0) -> FloatArray:
+def learn(v: FloatArray, num_accepted: FloatArray | IntArray, *, complexity: float, alpha: float = 1.0) -> FloatArray:
     """max(1 − (a/m)^α, 0) of every entry, and `v` itself where nothing was accepted; arrays of one shape."""
     ratio = complexity / np.maximum(num_accepted, 1)
     return np.where(num_accepted > 0, np.maximum(1 - (ratio if alpha == 1.0 else ratio**alpha), 0.0), v)
-
-
-def simulate_noisy_verifier(
-    *,
-    num_samples: int,
-    start: float,
-    rounds: int,
-    repetitions: int,
-    true_positive: float,
-    false_positive: float,
-    complexity: float = 0.0,
-    seed: int = 0,
-) -> FloatArray:
-    """True acceptance over rounds when the verifier errs, float64 [rounds + 1, repetitions].
-
-    Right responses are accepted with probability `true_positive`, wrong ones with `false_positive`. The next model is
-    right as often as the accepted samples are, less a/m for learning from m of them.
-    """
-    for name, value in (("num_samples", num_samples), ("rounds", rounds), ("repetitions", repetitions)):
-        check_count(name, value)
-    check_at_least_zero("complexity", complexity)
-    for name, rate in (("start", start), ("true_positive", true_positive), ("false_positive", false_positive)):
-        check_unit(name, rate)
-    rng = np.random.default_rng(seed)
-    trace = np.empty((rounds + 1, repetitions))
-    trace[0] = start
-    for t in range(rounds):
-        right = rng.binomial(num_samples, trace[t])
-        kept_right = rng.binomial(right, true_positive)
-        kept = kept_right + rng.binomial(num_samples - right, false_positive)
-        learned = np.maximum((kept_right - complexity) / np.maximum(kept, 1), 0.0)
-        trace[t + 1] = np.where(kept > 0, learned, trace[t])
-    return trace

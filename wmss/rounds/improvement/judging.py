@@ -5,8 +5,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
+from wmss.core.arrays import FloatArray
 from wmss.core.estimators import wilson_interval
 from wmss.core.selection import normalized
 from wmss.errors import DataError, TrainingError
@@ -14,8 +14,6 @@ from wmss.records import Split, Verdict
 from wmss.rounds.before.task_files import TaskFile
 from wmss.rounds.improvement.decisions import HeldOut, LevelCount, LevelScore
 from wmss.rounds.improvement.rollouts import Rollout
-
-FloatArray = npt.NDArray[np.float64]
 
 TRIVIAL = 0.98
 """Acceptance of every level above which there is nothing to learn, or the verifier accepts everything."""

@@ -15,7 +15,7 @@ from wmss.data.dataset import Sample
 from wmss.data.states import StateWriter, states_bytes, states_digest
 from wmss.data.tokenization import tokens_digest
 from wmss.errors import ConfigError
-from wmss.models.loading import checkpoint_digest, load_tokenizer, model_config
+from wmss.models.loading import checkpoint_digest, model_config
 from wmss.records import TokenizedSample
 from wmss.rounds import messages
 from wmss.rounds.job import Engines, ScoringEngines
@@ -250,14 +250,13 @@ class Evaluations:
     def _accuracy(self, checkpoint: Path, progress: Progress) -> Artifacts | None:
         if not all(is_verifiable(sample.answer) for sample in self._samples):
             return None
-        with self._engines.generator(checkpoint, max_length=self._max_length) as generator:
+        with self._engines.sampler(checkpoint, max_length=self._max_length) as sampler:
             return verified_accuracy(
                 self._samples,
                 self._tokenized,
-                load_tokenizer(checkpoint),
-                generator,
+                checkpoint,
+                sampler,
                 end_token_ids=self._end_token_ids,
-                max_length=self._max_length,
                 progress=progress,
             )
 
