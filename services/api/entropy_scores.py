@@ -10,9 +10,9 @@ from services.api.jobs import Limit, OfSending, cancel_job, create_once, events_
 from services.api.problems import Problem, cursor, not_found
 from services.api.schemas import EventObject, Page, ScoresObject
 from services.api.state import Service, ServiceState
+from services.jobs.database import new_id
 from services.jobs.kinds import Kind
 from services.jobs.states import TERMINAL
-from services.jobs.store import new_id
 from services.jobs.tables import JobRow
 from services.results.scores import json_lines
 from wmss.config import ScoreSpec

@@ -11,7 +11,7 @@ from fastapi.responses import FileResponse
 from services.api.problems import Problem, cursor, not_found
 from services.api.schemas import DeletedFile, FileObject, Page
 from services.api.state import Service, ServiceState
-from services.jobs.store import new_id
+from services.jobs.database import new_id
 from services.jobs.tables import FileRow
 from services.settings import Settings
 from wmss.data.tasks import check_rows

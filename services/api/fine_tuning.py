@@ -21,8 +21,8 @@ from services.api.problems import cursor, not_found
 from services.api.schemas import CheckpointObject, EventObject, JobObject, Page, PhaseObject
 from services.api.state import Service, ServiceState
 from services.catalog.names import fine_tuned_name, name_of, named_models, registered_models, resolve_models
+from services.jobs.database import new_id
 from services.jobs.kinds import Kind
-from services.jobs.store import new_id
 from services.jobs.tables import JobRow
 from wmss.config import JobSpec
 from wmss.rounds.before.report import Report

@@ -15,7 +15,8 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from starlette.exceptions import HTTPException
 
-from services.jobs.store import UnknownCursorError, may_be_tried_again
+from services.jobs.database import may_be_tried_again
+from services.jobs.store import UnknownCursorError
 from wmss.config import explain
 from wmss.data.dataset import RowError, distinct_keys
 from wmss.errors import WmssError, shortened, shown

@@ -15,7 +15,8 @@ from enum import StrEnum
 from sqlalchemy import delete, exists, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
-from services.jobs.store import Store, changed, new_id
+from services.jobs.database import changed, new_id
+from services.jobs.store import Store
 from services.jobs.tables import ChatEngineRow, ChatRequestRow
 
 LEASE_S = 30.0

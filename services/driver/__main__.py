@@ -14,10 +14,12 @@ from services.driver.engines import RayEngines
 from services.driver.journal import DatabaseJournal
 from services.driver.resolve import resolve, resolve_scores
 from services.failures import driver_error
+from services.jobs.database import PATIENCE_S, may_be_tried_again
+from services.jobs.fence import Fence, LostLeaseError
 from services.jobs.kinds import Kind
 from services.jobs.lease import keep_lease
 from services.jobs.states import State
-from services.jobs.store import PATIENCE_S, Fence, LostLeaseError, Store, may_be_tried_again
+from services.jobs.store import Store
 from services.settings import Settings
 from wmss.rounds.scores.request import run_scores
 from wmss.rounds.weak_driven import run_job

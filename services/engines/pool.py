@@ -13,7 +13,7 @@ from ray.serve.handle import DeploymentHandle
 
 from services.engines.replicas import delete_apps
 from services.engines.store import Engine, EngineStore, Found, too_many
-from services.jobs.store import Fence, NewEvent
+from services.jobs.fence import Fence, NewEvent
 
 POLL_S = 0.5
 REASONS = {

@@ -18,8 +18,10 @@ from enum import StrEnum
 from sqlalchemy import ColumnElement, Exists, and_, delete, exists, func, select, text, update
 from sqlalchemy.orm import Session
 
+from services.jobs.database import changed
+from services.jobs.fence import Fence
 from services.jobs.states import State
-from services.jobs.store import Fence, Store, changed
+from services.jobs.store import Store
 from services.jobs.tables import EngineRow, EngineUserRow, JobRow
 
 LEAVING_S = 180.0

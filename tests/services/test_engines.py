@@ -6,8 +6,8 @@ import time
 import pytest
 
 from services.engines.store import LEAVING_S, Engine, EngineStore, Found, too_many
+from services.jobs.fence import Fence, LostLeaseError
 from services.jobs.states import State
-from services.jobs.store import Fence, LostLeaseError
 
 
 def engine(name, *, num_replicas=1, use_gpu=False):

@@ -8,8 +8,9 @@ from services.chat.store import ChatStore
 from services.control.ray_jobs import DriverStatus
 from services.control.reconcile import Reconciler, submission_id
 from services.engines.store import Engine, EngineStore
+from services.jobs.fence import Fence
 from services.jobs.states import State
-from services.jobs.store import Fence, Store
+from services.jobs.store import Store
 from services.settings import Settings
 from tests.services.scripted_ray import ScriptedDrivers
 

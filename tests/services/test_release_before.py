@@ -10,9 +10,10 @@ from services.api.app import create_app
 from services.control.reconcile import Reconciler
 from services.driver.journal import DatabaseJournal
 from services.driver.resolve import resolve, resolve_scores
+from services.jobs.fence import Fence, LostLeaseError
 from services.jobs.kinds import Kind
 from services.jobs.states import State
-from services.jobs.store import Fence, LostLeaseError, Store
+from services.jobs.store import Store
 from services.settings import Settings
 from tests.release_before import DATABASE, answers
 from tests.services.scripted_ray import QuietRay, ScriptedDrivers, put_in_place_of_ray
