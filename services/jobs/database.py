@@ -1,16 +1,19 @@
 """How a process reaches the job database, and which failures pass."""
 
 import logging
-import secrets
 import sqlite3
 import time
+from functools import partial
+from pathlib import Path
 from typing import Any, cast
 
-from sqlalchemy import CursorResult, Delete, Dialect, Update, make_url
+from alembic import command
+from alembic.config import Config as AlembicConfig
+from sqlalchemy import CursorResult, Delete, Dialect, Update, create_engine, event, make_url, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, sessionmaker
 
 from services.jobs.tables import Base
 
@@ -25,7 +28,7 @@ RETRIED_SQLSTATES = ("08", "40", "53", "57")
 """PostgreSQL's classes of errors that pass: connections, transactions rolled back (a deadlock), resources, shutdown."""
 
 
-def may_be_tried_again(error: Exception) -> bool:
+def may_be_retried(error: Exception) -> bool:
     """Whether the database was away, busy or full of connections, rather than the statement wrong."""
     if isinstance(error, PoolTimeoutError):
         return True
@@ -39,9 +42,39 @@ def may_be_tried_again(error: Exception) -> bool:
     return state is None or state[:2] in RETRIED_SQLSTATES
 
 
-def new_id(prefix: str) -> str:
-    """An opaque id that cannot be guessed."""
-    return f"{prefix}-{secrets.token_hex(12)}"
+class Database:
+    """Sessions on one database; safe to share between threads.
+
+    A server that cannot be reached is tried again for `patience_s` seconds before a call fails.
+    """
+
+    def __init__(self, url: str, *, patience_s: float = 0.0) -> None:
+        self.url = url
+        self._engine = create_engine(url, pool_pre_ping=True, **_server_options(url))
+        if self._engine.dialect.name == "sqlite":
+            event.listen(self._engine, "connect", _configure_sqlite)
+            # The driver's own transactions do not cover CREATE TABLE: a migration cut short would never start again.
+            event.listen(self._engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN"))
+        else:
+            event.listen(self._engine, "do_connect", partial(_connect, patience_s=patience_s))
+        self.sessions = sessionmaker(self._engine, expire_on_commit=False)
+        """Makes sessions on this database."""
+
+    def migrate(self, revision: str = "head") -> None:
+        """Bring the schema up to a revision, the newest unless told otherwise."""
+        config = AlembicConfig()
+        config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+        config.attributes["engine"] = self._engine
+        command.upgrade(config, revision)
+
+    def ping(self) -> None:
+        """Raise unless the database answers."""
+        with self.sessions() as session:
+            session.execute(select(1))
+
+    def close(self) -> None:
+        """Close all connections."""
+        self._engine.dispose()
 
 
 def changed(session: Session, statement: Update | Delete) -> bool:
@@ -56,7 +89,7 @@ def insert_into(session: Session, table: type[Base]) -> Any:
     return dialect.insert(table)
 
 
-def server_options(url: str) -> dict[str, Any]:
+def _server_options(url: str) -> dict[str, Any]:
     """What a database server, and only that, is asked for."""
     address = make_url(url)
     if address.get_backend_name() == "sqlite":
@@ -66,7 +99,9 @@ def server_options(url: str) -> dict[str, Any]:
     return {"isolation_level": "READ COMMITTED", "connect_args": timeout}
 
 
-def connect(dialect: Dialect, _record: Any, arguments: list[Any], options: dict[str, Any], *, patience_s: float) -> Any:
+def _connect(
+    dialect: Dialect, _record: Any, arguments: list[Any], options: dict[str, Any], *, patience_s: float
+) -> Any:
     deadline = time.monotonic() + patience_s
     while True:
         try:
@@ -78,7 +113,7 @@ def connect(dialect: Dialect, _record: Any, arguments: list[Any], options: dict[
         time.sleep(RETRY_S)
 
 
-def configure_sqlite(connection: Any, _record: Any) -> None:
+def _configure_sqlite(connection: Any, _record: Any) -> None:
     """Readers beside one writer (WAL), waiting instead of failing, and no accepted job lost to a power cut."""
     connection.isolation_level = None  # SQLAlchemy's "begin" event opens transactions instead
     connection.execute("PRAGMA journal_mode=WAL")

@@ -5,21 +5,19 @@ still the current one; a driver that lost its job can change nothing.
 """
 
 import time
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sqlalchemy import ColumnElement, delete, select, update
 from sqlalchemy.orm import Session
 
-from services.jobs.database import changed, insert_into, new_id
+from services.jobs.database import Database, changed, insert_into
 from services.jobs.states import State
 from services.jobs.tables import CheckpointRow, EventRow, JobRow, PhaseRow
-
-if TYPE_CHECKING:
-    from services.jobs.store import Store
+from wmss.ids import JOB_CHECKPOINT, new_id
 
 
 class LostLeaseError(RuntimeError):
@@ -40,15 +38,21 @@ class NewEvent:
 class Fence:
     """One driver's (or its workers') hand on the database, valid while its attempt is the current one."""
 
-    def __init__(self, store: "Store", job_id: str, attempt: int, *, lease_s: float) -> None:
-        self._store = store
+    def __init__(self, database: Database, job_id: str, attempt: int, *, lease_s: float) -> None:
+        self._database = database
         self.job_id = job_id
         self.attempt = attempt
         self._lease_s = lease_s
 
-    def transaction(self) -> AbstractContextManager[Session]:
+    @contextmanager
+    def transaction(self) -> Iterator[Session]:
         """A transaction that renews the lease; raises `LostLeaseError` if the attempt is not the current one."""
-        return self._store.fenced(self.job_id, self.attempt, lease_s=self._lease_s)
+        with self._database.sessions.begin() as session:
+            current = (JobRow.id == self.job_id, JobRow.attempt == self.attempt, JobRow.state == State.RUNNING)
+            renewed = update(JobRow).where(*current).values(lease_expires_at=time.time() + self._lease_s)
+            if not changed(session, renewed):
+                raise LostLeaseError(f"attempt {self.attempt} at {self.job_id} is not the current one any more")
+            yield session
 
     def _got_somewhere(self, session: Session) -> None:
         session.execute(update(JobRow).where(JobRow.id == self.job_id).values(lost_drivers=0))
@@ -98,7 +102,7 @@ class Fence:
             session.execute(delete(CheckpointRow).where(*same_phase, CheckpointRow.step == step))
             session.add(
                 CheckpointRow(
-                    id=new_id("ftckpt"),
+                    id=new_id(JOB_CHECKPOINT),
                     job_id=self.job_id,
                     created_at=int(time.time()),
                     phase=phase,

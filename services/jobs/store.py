@@ -1,24 +1,19 @@
 """The job database: the source of truth."""
 
-import re
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from alembic import command
-from alembic.config import Config as AlembicConfig
-from sqlalchemy import ColumnElement, create_engine, delete, event, func, or_, select, update
+from sqlalchemy import ColumnElement, delete, func, or_, select, update
 from sqlalchemy.exc import IntegrityError
-from sqlalchemy.orm import Session, sessionmaker
 
-from services.jobs.database import changed, configure_sqlite, connect, insert_into, new_id, server_options
-from services.jobs.fence import LostLeaseError, NewEvent, add_events, close_job, unchanged
+from services.jobs.database import Database, changed, insert_into
+from services.jobs.fence import NewEvent, add_events, close_job, unchanged
 from services.jobs.kinds import Kind
 from services.jobs.states import ACTIVE, State
 from services.jobs.tables import Base, CheckpointRow, EventRow, FileRow, JobRow, PhaseRow, WeakCheckpointRow
+from wmss.ids import CHECKPOINT, event_number, new_id
 
 FILE_FIELDS = ("training_file", "validation_file", "file")
 """Fields of a job's request that name uploaded files."""
@@ -43,43 +38,8 @@ class UnknownCursorError(ValueError):
     """`after` names nothing in the list."""
 
 
-class Store:
-    """Sessions on one database; safe to share between threads. Every method but `fenced` is one transaction.
-
-    A server that cannot be reached is tried again for `patience_s` seconds before a call fails.
-    """
-
-    def __init__(self, url: str, *, patience_s: float = 0.0) -> None:
-        self.url = url
-        self._engine = create_engine(url, pool_pre_ping=True, **server_options(url))
-        if self._engine.dialect.name == "sqlite":
-            event.listen(self._engine, "connect", configure_sqlite)
-            # The driver's own transactions do not cover CREATE TABLE: a migration cut short would never start again.
-            event.listen(self._engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN"))
-        else:
-            event.listen(self._engine, "do_connect", partial(connect, patience_s=patience_s))
-        self._session = sessionmaker(self._engine, expire_on_commit=False)
-
-    @property
-    def sessions(self) -> sessionmaker[Session]:
-        """Makes sessions on this database, for the parts of it that have a store of their own."""
-        return self._session
-
-    def migrate(self, revision: str = "head") -> None:
-        """Bring the schema up to a revision, the newest unless told otherwise."""
-        config = AlembicConfig()
-        config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
-        config.attributes["engine"] = self._engine
-        command.upgrade(config, revision)
-
-    def ping(self) -> None:
-        """Raise unless the database answers."""
-        with self._session() as session:
-            session.execute(select(1))
-
-    def close(self) -> None:
-        """Close all connections."""
-        self._engine.dispose()
+class Store(Database):
+    """Files, registered checkpoints, and jobs with all that belongs to them; every method is one transaction."""
 
     # Files
 
@@ -88,7 +48,7 @@ class Store:
         row = FileRow(
             id=file_id, created_at=int(time.time()), filename=filename, purpose=purpose, bytes=size, sha256=sha256
         )
-        with self._session.begin() as session:
+        with self.sessions.begin() as session:
             session.add(row)
         return row
 
@@ -103,7 +63,7 @@ class Store:
     def delete_file(self, file_id: str) -> list[str]:
         """Forget a file unless live jobs need it; returns those jobs."""
         named = or_(*(JobRow.spec[key].as_string() == file_id for key in FILE_FIELDS))
-        with self._session.begin() as session:
+        with self.sessions.begin() as session:
             # Takes the row from creates under way (`create_job`), so that the next statement sees the jobs they make.
             session.execute(update(FileRow).where(FileRow.id == file_id).values(id=file_id))
             needed_by = select(JobRow.id).where(JobRow.state.in_(ACTIVE), named)
@@ -115,9 +75,9 @@ class Store:
     def add_weak_checkpoint(self, **values: Any) -> WeakCheckpointRow:
         """Register a checkpoint (the columns of its row). The same content under the same name keeps its row, which
         then says where it lies now."""
-        row = {"id": new_id("weak"), "created_at": int(time.time())} | values
+        row = {"id": new_id(CHECKPOINT), "created_at": int(time.time())} | values
         where = {column: values[column] for column in ("path", "revision", "files")}
-        with self._session.begin() as session:
+        with self.sessions.begin() as session:
             insert = insert_into(session, WeakCheckpointRow).on_conflict_do_update(
                 index_elements=["content_key"], set_=where
             )
@@ -135,13 +95,13 @@ class Store:
 
     def is_registered(self, path: Path) -> bool:
         """Whether any registered checkpoint lies in this folder."""
-        with self._session() as session:
+        with self.sessions() as session:
             return session.scalar(select(WeakCheckpointRow.id).where(WeakCheckpointRow.path == str(path))) is not None
 
     def delete_weak_checkpoint(self, checkpoint_id: str) -> list[str]:
         """Forget a registered checkpoint unless live jobs name it; returns those jobs."""
         this = WeakCheckpointRow.id == checkpoint_id
-        with self._session.begin() as session:
+        with self.sessions.begin() as session:
             # Takes the row from creates under way, as `delete_file` does.
             session.execute(update(WeakCheckpointRow).where(this).values(id=checkpoint_id))
             live = session.scalars(select(JobRow).where(JobRow.state.in_(ACTIVE)).order_by(JobRow.number))
@@ -182,7 +142,7 @@ class Store:
             lost_drivers=0,
         )
         try:
-            with self._session.begin() as session:
+            with self.sessions.begin() as session:
                 session.add(row)
                 session.flush()
                 # Locked: a file deleted since it was looked up is seen, and one that is there stays. SQLite's write
@@ -208,7 +168,7 @@ class Store:
 
     def recent_job_of_body(self, request_digest: str, *, within_s: float) -> JobRow | None:
         """The newest job that a create with the same body made in the last `within_s` seconds."""
-        with self._session() as session:
+        with self.sessions() as session:
             query = select(JobRow).where(
                 JobRow.request_digest == request_digest, JobRow.created_at >= time.time() - within_s
             )
@@ -231,13 +191,13 @@ class Store:
 
     def succeeded_jobs(self) -> list[JobRow]:
         """All jobs that did what was asked, oldest first."""
-        with self._session() as session:
+        with self.sessions() as session:
             query = select(JobRow).where(JobRow.state == State.SUCCEEDED).order_by(JobRow.number)
             return list(session.scalars(query))
 
     def request_cancel(self, job_id: str) -> State:
         """Mark a job for cancelling; a queued one is cancelled at once. Returns the state found."""
-        with self._session.begin() as session:
+        with self.sessions.begin() as session:
             queued = (JobRow.id == job_id, JobRow.state == State.QUEUED)
             if close_job(session, job_id, queued, State.CANCELLED, error=None, message="Cancelled before it started"):
                 return State.QUEUED
@@ -249,17 +209,12 @@ class Store:
 
     def events(self, job_id: str, *, after: str | None, limit: int) -> tuple[list[EventRow], bool]:
         """Newest first."""
-        number = None
-        if after is not None:
-            prefix, _, digits = after.rpartition("-")
-            if prefix != "ftevent" or re.fullmatch("[0-9]{1,18}", digits) is None:
-                raise UnknownCursorError(after)
-            number = int(digits)
-        with self._session() as session:
+        number = None if after is None else event_number(after)
+        with self.sessions() as session:
             query = select(EventRow).where(EventRow.job_id == job_id).order_by(EventRow.number.desc())
-            if number is not None:
+            if after is not None:
                 known = select(EventRow.number).where(EventRow.job_id == job_id, EventRow.number == number)
-                if session.scalar(known) is None:
+                if number is None or session.scalar(known) is None:
                     raise UnknownCursorError(after)
                 query = query.where(EventRow.number < number)
             rows = list(session.scalars(query.limit(limit + 1)))
@@ -267,7 +222,7 @@ class Store:
 
     def trained_tokens(self, job_id: str) -> int:
         """Tokens of all training steps, each counted once however often a crash made it run."""
-        with self._session() as session:
+        with self.sessions() as session:
             tokens = func.sum(EventRow.data["num_tokens"].as_float())
             return int(session.scalar(select(tokens).where(EventRow.job_id == job_id, EventRow.type == "metrics")) or 0)
 
@@ -281,7 +236,7 @@ class Store:
 
     def phases(self, job_id: str) -> list[PhaseRow]:
         """In the order they began."""
-        with self._session() as session:
+        with self.sessions() as session:
             return list(
                 session.scalars(select(PhaseRow).where(PhaseRow.job_id == job_id).order_by(PhaseRow.started_at))
             )
@@ -294,12 +249,12 @@ class Store:
 
     def active_jobs(self) -> list[JobRow]:
         """Jobs that have not ended, oldest first."""
-        with self._session() as session:
+        with self.sessions() as session:
             return list(session.scalars(select(JobRow).where(JobRow.state.in_(ACTIVE)).order_by(JobRow.number)))
 
     def claim(self, job: JobRow, *, message: str, level: str = "info", driver_lost: bool = False) -> int | None:
         """Start the next attempt at a job; None if it has changed meanwhile. The old driver is fenced off at once."""
-        with self._session.begin() as session:
+        with self.sessions.begin() as session:
             claimed = update(JobRow).where(*unchanged(job), JobRow.state.in_((State.QUEUED, State.RUNNING)))
             values = {
                 "attempt": job.attempt + 1,
@@ -315,13 +270,13 @@ class Store:
 
     def end_job(self, job: JobRow, state: State, *, error: dict[str, Any] | None, message: str) -> bool:
         """Close a job from outside its driver; False if its attempt or state has changed meanwhile."""
-        with self._session.begin() as session:
+        with self.sessions.begin() as session:
             return close_job(session, job.id, unchanged(job), state, error=error, message=message)
 
     # Internals
 
     def _one(self, table: type[Row], *conditions: ColumnElement[bool]) -> Row | None:
-        with self._session() as session:
+        with self.sessions() as session:
             return session.scalars(select(table).where(*conditions)).one_or_none()
 
     def _page(
@@ -333,7 +288,7 @@ class Store:
         limit: int,
         oldest_first: bool = False,
     ) -> tuple[list[Listed], bool]:
-        with self._session() as session:
+        with self.sessions() as session:
             query = select(table).where(*conditions)
             query = query.order_by(table.number.asc() if oldest_first else table.number.desc())
             if after is not None:
@@ -343,16 +298,6 @@ class Store:
                 query = query.where(table.number > number if oldest_first else table.number < number)
             rows = list(session.scalars(query.limit(limit + 1)))
         return rows[:limit], len(rows) > limit
-
-    @contextmanager
-    def fenced(self, job_id: str, attempt: int, *, lease_s: float) -> Iterator[Session]:
-        """A transaction that only the current attempt of a running job gets; it also renews the lease."""
-        with self._session.begin() as session:
-            current = (JobRow.id == job_id, JobRow.attempt == attempt, JobRow.state == State.RUNNING)
-            renewed = update(JobRow).where(*current).values(lease_expires_at=time.time() + lease_s)
-            if not changed(session, renewed):
-                raise LostLeaseError(f"attempt {attempt} at {job_id} is not the current one any more")
-            yield session
 
 
 def registered_ids(paths: dict[str, Any]) -> list[str]:

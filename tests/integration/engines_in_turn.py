@@ -16,9 +16,9 @@ from pathlib import Path
 import ray
 from ray import serve
 
+from services.engines.engine_store import Engine, EngineStore
 from services.engines.pool import EnginePool
 from services.engines.scorer import ServeScorer, deploy_scorer
-from services.engines.store import Engine, EngineStore
 from services.jobs.fence import Fence
 from services.jobs.store import Store
 

@@ -395,7 +395,7 @@ def test_a_request_that_the_database_broke_off(home, postgres, monkeypatch, way,
         "deadlock": "DO $$ BEGIN RAISE SQLSTATE '40P01'; END $$",
         "query": "SELECT nothing FROM nowhere",
     }[way]
-    monkeypatch.setattr(Store, "file", lambda self, file_id: self._session().execute(text(statement)))
+    monkeypatch.setattr(Store, "file", lambda self, file_id: self.sessions().execute(text(statement)))
     with (
         postgres.database() as url,
         TestClient(create_app(Settings(home=home, database_url=url)), raise_server_exceptions=False) as client,

@@ -9,7 +9,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from services.api.app import create_app
-from services.chat.store import LEASE_S, ChatState, ChatStore
+from services.chat.chat_store import LEASE_S, ChatState, ChatStore
 from services.control import chat_keeper as keeper_module
 from services.control.chat_keeper import ChatKeeper
 from services.control.ray_jobs import DriverStatus, RayDrivers

@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from services.engines.store import LEAVING_S, Engine, EngineStore, Found, too_many
+from services.engines.engine_store import LEAVING_S, Engine, EngineStore, Found, too_many
 from services.jobs.fence import Fence, LostLeaseError
 from services.jobs.states import State
 

@@ -4,15 +4,16 @@ import time
 
 import pytest
 
-from services.chat.store import ChatStore
+from services.chat.chat_store import ChatStore
 from services.control.ray_jobs import DriverStatus
-from services.control.reconcile import Reconciler, submission_id
-from services.engines.store import Engine, EngineStore
+from services.control.reconcile import Reconciler
+from services.engines.engine_store import Engine, EngineStore
 from services.jobs.fence import Fence
 from services.jobs.states import State
 from services.jobs.store import Store
 from services.settings import Settings
 from tests.services.scripted_ray import ScriptedDrivers
+from wmss.ids import submission_id
 
 SCORER, OTHER = (Engine(app, f"the {app}", num_replicas=1, use_gpu=False) for app in ("scorer-1", "scorer-2"))
 
