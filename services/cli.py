@@ -24,6 +24,7 @@ from wmss.config import JobSpec, parse_job, parse_scores, read_toml
 from wmss.data.convert import FORMATS, CalculatorMarks, Format, convert_file
 from wmss.data.convert_tasks import TASK_FORMATS, TaskFormat, convert_tasks
 from wmss.errors import WmssError
+from wmss.ids import is_checkpoint, is_job
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 models_app = typer.Typer(no_args_is_help=True, help="Models a job may start from.")
@@ -308,11 +309,7 @@ def rounds(
 @app.command()
 def cancel(job_id: JobId, base_url: BaseUrl = None) -> None:
     """Cancel a job, or a request for scores; its workers go within seconds."""
-    api = service.connect(base_url)
-    if job_id.startswith("score-"):
-        status = service.cancel_scores(api, job_id)
-    else:
-        status = api.fine_tuning.jobs.cancel(job_id).status
+    status = service.cancel(service.connect(base_url), job_id)
     console.print(f"{job_id} {status}" + (", stopping" if status == "running" else ""), highlight=False)
 
 
@@ -327,7 +324,7 @@ def chat(
 ) -> None:
     """Talk to a model. The first question waits until its engine has started."""
     api = service.connect(base_url)
-    if model.startswith("ftjob-"):
+    if is_job(model):
         model = api.fine_tuning.jobs.retrieve(model).fine_tuned_model or model
     options: dict[str, Any] = {"temperature": temperature, "max_tokens": max_tokens}
     options = {key: value for key, value in options.items() if value is not None}
@@ -441,9 +438,7 @@ def remove_checkpoint(
     checkpoint_id: Annotated[str, typer.Argument(help="Id of the checkpoint.")], base_url: BaseUrl = None
 ) -> None:
     """Forget a checkpoint. A model's folder stays; what was downloaded from the hub is deleted."""
-    from services.catalog.names import is_checkpoint_id
-
-    if not is_checkpoint_id(checkpoint_id):
+    if not is_checkpoint(checkpoint_id):
         raise WmssError(f"checkpoint id: expected one that `wmss checkpoints list` lists, got {checkpoint_id!r}")
     service.remove_checkpoint(service.connect(base_url), checkpoint_id)
     console.print(checkpoint_id, highlight=False)

@@ -9,7 +9,7 @@ from fastapi import Depends, FastAPI
 from services.api import chat, entropy_scores, files, fine_tuning, health, models, rounds, samples, weak_checkpoints
 from services.api.problems import install, known_json, known_query
 from services.api.state import ServiceState
-from services.chat.store import ChatStore
+from services.chat.chat_store import ChatStore
 from services.control.ray_jobs import RayDrivers
 from services.control.reconcile import Reconciler
 from services.jobs.store import Store

@@ -21,7 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from services.api.problems import Problem, ray_unavailable
 from services.api.state import Service, ServiceState
 from services.catalog.names import resolve_model
-from services.chat.store import LEASE_S, ChatState
+from services.chat.chat_store import LEASE_S, ChatState
 from services.jobs.room import room_for_chat
 from services.jobs.tables import ChatEngineRow
 from wmss.errors import ModelError

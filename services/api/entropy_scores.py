@@ -12,10 +12,10 @@ from services.api.schemas import EventObject, Page, ScoresObject
 from services.api.state import Service, ServiceState
 from services.jobs.kinds import Kind
 from services.jobs.states import TERMINAL
-from services.jobs.store import new_id
 from services.jobs.tables import JobRow
 from services.results.scores import json_lines
 from wmss.config import ScoreSpec
+from wmss.ids import SCORES, new_id
 from wmss.rounds.phases import score_phases
 
 router = APIRouter(prefix="/v1/entropy_scores", tags=["entropy scores"])
@@ -33,7 +33,7 @@ def create(service: Service, spec: ScoreSpec, sending: OfSending) -> ScoresObjec
 
         models, registered = look_up(service, spec, check_scored)
         return service.store.create_job(
-            new_id("score"),
+            new_id(SCORES),
             kind=Kind.ENTROPY_SCORES,
             spec=spec.model_dump(mode="json"),
             paths={"models": [str(folder) for folder in models.values()], "registered": registered},

@@ -11,11 +11,11 @@ from fastapi.responses import FileResponse
 from services.api.problems import Problem, cursor, not_found
 from services.api.schemas import DeletedFile, FileObject, Page
 from services.api.state import Service, ServiceState
-from services.jobs.store import new_id
 from services.jobs.tables import FileRow
 from services.settings import Settings
 from wmss.data.tasks import check_rows
 from wmss.errors import shortened, shown
+from wmss.ids import FILE, new_id
 
 router = APIRouter(prefix="/v1/files", tags=["files"])
 
@@ -52,7 +52,7 @@ def upload(service: Service, file: UploadFile, purpose: Annotated[str, Form()]) 
     filename = os.path.basename((file.filename or "").replace("\\", "/"))[:255] or "upload.jsonl"
     if "\0" in filename:
         raise Problem(400, "invalid_filename", f"file: its name {filename!r} holds a NUL character", param="file")
-    file_id = new_id("file")
+    file_id = new_id(FILE)
     target = service.settings.file_path(file_id)
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.with_suffix(".partial")

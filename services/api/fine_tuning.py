@@ -20,11 +20,11 @@ from services.api.jobs import (
 from services.api.problems import cursor, not_found
 from services.api.schemas import CheckpointObject, EventObject, JobObject, Page, PhaseObject
 from services.api.state import Service, ServiceState
-from services.catalog.names import fine_tuned_name, name_of, named_models, registered_models, resolve_models
+from services.catalog.names import name_of, named_models, registered_models, resolve_models
 from services.jobs.kinds import Kind
-from services.jobs.store import new_id
 from services.jobs.tables import JobRow
 from wmss.config import JobSpec
+from wmss.ids import JOB, fine_tuned_name, new_id
 from wmss.rounds.before.report import Report
 from wmss.rounds.phases import phases_of, rounds_decided
 
@@ -44,7 +44,7 @@ def create(service: Service, spec: JobSpec, sending: OfSending) -> JobObject:
         from wmss.rounds.before.preflight import check_models
 
         models, registered = look_up(service, spec, check_models)
-        job_id = new_id("ftjob")
+        job_id = new_id(JOB)
         return service.store.create_job(
             job_id,
             spec=spec.model_dump(mode="json"),

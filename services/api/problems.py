@@ -2,7 +2,6 @@
 
 import json
 import logging
-import secrets
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -15,10 +14,12 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from starlette.exceptions import HTTPException
 
-from services.jobs.store import UnknownCursorError, may_be_tried_again
+from services.jobs.database import may_be_retried
+from services.jobs.store import UnknownCursorError
 from wmss.config import explain
 from wmss.data.dataset import RowError, distinct_keys
 from wmss.errors import WmssError, shortened, shown
+from wmss.ids import REQUEST, new_id
 
 logger = logging.getLogger(__name__)
 
@@ -140,7 +141,7 @@ def install(app: FastAPI) -> None:
 
     @app.middleware("http")
     async def request_id(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
-        identifier = f"req-{secrets.token_hex(12)}"
+        identifier = new_id(REQUEST)
         try:
             response = await call_next(request)
         except Exception:  # the outermost frame of a request
@@ -184,7 +185,7 @@ def install(app: FastAPI) -> None:
     @app.exception_handler(DBAPIError)
     @app.exception_handler(PoolTimeoutError)
     async def on_database_error(request: Request, error: DBAPIError | PoolTimeoutError) -> Response:
-        if not may_be_tried_again(error):
+        if not may_be_retried(error):
             logger.error("%s %s failed in the database: %s", request.method, request.url.path, error)
             message = "the service failed in its database; its log says how"
             return problem_response(request, Problem(500, "internal_error", message))

@@ -10,6 +10,7 @@ from services.jobs.kinds import Kind
 from services.jobs.states import State, public_status
 from services.jobs.tables import CheckpointRow, EventRow, FileRow, JobRow, PhaseRow, WeakCheckpointRow
 from wmss.config import ScoreSpec
+from wmss.ids import event_id
 from wmss.rounds.phases import in_round, score_phases
 
 Item = TypeVar("Item")
@@ -162,7 +163,7 @@ class EventObject(BaseModel):
     def of(cls, row: EventRow, kind: str) -> "EventObject":
         """From its row and the kind of its job."""
         return cls(
-            id=f"ftevent-{row.number}",
+            id=event_id(row.number),
             object="entropy_scores.event" if kind == Kind.ENTROPY_SCORES else "fine_tuning.job.event",
             created_at=row.created_at,
             level=row.level,

@@ -6,7 +6,7 @@ from typing import Annotated
 import httpx
 from fastapi import Depends, Request
 
-from services.chat.store import ChatStore
+from services.chat.chat_store import ChatStore
 from services.control.ray_jobs import RayDrivers
 from services.control.reconcile import Reconciler
 from services.jobs.store import Store

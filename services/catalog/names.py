@@ -2,7 +2,6 @@
 allowed roots."""
 
 import contextlib
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,10 +11,9 @@ from services.jobs.tables import WeakCheckpointRow
 from services.settings import Settings
 from wmss.config import JobSpec, ScoreSpec, WmssMethod
 from wmss.errors import ModelError, WmssError, raise_all, shown
+from wmss.ids import CHECKPOINT, is_checkpoint, is_fine_tuned, is_job
 from wmss.models.files import file_stamps
 from wmss.records import STRONG_FOLDER, CheckpointDigests
-
-_CHECKPOINT_ID = re.compile("weak-[0-9a-f]{24}")
 
 
 @dataclass(frozen=True)
@@ -25,11 +23,6 @@ class KnownModel:
     id: str
     created_at: int
     owned_by: str
-
-
-def is_checkpoint_id(name: str) -> bool:
-    """Whether a name is the id of a registered checkpoint; no folder can have such a name."""
-    return _CHECKPOINT_ID.fullmatch(name) is not None
 
 
 def named_models(spec: JobSpec | ScoreSpec) -> dict[str, str]:
@@ -47,14 +40,14 @@ def named_models(spec: JobSpec | ScoreSpec) -> dict[str, str]:
 
 def registered_models(names: Mapping[str, str], store: Store | None) -> dict[str, WeakCheckpointRow]:
     """Of the names {field: name} those that are ids of registered checkpoints."""
-    ids = {param: name for param, name in names.items() if is_checkpoint_id(name)}
+    ids = {param: name for param, name in names.items() if is_checkpoint(name)}
     rows = {param: store.weak_checkpoint(name) for param, name in ids.items()} if store is not None else {}
     return {param: row for param, row in rows.items() if row is not None}
 
 
 def name_of(model: str, store: Store) -> str:
     """The name a model was given: of the id of a registered checkpoint the name it was registered by."""
-    row = store.weak_checkpoint(model) if is_checkpoint_id(model) else None
+    row = store.weak_checkpoint(model) if is_checkpoint(model) else None
     return model if row is None else row.name
 
 
@@ -93,9 +86,9 @@ def resolve_model(name: str, store: Store | None, settings: Settings, *, param: 
 
     Without a store (a home in which no service has run yet) there are no finished and no registered models.
     """
-    if is_checkpoint_id(name):
+    if is_checkpoint(name):
         return _registered_folder(name, store, param)
-    if name.startswith("ft:"):
+    if is_fine_tuned(name):
         job = store.job_of_model(name) if store else None
         if job is not None:
             return settings.models / job.id
@@ -112,8 +105,8 @@ def resolve_model(name: str, store: Store | None, settings: Settings, *, param: 
     roots = ", ".join(str(root) for root in settings.allowed_roots)
     raise ModelError(
         f"{param}: no model {shown(name)}: expected the name of a finished model (ft:...), the id of a registered "
-        f"checkpoint (weak-...) or a folder with a config.json under {roots}; put it there or add its parent to "
-        "WMSS_MODEL_ROOTS",
+        f"checkpoint ({CHECKPOINT}-...) or a folder with a config.json under {roots}; put it there or add its parent "
+        "to WMSS_MODEL_ROOTS",
         param=param,
     )
 
@@ -157,7 +150,7 @@ def _folder_under(root: Path, name: str) -> Path | None:
 
 def _is_internal(folder: Path) -> bool:
     """Folders of jobs are named through their jobs, which know whether they succeeded; imports under way by nobody."""
-    return folder.name.startswith("ftjob-") or folder.name.endswith(".partial")
+    return is_job(folder.name) or folder.name.endswith(".partial")
 
 
 def known_models(store: Store | None, settings: Settings) -> list[KnownModel]:
@@ -191,9 +184,3 @@ def local_models(settings: Settings) -> list[KnownModel]:
     """`known_models` of a home whose service need not run."""
     with local_store(settings) as store:
         return known_models(store, settings)
-
-
-def fine_tuned_name(model: str, suffix: str | None, job_id: str) -> str:
-    """Name of a job's result: ft:<base-name>:<suffix>:<id>. The base of a fine-tuned model is its own base."""
-    base = model.split(":")[1] if model.startswith("ft:") else Path(model).name.replace(":", "-")
-    return f"ft:{base}:{suffix or ''}:{job_id}"

@@ -5,11 +5,12 @@ import json
 from pathlib import Path
 
 from services.catalog.hub import PREFIX, HubModel, fetch, forget, hub_model, lacks_revision
-from services.catalog.names import is_checkpoint_id, resolve_model
+from services.catalog.names import resolve_model
 from services.jobs.store import Store
 from services.jobs.tables import WeakCheckpointRow
 from services.settings import Settings
 from wmss.errors import ModelError, raise_all, shown
+from wmss.ids import is_checkpoint
 from wmss.models.files import file_stamps
 
 
@@ -64,7 +65,7 @@ def _on_hub(name: str, store: Store, settings: Settings, param: str) -> HubModel
 
 
 def _local(name: str, store: Store, settings: Settings, param: str) -> Path:
-    if is_checkpoint_id(name):
+    if is_checkpoint(name):
         raise ModelError(f"{param}: {name} is registered already; use the id where a job names a model", param=param)
     try:
         return resolve_model(name, store, settings, param=param)

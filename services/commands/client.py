@@ -20,6 +20,7 @@ from services.jobs.states import TERMINAL
 from services.settings import Settings
 from wmss.config import JobSpec, ScoreSpec
 from wmss.errors import WmssError
+from wmss.ids import is_scores
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 MAX_SILENCE_S = 60.0
@@ -147,9 +148,11 @@ def submit_scores(client: OpenAI, spec: ScoreSpec) -> str:
     return str(made["id"])
 
 
-def cancel_scores(client: OpenAI, scores_id: str) -> str:
-    """Cancel a request for entropy scores; returns its status."""
-    scores: Any = client.post(f"/entropy_scores/{scores_id}/cancel", cast_to=object)
+def cancel(client: OpenAI, job_id: str) -> str:
+    """Cancel a job or a request for entropy scores; returns its status."""
+    if not is_scores(job_id):
+        return client.fine_tuning.jobs.cancel(job_id).status
+    scores: Any = client.post(f"/entropy_scores/{job_id}/cancel", cast_to=object)
     return str(scores["status"])
 
 

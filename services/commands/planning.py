@@ -18,6 +18,7 @@ from services.commands.watching import JobView
 from services.settings import Settings, engine_environment
 from wmss.config import JobSpec, SelfImprovementConfig, SelfImprovementMethod
 from wmss.errors import WmssError
+from wmss.ids import LOCAL, new_id
 from wmss.rounds.improvement.outlook import Case, Outlook, look_ahead
 from wmss.rounds.improvement.pilot import Pilot, run_pilot
 from wmss.rounds.job import Job
@@ -86,7 +87,7 @@ def _run(
     with tempfile.TemporaryDirectory() as scratch, JobView(console, "in this process") as view:
         folder = Path(scratch)
         job = Job(
-            id=f"local-{folder.name}",
+            id=new_id(LOCAL),
             spec=spec,
             base=models["model"],
             weak=None,

@@ -23,6 +23,7 @@ from services.results.scores import json_lines
 from services.settings import Settings
 from wmss.config import ScoreSpec, parse_scores
 from wmss.errors import WmssError
+from wmss.ids import LOCAL, new_id
 from wmss.rounds.journal import Artifacts
 from wmss.rounds.phases import score_phases
 from wmss.rounds.scores.request import PassingJournal, ScoreJob, in_process, run_scores
@@ -89,7 +90,7 @@ def score_here(
         found = resolve_anywhere(spec, store, settings)
     with tempfile.TemporaryDirectory() as scratch, JobView(console, "in this process") as view:
         job = ScoreJob(
-            id=f"local-{Path(scratch).name}",
+            id=new_id(LOCAL),
             spec=spec,
             checkpoints=tuple(found[f"models.{number}"] for number in range(len(spec.models))),
             file=Path(spec.file),

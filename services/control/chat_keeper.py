@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable
 from typing import Protocol
 
-from services.chat.store import ChatState, ChatStore
+from services.chat.chat_store import ChatState, ChatStore
 from services.control.ray_jobs import DriverStatus
 from services.jobs.tables import ChatEngineRow
 from services.settings import Settings

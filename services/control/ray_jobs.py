@@ -8,7 +8,6 @@ would hang the reconcile loop.
 
 import os
 import re
-import secrets
 import shlex
 import sys
 import time
@@ -20,6 +19,7 @@ from typing import Any
 import httpx
 
 from services.settings import Settings, engine_environment
+from wmss.ids import DELETION, new_id
 
 TIMEOUT_S = 10.0
 DELETE_ENGINES_TIMEOUT_S = 60.0
@@ -99,7 +99,7 @@ class RayDrivers:
 
     def delete_engines(self, apps: list[str]) -> None:
         """Delete Serve applications and wait until they are gone."""
-        submission_id = f"delete-{secrets.token_hex(6)}"
+        submission_id = new_id(DELETION)
         self._submit(submission_id, "services.engines.delete", *apps, metadata={})
         deadline = time.monotonic() + DELETE_ENGINES_TIMEOUT_S
         while (status := self.status(submission_id)) is None or not status.ended:

@@ -17,15 +17,16 @@ from collections.abc import Callable
 from functools import partial
 from typing import Protocol
 
-from services.chat.store import ChatStore
+from services.chat.chat_store import ChatStore
 from services.control.chat_keeper import ChatCluster, ChatKeeper
-from services.engines.store import EngineStore, too_many
+from services.engines.engine_store import EngineStore, too_many
 from services.jobs.kinds import resources_of
 from services.jobs.room import Cluster, room_for_chat, room_left, running_jobs
 from services.jobs.states import State
 from services.jobs.store import Store
 from services.jobs.tables import JobRow
 from services.settings import Settings
+from wmss.ids import submission_id
 
 logger = logging.getLogger(__name__)
 
@@ -180,8 +181,3 @@ class Reconciler:
         timer = threading.Timer(0.5, self._wake.set)
         timer.daemon = True
         timer.start()
-
-
-def submission_id(job_id: str, attempt: int) -> str:
-    """Name of the Ray job that drives an attempt."""
-    return f"{job_id}-{attempt}"

@@ -9,16 +9,18 @@ import traceback
 
 import ray
 
-from services.control.reconcile import submission_id
 from services.driver.engines import RayEngines
 from services.driver.journal import DatabaseJournal
 from services.driver.resolve import resolve, resolve_scores
 from services.failures import driver_error
+from services.jobs.database import PATIENCE_S, may_be_retried
+from services.jobs.fence import Fence, LostLeaseError
 from services.jobs.kinds import Kind
 from services.jobs.lease import keep_lease
 from services.jobs.states import State
-from services.jobs.store import PATIENCE_S, Fence, LostLeaseError, Store, may_be_tried_again
+from services.jobs.store import Store
 from services.settings import Settings
+from wmss.ids import submission_id
 from wmss.rounds.scores.request import run_scores
 from wmss.rounds.weak_driven import run_job
 
@@ -46,7 +48,7 @@ def main(job_id: str, attempt: int) -> None:
     except LostLeaseError:
         raise
     except Exception as error:  # the outermost frame: whatever it was, the job must say so
-        if may_be_tried_again(error):  # the database's trouble, not the job's: the next attempt goes on with it
+        if may_be_retried(error):  # the database's trouble, not the job's: the next attempt goes on with it
             raise
         logger.error("job %s failed:\n%s", job_id, traceback.format_exc())
         fault = driver_error(error, log=submission_id(job_id, attempt))

@@ -9,15 +9,16 @@ from typing import Any
 import ray
 from ray.serve.handle import DeploymentHandle
 
-from services.chat.store import ChatStore
+from services.chat.chat_store import ChatStore
 from services.driver.trainer import run_training
+from services.engines.engine_store import Engine, EngineStore
 from services.engines.pool import EnginePool
 from services.engines.replicas import app_name
 from services.engines.sampler import ServeSampler, deploy_sampler
 from services.engines.scorer import ServeScorer, deploy_scorer
-from services.engines.store import Engine, EngineStore
+from services.jobs.fence import Fence
 from services.jobs.room import occupied_by, refusals, room_left, running_jobs, uses_gpu
-from services.jobs.store import Fence, Store
+from services.jobs.store import Store
 from services.settings import Settings
 from wmss.errors import WmssError
 from wmss.rounds.job import Job

@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from services.jobs.store import Fence, NewEvent, Store
+from services.jobs.fence import Fence, NewEvent
+from services.jobs.store import Store
 from wmss.rounds.journal import Artifacts
 
 

@@ -13,7 +13,9 @@ from ray.train import Checkpoint, CheckpointConfig, FailureConfig, RunConfig, Sc
 from ray.train.torch import TorchTrainer, get_device
 
 from services.failures import last_line, memory_error
-from services.jobs.store import PATIENCE_S, Fence, NewEvent, Store
+from services.jobs.database import PATIENCE_S
+from services.jobs.fence import Fence, NewEvent
+from services.jobs.store import Store
 from services.settings import Settings, engine_environment
 from wmss.errors import TrainingError, WmssError
 from wmss.rounds.phases import kind_and_round

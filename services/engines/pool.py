@@ -11,9 +11,9 @@ from typing import Any
 from ray import serve
 from ray.serve.handle import DeploymentHandle
 
+from services.engines.engine_store import Engine, EngineStore, Found, too_many
 from services.engines.replicas import delete_apps
-from services.engines.store import Engine, EngineStore, Found, too_many
-from services.jobs.store import Fence, NewEvent
+from services.jobs.fence import Fence, NewEvent
 
 POLL_S = 0.5
 REASONS = {

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from services.jobs.store import Fence, LostLeaseError
+from services.jobs.fence import Fence, LostLeaseError
 
 logger = logging.getLogger(__name__)
 

@@ -1,65 +1,25 @@
-"""The job database: the source of truth.
-What a driver writes goes through `Fence`, which touches the job's row first under the condition that the attempt is
-still the current one; a driver that lost its job can change nothing.
-"""
+"""The job database: the source of truth."""
 
-import logging
-import re
-import secrets
-import sqlite3
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
-from alembic import command
-from alembic.config import Config as AlembicConfig
-from sqlalchemy import (
-    ColumnElement,
-    CursorResult,
-    Delete,
-    Dialect,
-    Update,
-    create_engine,
-    delete,
-    event,
-    func,
-    make_url,
-    or_,
-    select,
-    update,
-)
-from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError
-from sqlalchemy.exc import TimeoutError as PoolTimeoutError
-from sqlalchemy.orm import Session, sessionmaker
+from sqlalchemy import ColumnElement, delete, func, or_, select, update
+from sqlalchemy.exc import IntegrityError
 
+from services.jobs.database import Database, changed, insert_into
+from services.jobs.fence import NewEvent, add_events, close_job, unchanged
 from services.jobs.kinds import Kind
 from services.jobs.states import ACTIVE, State
 from services.jobs.tables import Base, CheckpointRow, EventRow, FileRow, JobRow, PhaseRow, WeakCheckpointRow
-
-logger = logging.getLogger(__name__)
-
-CONNECT_TIMEOUT_S = 5
-"""Time a database server has to take a connection; the address may say otherwise (`?connect_timeout=`)."""
-PATIENCE_S = 120.0
-"""How long drivers and training workers wait for a database server that is away."""
-RETRY_S = 0.5
-RETRIED_SQLSTATES = ("08", "40", "53", "57")
-"""PostgreSQL's classes of errors that pass: connections, transactions rolled back (a deadlock), resources, shutdown."""
+from wmss.ids import CHECKPOINT, event_number, new_id
 
 FILE_FIELDS = ("training_file", "validation_file", "file")
 """Fields of a job's request that name uploaded files."""
 
 Row = TypeVar("Row", bound=Base)
 Listed = TypeVar("Listed", FileRow, JobRow, CheckpointRow, WeakCheckpointRow)
-
-
-class LostLeaseError(RuntimeError):
-    """This driver's attempt is no longer the current one: another driver has the job, or the job has ended."""
 
 
 class UnknownFileError(ValueError):
@@ -78,73 +38,8 @@ class UnknownCursorError(ValueError):
     """`after` names nothing in the list."""
 
 
-@dataclass(frozen=True)
-class NewEvent:
-    """An event to be recorded."""
-
-    message: str
-    level: str = "info"
-    type: str = "message"
-    data: dict[str, Any] | None = None
-    key: str | None = None
-
-
-def may_be_tried_again(error: Exception) -> bool:
-    """Whether the database was away, busy or full of connections, rather than the statement wrong."""
-    if isinstance(error, PoolTimeoutError):
-        return True
-    if not isinstance(error, DBAPIError):
-        return False
-    if error.connection_invalidated or not isinstance(error, OperationalError):
-        return error.connection_invalidated
-    if isinstance(error.orig, sqlite3.Error):
-        return any(sign in str(error.orig) for sign in ("locked", "unable to open"))
-    state: str | None = getattr(error.orig, "sqlstate", None)  # none: there was no connection
-    return state is None or state[:2] in RETRIED_SQLSTATES
-
-
-def new_id(prefix: str) -> str:
-    """An opaque id that cannot be guessed."""
-    return f"{prefix}-{secrets.token_hex(12)}"
-
-
-class Store:
-    """Sessions on one database; safe to share between threads. Every method but `fenced` is one transaction.
-
-    A server that cannot be reached is tried again for `patience_s` seconds before a call fails.
-    """
-
-    def __init__(self, url: str, *, patience_s: float = 0.0) -> None:
-        self.url = url
-        self._engine = create_engine(url, pool_pre_ping=True, **_server_options(url))
-        if self._engine.dialect.name == "sqlite":
-            event.listen(self._engine, "connect", _configure_sqlite)
-            # The driver's own transactions do not cover CREATE TABLE: a migration cut short would never start again.
-            event.listen(self._engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN"))
-        else:
-            event.listen(self._engine, "do_connect", partial(_connect, patience_s=patience_s))
-        self._session = sessionmaker(self._engine, expire_on_commit=False)
-
-    @property
-    def sessions(self) -> sessionmaker[Session]:
-        """Makes sessions on this database, for the parts of it that have a store of their own."""
-        return self._session
-
-    def migrate(self, revision: str = "head") -> None:
-        """Bring the schema up to a revision, the newest unless told otherwise."""
-        config = AlembicConfig()
-        config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
-        config.attributes["engine"] = self._engine
-        command.upgrade(config, revision)
-
-    def ping(self) -> None:
-        """Raise unless the database answers."""
-        with self._session() as session:
-            session.execute(select(1))
-
-    def close(self) -> None:
-        """Close all connections."""
-        self._engine.dispose()
+class Store(Database):
+    """Files, registered checkpoints, and jobs with all that belongs to them; every method is one transaction."""
 
     # Files
 
@@ -153,7 +48,7 @@ class Store:
         row = FileRow(
             id=file_id, created_at=int(time.time()), filename=filename, purpose=purpose, bytes=size, sha256=sha256
         )
-        with self._session.begin() as session:
+        with self.sessions.begin() as session:
             session.add(row)
         return row
 
@@ -168,7 +63,7 @@ class Store:
     def delete_file(self, file_id: str) -> list[str]:
         """Forget a file unless live jobs need it; returns those jobs."""
         named = or_(*(JobRow.spec[key].as_string() == file_id for key in FILE_FIELDS))
-        with self._session.begin() as session:
+        with self.sessions.begin() as session:
             # Takes the row from creates under way (`create_job`), so that the next statement sees the jobs they make.
             session.execute(update(FileRow).where(FileRow.id == file_id).values(id=file_id))
             needed_by = select(JobRow.id).where(JobRow.state.in_(ACTIVE), named)
@@ -180,10 +75,10 @@ class Store:
     def add_weak_checkpoint(self, **values: Any) -> WeakCheckpointRow:
         """Register a checkpoint (the columns of its row). The same content under the same name keeps its row, which
         then says where it lies now."""
-        row = {"id": new_id("weak"), "created_at": int(time.time())} | values
+        row = {"id": new_id(CHECKPOINT), "created_at": int(time.time())} | values
         where = {column: values[column] for column in ("path", "revision", "files")}
-        with self._session.begin() as session:
-            insert = _insert(session, WeakCheckpointRow).on_conflict_do_update(
+        with self.sessions.begin() as session:
+            insert = insert_into(session, WeakCheckpointRow).on_conflict_do_update(
                 index_elements=["content_key"], set_=where
             )
             session.execute(insert, [row])
@@ -200,13 +95,13 @@ class Store:
 
     def is_registered(self, path: Path) -> bool:
         """Whether any registered checkpoint lies in this folder."""
-        with self._session() as session:
+        with self.sessions() as session:
             return session.scalar(select(WeakCheckpointRow.id).where(WeakCheckpointRow.path == str(path))) is not None
 
     def delete_weak_checkpoint(self, checkpoint_id: str) -> list[str]:
         """Forget a registered checkpoint unless live jobs name it; returns those jobs."""
         this = WeakCheckpointRow.id == checkpoint_id
-        with self._session.begin() as session:
+        with self.sessions.begin() as session:
             # Takes the row from creates under way, as `delete_file` does.
             session.execute(update(WeakCheckpointRow).where(this).values(id=checkpoint_id))
             live = session.scalars(select(JobRow).where(JobRow.state.in_(ACTIVE)).order_by(JobRow.number))
@@ -247,7 +142,7 @@ class Store:
             lost_drivers=0,
         )
         try:
-            with self._session.begin() as session:
+            with self.sessions.begin() as session:
                 session.add(row)
                 session.flush()
                 # Locked: a file deleted since it was looked up is seen, and one that is there stays. SQLite's write
@@ -260,7 +155,7 @@ class Store:
                     known = select(WeakCheckpointRow.id).where(WeakCheckpointRow.id == checkpoint_id)
                     if session.scalar(known.with_for_update(read=True)) is None:
                         raise UnknownCheckpointError(checkpoint_id)
-                _add_events(session, job_id, [NewEvent("Job accepted; it starts when a place is free")])
+                add_events(session, job_id, [NewEvent("Job accepted; it starts when a place is free")])
         except IntegrityError as error:
             if request_key is not None and self.job_of_key(request_key) is not None:
                 raise KeyTakenError(request_key) from error
@@ -273,7 +168,7 @@ class Store:
 
     def recent_job_of_body(self, request_digest: str, *, within_s: float) -> JobRow | None:
         """The newest job that a create with the same body made in the last `within_s` seconds."""
-        with self._session() as session:
+        with self.sessions() as session:
             query = select(JobRow).where(
                 JobRow.request_digest == request_digest, JobRow.created_at >= time.time() - within_s
             )
@@ -296,35 +191,30 @@ class Store:
 
     def succeeded_jobs(self) -> list[JobRow]:
         """All jobs that did what was asked, oldest first."""
-        with self._session() as session:
+        with self.sessions() as session:
             query = select(JobRow).where(JobRow.state == State.SUCCEEDED).order_by(JobRow.number)
             return list(session.scalars(query))
 
     def request_cancel(self, job_id: str) -> State:
         """Mark a job for cancelling; a queued one is cancelled at once. Returns the state found."""
-        with self._session.begin() as session:
+        with self.sessions.begin() as session:
             queued = (JobRow.id == job_id, JobRow.state == State.QUEUED)
-            if _end(session, job_id, queued, State.CANCELLED, error=None, message="Cancelled before it started"):
+            if close_job(session, job_id, queued, State.CANCELLED, error=None, message="Cancelled before it started"):
                 return State.QUEUED
             running = (JobRow.id == job_id, JobRow.state == State.RUNNING)
             if changed(session, update(JobRow).where(*running).values(state=State.CANCELLING)):
-                _add_events(session, job_id, [NewEvent("Cancelling: stopping training and engines")])
+                add_events(session, job_id, [NewEvent("Cancelling: stopping training and engines")])
                 return State.RUNNING
             return State(session.scalars(select(JobRow.state).where(JobRow.id == job_id)).one())
 
     def events(self, job_id: str, *, after: str | None, limit: int) -> tuple[list[EventRow], bool]:
         """Newest first."""
-        number = None
-        if after is not None:
-            prefix, _, digits = after.rpartition("-")
-            if prefix != "ftevent" or re.fullmatch("[0-9]{1,18}", digits) is None:
-                raise UnknownCursorError(after)
-            number = int(digits)
-        with self._session() as session:
+        number = None if after is None else event_number(after)
+        with self.sessions() as session:
             query = select(EventRow).where(EventRow.job_id == job_id).order_by(EventRow.number.desc())
-            if number is not None:
+            if after is not None:
                 known = select(EventRow.number).where(EventRow.job_id == job_id, EventRow.number == number)
-                if session.scalar(known) is None:
+                if number is None or session.scalar(known) is None:
                     raise UnknownCursorError(after)
                 query = query.where(EventRow.number < number)
             rows = list(session.scalars(query.limit(limit + 1)))
@@ -332,7 +222,7 @@ class Store:
 
     def trained_tokens(self, job_id: str) -> int:
         """Tokens of all training steps, each counted once however often a crash made it run."""
-        with self._session() as session:
+        with self.sessions() as session:
             tokens = func.sum(EventRow.data["num_tokens"].as_float())
             return int(session.scalar(select(tokens).where(EventRow.job_id == job_id, EventRow.type == "metrics")) or 0)
 
@@ -346,7 +236,7 @@ class Store:
 
     def phases(self, job_id: str) -> list[PhaseRow]:
         """In the order they began."""
-        with self._session() as session:
+        with self.sessions() as session:
             return list(
                 session.scalars(select(PhaseRow).where(PhaseRow.job_id == job_id).order_by(PhaseRow.started_at))
             )
@@ -359,13 +249,13 @@ class Store:
 
     def active_jobs(self) -> list[JobRow]:
         """Jobs that have not ended, oldest first."""
-        with self._session() as session:
+        with self.sessions() as session:
             return list(session.scalars(select(JobRow).where(JobRow.state.in_(ACTIVE)).order_by(JobRow.number)))
 
     def claim(self, job: JobRow, *, message: str, level: str = "info", driver_lost: bool = False) -> int | None:
         """Start the next attempt at a job; None if it has changed meanwhile. The old driver is fenced off at once."""
-        with self._session.begin() as session:
-            claimed = update(JobRow).where(*_unchanged(job), JobRow.state.in_((State.QUEUED, State.RUNNING)))
+        with self.sessions.begin() as session:
+            claimed = update(JobRow).where(*unchanged(job), JobRow.state.in_((State.QUEUED, State.RUNNING)))
             values = {
                 "attempt": job.attempt + 1,
                 "state": State.RUNNING,
@@ -375,18 +265,18 @@ class Store:
             }
             if not changed(session, claimed.values(values)):
                 return None
-            _add_events(session, job.id, [NewEvent(message, level=level)])
+            add_events(session, job.id, [NewEvent(message, level=level)])
         return job.attempt + 1
 
     def end_job(self, job: JobRow, state: State, *, error: dict[str, Any] | None, message: str) -> bool:
         """Close a job from outside its driver; False if its attempt or state has changed meanwhile."""
-        with self._session.begin() as session:
-            return _end(session, job.id, _unchanged(job), state, error=error, message=message)
+        with self.sessions.begin() as session:
+            return close_job(session, job.id, unchanged(job), state, error=error, message=message)
 
     # Internals
 
     def _one(self, table: type[Row], *conditions: ColumnElement[bool]) -> Row | None:
-        with self._session() as session:
+        with self.sessions() as session:
             return session.scalars(select(table).where(*conditions)).one_or_none()
 
     def _page(
@@ -398,7 +288,7 @@ class Store:
         limit: int,
         oldest_first: bool = False,
     ) -> tuple[list[Listed], bool]:
-        with self._session() as session:
+        with self.sessions() as session:
             query = select(table).where(*conditions)
             query = query.order_by(table.number.asc() if oldest_first else table.number.desc())
             if after is not None:
@@ -409,190 +299,7 @@ class Store:
             rows = list(session.scalars(query.limit(limit + 1)))
         return rows[:limit], len(rows) > limit
 
-    @contextmanager
-    def fenced(self, job_id: str, attempt: int, *, lease_s: float) -> Iterator[Session]:
-        """A transaction that only the current attempt of a running job gets; it also renews the lease."""
-        with self._session.begin() as session:
-            current = (JobRow.id == job_id, JobRow.attempt == attempt, JobRow.state == State.RUNNING)
-            renewed = update(JobRow).where(*current).values(lease_expires_at=time.time() + lease_s)
-            if not changed(session, renewed):
-                raise LostLeaseError(f"attempt {attempt} at {job_id} is not the current one any more")
-            yield session
-
-
-class Fence:
-    """One driver's (or its workers') hand on the database, valid while its attempt is the current one."""
-
-    def __init__(self, store: Store, job_id: str, attempt: int, *, lease_s: float) -> None:
-        self._store = store
-        self.job_id = job_id
-        self.attempt = attempt
-        self._lease_s = lease_s
-
-    def transaction(self) -> AbstractContextManager[Session]:
-        """A transaction that renews the lease; raises `LostLeaseError` if the attempt is not the current one."""
-        return self._store.fenced(self.job_id, self.attempt, lease_s=self._lease_s)
-
-    def _got_somewhere(self, session: Session) -> None:
-        session.execute(update(JobRow).where(JobRow.id == self.job_id).values(lost_drivers=0))
-
-    def renew(self) -> None:
-        """Keep the lease."""
-        with self.transaction():
-            pass
-
-    def record_events(self, events: Sequence[NewEvent]) -> None:
-        """Tell the owner."""
-        with self.transaction() as session:
-            _add_events(session, self.job_id, events)
-
-    def start_phase(self, name: str) -> None:
-        """A phase begins, or begins again."""
-        with self.transaction() as session:
-            session.merge(
-                PhaseRow(job_id=self.job_id, name=name, started_at=time.time(), finished_at=None, done=0, total=0)
-            )
-
-    def progress(self, name: str, done: int, total: int) -> None:
-        """How far a phase is."""
-        with self.transaction() as session:
-            session.execute(
-                update(PhaseRow)
-                .where(PhaseRow.job_id == self.job_id, PhaseRow.name == name)
-                .values(done=done, total=total)
-            )
-
-    def finish_phase(self, name: str, artifacts: dict[str, Any]) -> None:
-        """A phase is done."""
-        with self.transaction() as session:
-            self._got_somewhere(session)
-            row = session.get_one(PhaseRow, (self.job_id, name))
-            row.finished_at, row.artifacts = time.time(), artifacts
-            row.total = max(row.total, 1)
-            row.done = row.total
-
-    def record_checkpoint(
-        self, *, phase: str, step: int, path: Path, model_name: str, metrics: dict[str, Any], keep_last: int
-    ) -> None:
-        """A checkpoint exists; those of the phase that retention has removed are forgotten."""
-        with self.transaction() as session:
-            self._got_somewhere(session)
-            same_phase = (CheckpointRow.job_id == self.job_id, CheckpointRow.phase == phase)
-            session.execute(delete(CheckpointRow).where(*same_phase, CheckpointRow.step == step))
-            session.add(
-                CheckpointRow(
-                    id=new_id("ftckpt"),
-                    job_id=self.job_id,
-                    created_at=int(time.time()),
-                    phase=phase,
-                    step=step,
-                    path=str(path),
-                    model_name=model_name,
-                    metrics=metrics,
-                )
-            )
-            session.flush()
-            kept = select(CheckpointRow.number).where(*same_phase).order_by(CheckpointRow.step.desc()).limit(keep_last)
-            kept_numbers = list(session.scalars(kept))
-            session.execute(delete(CheckpointRow).where(*same_phase, CheckpointRow.number.not_in(kept_numbers)))
-
-    def end(self, state: State, *, error: dict[str, Any] | None, message: str, trained_tokens: int | None) -> None:
-        """Close the job."""
-        with self.transaction() as session:
-            _end(session, self.job_id, (JobRow.id == self.job_id,), state, error=error, message=message)
-            session.execute(update(JobRow).where(JobRow.id == self.job_id).values(trained_tokens=trained_tokens))
-
-
-# Every change of state is one conditional UPDATE: a read first would let two writers both believe they won.
-
-
-def _unchanged(job: JobRow) -> tuple[ColumnElement[bool], ...]:
-    """The job is still as this row says."""
-    return (JobRow.id == job.id, JobRow.attempt == job.attempt, JobRow.state == job.state)
-
 
 def registered_ids(paths: dict[str, Any]) -> list[str]:
     """Ids of the registered checkpoints that a job with these paths names."""
     return [entry["id"] for entry in paths.get("registered", {}).values()]
-
-
-def changed(session: Session, statement: Update | Delete) -> bool:
-    """Whether the statement changed its one row."""
-    result = cast("CursorResult[Any]", session.execute(statement))
-    return bool(result.rowcount == 1)
-
-
-def _end(
-    session: Session,
-    job_id: str,
-    conditions: Sequence[ColumnElement[bool]],
-    state: State,
-    *,
-    error: dict[str, Any] | None,
-    message: str,
-) -> bool:
-    """Close a job if the conditions hold."""
-    closed = update(JobRow).where(*conditions)
-    values = {"state": state, "error": error, "finished_at": int(time.time()), "lease_expires_at": None}
-    if not changed(session, closed.values(values)):
-        return False
-    _add_events(session, job_id, [NewEvent(message, level="error" if state is State.FAILED else "info")])
-    return True
-
-
-def _add_events(session: Session, job_id: str, events: Sequence[NewEvent]) -> None:
-    if not events:
-        return
-    rows = [
-        {
-            "job_id": job_id,
-            "key": item.key,
-            "created_at": int(time.time()),
-            "level": item.level,
-            "type": item.type,
-            "message": item.message,
-            "data": item.data,
-        }
-        for item in events
-    ]
-    insert = _insert(session, EventRow).on_conflict_do_nothing(index_elements=["job_id", "key"])
-    session.execute(insert, rows)
-
-
-def _insert(session: Session, table: type[Base]) -> Any:
-    """An INSERT that can say what a conflict means; both databases have it, each in a module of its own."""
-    dialect = sqlite if session.get_bind().dialect.name == "sqlite" else postgresql
-    return dialect.insert(table)
-
-
-def _server_options(url: str) -> dict[str, Any]:
-    """What a database server, and only that, is asked for."""
-    address = make_url(url)
-    if address.get_backend_name() == "sqlite":
-        return {}
-    timeout = {} if "connect_timeout" in address.query else {"connect_timeout": CONNECT_TIMEOUT_S}
-    # Every conditional UPDATE relies on it: one that waited for another writer looks at the row again.
-    return {"isolation_level": "READ COMMITTED", "connect_args": timeout}
-
-
-def _connect(
-    dialect: Dialect, _record: Any, arguments: list[Any], options: dict[str, Any], *, patience_s: float
-) -> Any:
-    deadline = time.monotonic() + patience_s
-    while True:
-        try:
-            return dialect.connect(*arguments, **options)
-        except dialect.loaded_dbapi.OperationalError as error:
-            if time.monotonic() >= deadline:
-                raise
-            logger.warning("the job database cannot be reached (%s); trying again", type(error).__name__)
-        time.sleep(RETRY_S)
-
-
-def _configure_sqlite(connection: Any, _record: Any) -> None:
-    """Readers beside one writer (WAL), waiting instead of failing, and no accepted job lost to a power cut."""
-    connection.isolation_level = None  # SQLAlchemy's "begin" event opens transactions instead
-    connection.execute("PRAGMA journal_mode=WAL")
-    connection.execute("PRAGMA busy_timeout=30000")
-    connection.execute("PRAGMA synchronous=FULL")
-    connection.execute("PRAGMA foreign_keys=ON")

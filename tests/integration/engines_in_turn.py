@@ -16,10 +16,11 @@ from pathlib import Path
 import ray
 from ray import serve
 
+from services.engines.engine_store import Engine, EngineStore
 from services.engines.pool import EnginePool
 from services.engines.scorer import ServeScorer, deploy_scorer
-from services.engines.store import Engine, EngineStore
-from services.jobs.store import Fence, Store
+from services.jobs.fence import Fence
+from services.jobs.store import Store
 
 IDS = [[5, 6, 7, 8, 9]] * 3
 IDLE_S = "3"

@@ -7,7 +7,7 @@ import openai
 import pytest
 import torch
 
-from services.chat.store import ChatState, ChatStore
+from services.chat.chat_store import ChatState, ChatStore
 from services.jobs.store import Store
 from services.settings import Settings
 from tests.integration.stack import WMSS, wait_for

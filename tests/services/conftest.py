@@ -7,8 +7,8 @@ from typer.testing import CliRunner
 
 from services import cli
 from services.api.app import create_app
-from services.control.ray_jobs import RayDrivers
 from services.jobs.store import Store
+from tests.services.scripted_ray import QuietRay, put_in_place_of_ray
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -31,12 +31,14 @@ def job_store(database_url):
 
 
 @pytest.fixture
-def serve(monkeypatch):
-    """Makes a client of a service with given settings. Its Ray answers and starts nothing: jobs end at the queue."""
-    monkeypatch.setattr(RayDrivers, "ping", lambda self: None)
-    monkeypatch.setattr(RayDrivers, "cluster_resources", lambda self: {"CPU": 4.0})
-    monkeypatch.setattr(RayDrivers, "submit", lambda self, *arguments: None)
-    monkeypatch.setattr(RayDrivers, "status", lambda self, submission: None)
+def quiet_ray(monkeypatch):
+    """Ray, as the API meets it, answers and starts nothing."""
+    put_in_place_of_ray(monkeypatch, QuietRay())
+
+
+@pytest.fixture
+def serve(quiet_ray):
+    """Makes a client of a service with given settings, with a quiet Ray."""
     return lambda settings: TestClient(create_app(settings), raise_server_exceptions=False)
 
 

@@ -8,7 +8,6 @@ from fastapi.testclient import TestClient
 from sqlalchemy import text
 
 from services.api.app import create_app
-from services.control.ray_jobs import RayDrivers
 from services.jobs.store import Store
 from services.settings import Settings
 from tests.postgres import PASSWORD
@@ -367,8 +366,7 @@ def test_without_ray_jobs_are_refused_and_nothing_is_kept(home, database_url):
         assert client.get("/healthz").status_code == 200
 
 
-def test_while_the_database_is_away_requests_are_refused_and_may_be_sent_again(home, postgres, monkeypatch):
-    monkeypatch.setattr(RayDrivers, "ping", lambda self: None)
+def test_while_the_database_is_away_requests_are_refused_and_may_be_sent_again(home, postgres, quiet_ray):
     with postgres.database() as url, TestClient(create_app(Settings(home=home, database_url=url))) as client:
         file = upload(client).json()["id"]
         postgres.stop()
@@ -397,7 +395,7 @@ def test_a_request_that_the_database_broke_off(home, postgres, monkeypatch, way,
         "deadlock": "DO $$ BEGIN RAISE SQLSTATE '40P01'; END $$",
         "query": "SELECT nothing FROM nowhere",
     }[way]
-    monkeypatch.setattr(Store, "file", lambda self, file_id: self._session().execute(text(statement)))
+    monkeypatch.setattr(Store, "file", lambda self, file_id: self.sessions().execute(text(statement)))
     with (
         postgres.database() as url,
         TestClient(create_app(Settings(home=home, database_url=url)), raise_server_exceptions=False) as client,

@@ -9,40 +9,15 @@ import pytest
 from fastapi.testclient import TestClient
 
 from services.api.app import create_app
-from services.chat.store import LEASE_S, ChatState, ChatStore
+from services.chat.chat_store import LEASE_S, ChatState, ChatStore
 from services.control import chat_keeper as keeper_module
 from services.control.chat_keeper import ChatKeeper
 from services.control.ray_jobs import DriverStatus, RayDrivers
 from services.jobs.kinds import Kind
 from services.jobs.room import leaves_room, room_for_chat
 from services.settings import Settings
+from tests.services.scripted_ray import ScriptedCluster, put_in_place_of_ray
 from wmss.config import Resources, ScoreSpec
-
-
-class ScriptedCluster:
-    """Ray as far as the chat engine needs it; the test sets how far a start is."""
-
-    def __init__(self):
-        self.start_status = DriverStatus.RUNNING
-        self.started, self.stopped, self.deleted = [], [], []
-
-    def status(self, submission_id):
-        return self.start_status
-
-    def start_chat(self, app, checkpoint, model):
-        self.started.append((app, checkpoint, model))
-
-    def last_words(self, submission_id):
-        return "ValueError: no such architecture"
-
-    def stop(self, submission_id):
-        self.stopped.append(submission_id)
-
-    def delete_engines(self, apps):
-        self.deleted += apps
-
-    def cluster_resources(self):
-        return {"CPU": 4.0}
 
 
 @pytest.fixture
@@ -235,8 +210,7 @@ def test_engines_of_a_request_for_scores_take_room(job_store, cluster, num_repli
 
 @pytest.fixture
 def api(tmp_path, monkeypatch, cluster, checkpoints):
-    for name in ("ping", "cluster_resources", "start_chat", "status", "last_words", "delete_engines"):
-        monkeypatch.setattr(RayDrivers, name, getattr(cluster, name, lambda *_: None))
+    put_in_place_of_ray(monkeypatch, cluster)
     for name in ("a", "b"):
         shutil.copytree(checkpoints["qwen3"], tmp_path / "models" / name)
     settings = Settings(home=tmp_path, chat_start_s=1, reconcile_s=0.05, serve_url="http://engine")

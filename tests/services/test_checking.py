@@ -8,8 +8,9 @@ from typer.testing import CliRunner
 
 from services.catalog.registry import register
 from services.cli import app
+from services.jobs.fence import Fence
 from services.jobs.states import State
-from services.jobs.store import Fence, Store
+from services.jobs.store import Store
 from services.settings import Settings
 from wmss.tasks.arithmetic import make_problems, write_jsonl
 

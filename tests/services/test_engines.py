@@ -5,9 +5,9 @@ import time
 
 import pytest
 
-from services.engines.store import LEAVING_S, Engine, EngineStore, Found, too_many
+from services.engines.engine_store import LEAVING_S, Engine, EngineStore, Found, too_many
+from services.jobs.fence import Fence, LostLeaseError
 from services.jobs.states import State
-from services.jobs.store import Fence, LostLeaseError
 
 
 def engine(name, *, num_replicas=1, use_gpu=False):

@@ -6,9 +6,10 @@ import json
 import pyarrow.parquet as pq
 import pytest
 
+from services.jobs.fence import Fence
 from services.jobs.kinds import Kind
 from services.jobs.states import State
-from services.jobs.store import Fence, Store
+from services.jobs.store import Store
 from services.results import scores as score_tables
 from tests.rounds.test_score_request import ScriptedEngines
 from tests.services.test_api import api, create, home, problem, upload  # noqa: F401

@@ -5,9 +5,10 @@ import time
 
 import pytest
 
+from services.jobs.fence import Fence, LostLeaseError
 from services.jobs.lease import keep_lease
 from services.jobs.states import State
-from services.jobs.store import Fence, LostLeaseError, Store
+from services.jobs.store import Store
 
 
 @pytest.fixture

@@ -4,44 +4,18 @@ import time
 
 import pytest
 
-from services.chat.store import ChatStore
+from services.chat.chat_store import ChatStore
 from services.control.ray_jobs import DriverStatus
-from services.control.reconcile import Reconciler, submission_id
-from services.engines.store import Engine, EngineStore
+from services.control.reconcile import Reconciler
+from services.engines.engine_store import Engine, EngineStore
+from services.jobs.fence import Fence
 from services.jobs.states import State
-from services.jobs.store import Fence, Store
+from services.jobs.store import Store
 from services.settings import Settings
+from tests.services.scripted_ray import ScriptedDrivers
+from wmss.ids import submission_id
 
 SCORER, OTHER = (Engine(app, f"the {app}", num_replicas=1, use_gpu=False) for app in ("scorer-1", "scorer-2"))
-
-
-class ScriptedDrivers:
-    """Drivers whose status the test sets. As with Ray, one that was asked to stop still runs for a while."""
-
-    def __init__(self):
-        self.statuses = {}
-        self.stopped = []
-        self.deleted = []
-        self.total = {"CPU": 4}
-
-    def cluster_resources(self):
-        return self.total
-
-    def start_chat(self, app, checkpoint, model):
-        self.statuses[app] = DriverStatus.RUNNING
-
-    def status(self, submission):
-        return self.statuses.get(submission)
-
-    def submit(self, submission, job_id, attempt):
-        assert submission not in self.statuses, f"Ray refuses {submission}, which it has seen"
-        self.statuses[submission] = DriverStatus.RUNNING
-
-    def stop(self, submission):
-        self.stopped.append(submission)
-
-    def delete_engines(self, apps):
-        self.deleted += apps
 
 
 @pytest.fixture

@@ -9,8 +9,9 @@ import pytest
 from openai import BadRequestError
 
 from services.api.samples import SampleQuery
+from services.jobs.fence import Fence
 from services.jobs.states import State
-from services.jobs.store import Fence, Store
+from services.jobs.store import Store
 from services.results.samples import COLUMNS
 from services.settings import Settings
 from tests.services.test_api import problem, upload

@@ -13,21 +13,13 @@ from alembic.migration import MigrationContext
 from sqlalchemy import create_engine, event
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
-from services.chat.store import ChatStore
+from services.chat.chat_store import ChatStore
 from services.control.supervisor import free_port
-from services.engines.store import Engine, EngineStore
+from services.engines.engine_store import Engine, EngineStore
+from services.jobs.fence import Fence, LostLeaseError, NewEvent
 from services.jobs.kinds import Kind
 from services.jobs.states import State
-from services.jobs.store import (
-    Fence,
-    KeyTakenError,
-    LostLeaseError,
-    NewEvent,
-    Store,
-    UnknownCheckpointError,
-    UnknownCursorError,
-    UnknownFileError,
-)
+from services.jobs.store import KeyTakenError, Store, UnknownCheckpointError, UnknownCursorError, UnknownFileError
 from services.jobs.tables import Base
 from services.settings import Settings
 

@@ -9,8 +9,9 @@ import pytest
 from openai import NotFoundError
 
 from services.control.supervisor import free_port
+from services.jobs.fence import Fence
 from services.jobs.states import State
-from services.jobs.store import Fence, Store, UnknownCheckpointError
+from services.jobs.store import Store, UnknownCheckpointError
 from services.settings import Settings
 from tests.services.hub_server import running_hub
 from tests.services.test_api import create, problem, upload, validate

@@ -15,8 +15,9 @@ from enum import StrEnum
 from sqlalchemy import delete, exists, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
-from services.jobs.store import Store, changed, new_id
+from services.jobs.database import Database, changed
 from services.jobs.tables import ChatEngineRow, ChatRequestRow
+from wmss.ids import CHAT_ENGINE, CHAT_REQUEST, new_id
 
 LEASE_S = 30.0
 """Life of a request's lease. Whoever relays the answer renews it three times as often."""
@@ -35,20 +36,22 @@ class ChatState(StrEnum):
 class ChatStore:
     """The chat engine's part of the database; every method is one transaction."""
 
-    def __init__(self, store: Store) -> None:
-        self._session = store.sessions
+    def __init__(self, database: Database) -> None:
+        self._sessions = database.sessions
 
     def engine(self) -> ChatEngineRow | None:
         """The engine in place, in whatever state."""
-        with self._session() as session:
+        with self._sessions() as session:
             return session.scalars(select(ChatEngineRow)).one_or_none()
 
     def want(self, model: str, path: str) -> bool:
         """Ask for an engine for a model; False if the place is taken."""
         now = time.time()
-        row = ChatEngineRow(app=new_id("chat"), model=model, path=path, state=ChatState.WANTED, since=now, used_at=now)
+        row = ChatEngineRow(
+            app=new_id(CHAT_ENGINE), model=model, path=path, state=ChatState.WANTED, since=now, used_at=now
+        )
         try:
-            with self._session.begin() as session:
+            with self._sessions.begin() as session:
                 session.add(row)
         except IntegrityError:
             return False
@@ -62,12 +65,12 @@ class ChatStore:
             ChatEngineRow.used_at == row.used_at,
         )
         values = {"state": state, "since": time.time(), "error": error}
-        with self._session.begin() as session:
+        with self._sessions.begin() as session:
             return changed(session, update(ChatEngineRow).where(*unchanged).values(values))
 
     def remove(self, app: str) -> None:
         """The engine is gone."""
-        with self._session.begin() as session:
+        with self._sessions.begin() as session:
             session.execute(delete(ChatEngineRow).where(ChatEngineRow.app == app))
             session.execute(delete(ChatRequestRow).where(ChatRequestRow.app == app))
 
@@ -75,8 +78,8 @@ class ChatStore:
         """A lease on the ready engine `app` for one request; None if it is not ready any more."""
         now = time.time()
         ready = (ChatEngineRow.app == app, ChatEngineRow.state == ChatState.READY)
-        request = new_id("chatreq")
-        with self._session.begin() as session:
+        request = new_id(CHAT_REQUEST)
+        with self._sessions.begin() as session:
             # The engine's row first: whoever wants it to leave sees that it was used, or this sees that it leaves.
             if not changed(session, update(ChatEngineRow).where(*ready).values(used_at=now)):
                 return None
@@ -85,18 +88,18 @@ class ChatStore:
 
     def renew_request(self, request: str) -> None:
         """The request goes on."""
-        with self._session.begin() as session:
+        with self._sessions.begin() as session:
             mine = update(ChatRequestRow).where(ChatRequestRow.id == request)
             session.execute(mine.values(expires_at=time.time() + LEASE_S))
 
     def end_request(self, app: str, request: str) -> None:
         """The request is answered, or given up."""
-        with self._session.begin() as session:
+        with self._sessions.begin() as session:
             session.execute(update(ChatEngineRow).where(ChatEngineRow.app == app).values(used_at=time.time()))
             session.execute(delete(ChatRequestRow).where(ChatRequestRow.id == request))
 
     def in_use(self, app: str) -> bool:
         """Whether the engine is answering a request."""
-        with self._session() as session:
+        with self._sessions() as session:
             answering = exists().where(ChatRequestRow.app == app, ChatRequestRow.expires_at > time.time())
             return bool(session.scalar(select(answering)))

@@ -18,8 +18,9 @@ from enum import StrEnum
 from sqlalchemy import ColumnElement, Exists, and_, delete, exists, func, select, text, update
 from sqlalchemy.orm import Session
 
+from services.jobs.database import Database, changed
+from services.jobs.fence import Fence
 from services.jobs.states import State
-from services.jobs.store import Fence, Store, changed
 from services.jobs.tables import EngineRow, EngineUserRow, JobRow
 
 LEAVING_S = 180.0
@@ -68,8 +69,8 @@ class Engine:
 class EngineStore:
     """The engines' part of the database; every method is one transaction."""
 
-    def __init__(self, store: Store) -> None:
-        self._session = store.sessions
+    def __init__(self, database: Database) -> None:
+        self._sessions = database.sessions
 
     def take(self, engine: Engine, fence: Fence, *, places: int) -> Found:
         """Become a user of an engine, which is given one of the `places` if it has none and one is free."""
@@ -116,19 +117,19 @@ class EngineStore:
     def release(self, app: str, fence: Fence) -> None:
         """This driver uses it no more; it stays, idle."""
         user = (EngineUserRow.app == app, EngineUserRow.job_id == fence.job_id, EngineUserRow.attempt == fence.attempt)
-        with self._session.begin() as session:
+        with self._sessions.begin() as session:
             session.execute(update(EngineRow).where(EngineRow.app == app).values(used_at=time.time()))
             session.execute(delete(EngineUserRow).where(*user))
 
     def idle(self) -> list[Engine]:
         """Engines that nobody uses, the one that was not used longest first."""
-        with self._session() as session:
+        with self._sessions() as session:
             query = select(EngineRow).where(EngineRow.state == EngineState.READY, ~_in_use(EngineRow.app))
             return [_engine(row) for row in session.scalars(query.order_by(EngineRow.used_at))]
 
     def users(self) -> list[str]:
         """Jobs that use an engine now."""
-        with self._session() as session:
+        with self._sessions() as session:
             query = select(EngineUserRow.job_id).join(JobRow, JobRow.id == EngineUserRow.job_id).where(_is_alive())
             return list(session.scalars(query.distinct()))
 
@@ -138,7 +139,7 @@ class EngineStore:
         False if somebody uses it, or has it leave already, unless that was so long ago that nobody is at it any more.
         """
         now = time.time()
-        with self._session.begin() as session:
+        with self._sessions.begin() as session:
             _lock(session)
             unused = (EngineRow.state != EngineState.LEAVING) & ~_in_use(app)
             mine = update(EngineRow).where(EngineRow.app == app, unused | _forgotten(now))
@@ -147,7 +148,7 @@ class EngineStore:
     def abandoned(self, *, idle_s: float) -> list[str]:
         """Engines that should leave: idle for `idle_s`, left behind by a driver that died, or half deleted by one."""
         now = time.time()
-        with self._session() as session:
+        with self._sessions() as session:
             died = exists().where(EngineUserRow.app == EngineRow.app)  # one that ends well takes its row with it
             unused = (EngineRow.state != EngineState.LEAVING) & ~_in_use(EngineRow.app)
             overdue = EngineRow.used_at < now - idle_s
@@ -156,7 +157,7 @@ class EngineStore:
 
     def remove(self, apps: Sequence[str]) -> None:
         """The applications of engines that were made to leave are gone."""
-        with self._session.begin() as session:
+        with self._sessions.begin() as session:
             _lock(session)
             gone = (EngineRow.app.in_(apps), EngineRow.state == EngineState.LEAVING)
             session.execute(delete(EngineUserRow).where(EngineUserRow.app.in_(select(EngineRow.app).where(*gone))))
