@@ -14,7 +14,7 @@ from wmss.theory.bounds import (
     log_odds_gain,
     noisy_step,
 )
-from wmss.theory.feedback import Label, Reading, RoundOutcome, classify
+from wmss.theory.feedback import LoopLabel, LoopReading, RoundOutcome, classify
 from wmss.theory.forecast import Forecast, PolicyForecast, forecast
 from wmss.theory.ladder import Ladder, expected_levels, simulate_levels
 from wmss.theory.learner import OneRound, one_round, schedule, simulate_learner, simulate_promotion
@@ -30,11 +30,11 @@ from wmss.theory.simulation import simulate_acceptance, simulate_noisy_verifier
 
 __all__ = [
     "Forecast",
-    "Label",
     "Ladder",
+    "LoopLabel",
+    "LoopReading",
     "OneRound",
     "PolicyForecast",
-    "Reading",
     "RoundOutcome",
     "SampleThresholds",
     "classify",
