@@ -442,7 +442,7 @@ MUTATIONS = (
     mutation(
         "a program killed from outside is judged by that",
         HOST,
-        ('if finding.detail == "exited" else finding', "if False else finding"),
+        ('if ruling.detail == "exited" else ruling', "if False else ruling"),
         tests=[f"{SANDBOX}::test_killing_any_process_from_outside_changes_no_verdict"],
     ),
     mutation(

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
 from wmss.config import CURRICULUM_POLICIES
-from wmss.core.estimators import wilson_interval
+from wmss.core.estimators import Z_90, wilson_interval
 from wmss.core.levels import (
     POLICIES,
     Curriculum,
@@ -233,7 +233,7 @@ def test_the_focus_where_no_level_is_in_the_band():
 
 
 def test_a_level_just_below_the_band_is_in_it_within_its_interval():
-    assert wilson_interval(6, 40, z=1.64)[1] > 0.2
+    assert wilson_interval(6, 40, z=Z_90)[1] > 0.2
     assert choose_focus(ADAPTIVE, [(39, 40), (6, 40), (0, 40), (0, 40)], 1024)[0] == 1
 
 

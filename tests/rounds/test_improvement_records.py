@@ -5,9 +5,8 @@ from pydantic import ValidationError
 
 from tests.release_before import recorded
 from wmss.config.base import changed
-from wmss.rounds.export import Exported
 from wmss.rounds.improvement import loop
-from wmss.rounds.improvement.phase_records import (
+from wmss.rounds.improvement.round_records import (
     Decision,
     FinalTest,
     LevelCount,
@@ -17,6 +16,7 @@ from wmss.rounds.improvement.phase_records import (
     StartModel,
     TaskCounts,
 )
+from wmss.rounds.phase_records import Exported
 from wmss.rounds.phases import IMPROVEMENT_ROUND, kind_and_round
 from wmss.rounds.training import Trained
 

@@ -4,31 +4,20 @@ import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
-from pydantic import Field
+from pydantic import JsonValue
 
 from wmss import __version__
 from wmss.models.checkpoints import export_model
 from wmss.models.loading import checkpoint_digest
 from wmss.rounds.job import Job
-from wmss.rounds.journal import Journal, Record
+from wmss.rounds.journal import Journal
+from wmss.rounds.phase_records import Exported
 from wmss.units import gigabytes
 
 
-class Exported(Record):
-    """What `export` leaves."""
-
-    path: Path
-    """The model folder."""
-    name: str
-    digest: str
-    """SHA-256 of weights, architecture and tokenizer."""
-    num_bytes: int = Field(ge=0)
-
-
 def export_result(
-    job: Job, journal: Journal, checkpoint: Path, *, end_token_ids: list[int], origin: Mapping[str, Any]
+    job: Job, journal: Journal, checkpoint: Path, *, end_token_ids: list[int], origin: Mapping[str, JsonValue]
 ) -> Exported:
     """Put a checkpoint where finished models lie, with a record of where it comes from: `origin`, and the job."""
     staging = job.folder / "export"

@@ -12,8 +12,8 @@ from wmss.core.selection import normalized
 from wmss.errors import DataError, TrainingError
 from wmss.records import Split, Verdict
 from wmss.rounds.before.task_files import TaskFile
-from wmss.rounds.improvement.phase_records import HeldOut, LevelCount, LevelScore
 from wmss.rounds.improvement.rollouts import Rollout
+from wmss.rounds.improvement.round_records import HeldOut, LevelCount, LevelScore
 
 FloatArray = npt.NDArray[np.float64]
 

@@ -30,7 +30,7 @@ from wmss.records import Split, TokenizedSample, Verdict
 from wmss.rounds.before.improvement_report import NO_TEST_ROWS, improvement_warnings
 from wmss.rounds.before.preflight import examine
 from wmss.rounds.before.task_files import TaskFile, TaskFiles, read_task_files
-from wmss.rounds.export import Exported, export_result
+from wmss.rounds.export import export_result
 from wmss.rounds.improvement import messages
 from wmss.rounds.improvement.decisions import Round, decide
 from wmss.rounds.improvement.judging import (
@@ -42,7 +42,9 @@ from wmss.rounds.improvement.judging import (
     refuse_hopeless,
     scores,
 )
-from wmss.rounds.improvement.phase_records import (
+from wmss.rounds.improvement.responses import ResponseSampler, Wanted
+from wmss.rounds.improvement.rollouts import Rollout, read_judged, read_rollouts, shards_in, write_judged
+from wmss.rounds.improvement.round_records import (
     Best,
     Decision,
     DrawnResponses,
@@ -60,11 +62,10 @@ from wmss.rounds.improvement.phase_records import (
     TaskCounts,
     VerifiedResponses,
 )
-from wmss.rounds.improvement.responses import ResponseSampler, Wanted
-from wmss.rounds.improvement.rollouts import Rollout, read_judged, read_rollouts, shards_in, write_judged
 from wmss.rounds.job import Checkpoint, Engines, Job
 from wmss.rounds.journal import Journal, Kind, Record, once, recorded
 from wmss.rounds.messages import phase_done
+from wmss.rounds.phase_records import Exported
 from wmss.rounds.phases import IMPROVEMENT_ROUND, in_round, phases_of
 from wmss.rounds.training import train_phase
 from wmss.scoring.rollouts import sample_seed

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from wmss.records import Task, Verdict
-from wmss.rounds.improvement.phase_records import Decision, FinalScores, HeldOut, PlannedLevel
+from wmss.rounds.improvement.round_records import Decision, FinalScores, HeldOut, PlannedLevel
 from wmss.units import duration
 
 

@@ -2,21 +2,20 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
+from pydantic import Field
 
 from wmss.core.levels import LevelState, Purpose
 from wmss.rounds.job import StoredCheckpoint
 from wmss.rounds.journal import Record
+from wmss.rounds.phase_records import Count, Share
 from wmss.rounds.training import Trained
 from wmss.theory import LoopLabel, LoopReading, RoundOutcome
 from wmss.training.run import ModelSource
 
 StopCode = Literal["rounds", "saturated", "starved", "regressed", "reversal", "max_samples", "max_hours"]
 
-Count = Annotated[int, Field(ge=0)]
-Rate = Annotated[float, Field(ge=0, le=1)]
 AnyCheckpoint = Trained | StoredCheckpoint
 """The start model, or a trained one, which has the number of its steps beside it."""
 
@@ -42,7 +41,7 @@ class LevelCount(Record):
     num_sampled: Count
     num_accepted: Count
     """Found correct, before selection."""
-    interval_90: tuple[Rate, Rate] | None
+    interval_90: tuple[Share, Share] | None
     """Of the acceptance; null where nothing was sampled."""
     num_truncated: Count
     num_distinct: Count
@@ -57,11 +56,11 @@ class LevelScore(Record):
     level: Count
     """0 = all levels together."""
     num_tasks: int = Field(ge=1)
-    pass_at_1: Rate
+    pass_at_1: Share
     """Mean over tasks of the share of correct responses."""
     standard_error: float = Field(ge=0)
     """Of pass@1, over tasks: the responses to one task are not independent."""
-    pass_at_k: Rate
+    pass_at_k: Share
     """Share of tasks with a correct response among all of theirs."""
 
 
@@ -219,7 +218,7 @@ class RoundUpdate(Record):
 
     checkpoint: Path | None
     """Null where too few responses were accepted to train on."""
-    source: ModelSource | None = None
+    source: ModelSource | None = Field(default=None, exclude_if=lambda source: source is None)
     num_steps: Count
 
     @classmethod
@@ -235,11 +234,6 @@ class RoundUpdate(Record):
         if self.checkpoint is None:
             return None
         return Trained(checkpoint=self.checkpoint, source=self.source, num_steps=self.num_steps)
-
-    @model_serializer(mode="wrap")
-    def _no_source_without_a_checkpoint(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        fields: dict[str, Any] = handler(self)
-        return {name: value for name, value in fields.items() if name != "source" or self.checkpoint is not None}
 
 
 class EvaluatedRound(Record):
