@@ -386,6 +386,36 @@ MUTATIONS = (
         tests=[LEVELS],
     ),
     mutation(
+        "decide misspells a field of the state",
+        "rounds/improvement/decisions.py",
+        ("changed(after, weak_driven=True", "changed(after, weak_drivn=True"),
+        tests=["tests/rounds/test_decisions.py"],
+    ),
+    mutation(
+        "a round that is taken back doubles the learning rate",
+        "rounds/improvement/decisions.py",
+        ("state.learning_rate_factor / 2", "state.learning_rate_factor * 2"),
+        tests=["tests/rounds/test_decisions.py"],
+    ),
+    mutation(
+        "the learning rate's factor has no bounds",
+        "rounds/improvement/round_records.py",
+        ("learning_rate_factor: float = Field(default=1.0, gt=0, le=1)", "learning_rate_factor: float = 1.0"),
+        tests=["tests/rounds/test_improvement_records.py"],
+    ),
+    mutation(
+        "a changed copy is not validated",
+        "config/base.py",
+        ("type(model).model_validate(dict(model) | fields)", "model.model_copy(update=fields)"),
+        tests=["tests/rounds/test_improvement_records.py"],
+    ),
+    mutation(
+        "a response that was cut is learned from",
+        "rounds/improvement/judging.py",
+        ('verdict.accepted and rollout.completion.finish_reason == "stop"', "verdict.accepted"),
+        tests=["tests/rounds/test_judging.py"],
+    ),
+    mutation(
         "noise takes the width for the length",
         "training/branches.py",
         ("(self.lengths * embeddings.shape[-1]).sqrt()", "(0 * self.lengths + embeddings.shape[-1] ** 2).sqrt()"),
@@ -452,7 +482,7 @@ MUTATIONS = (
     mutation(
         "a program killed from outside is judged by that",
         HOST,
-        ('if finding.detail == "exited" else finding', "if False else finding"),
+        ('if ruling.detail == "exited" else ruling', "if False else ruling"),
         tests=[f"{SANDBOX}::test_killing_any_process_from_outside_changes_no_verdict"],
     ),
     mutation(

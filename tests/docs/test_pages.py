@@ -23,7 +23,7 @@ from wmss.config import (
     parse_job,
     read_toml,
 )
-from wmss.rounds.improvement.decisions import StopCode
+from wmss.rounds.improvement.round_records import StopCode
 from wmss.rounds.phases import IMPROVEMENT_ROUND
 
 ROOT = Path(__file__).parents[2]

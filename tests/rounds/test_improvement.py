@@ -13,8 +13,8 @@ from wmss.config import parse_job
 from wmss.data.tokenization import load_tokenized
 from wmss.errors import ConfigError, DataError, TrainingError
 from wmss.models.loading import load_model
-from wmss.rounds.improvement.decisions import Decision
 from wmss.rounds.improvement.rollouts import read_judged, read_rollouts, shards_in
+from wmss.rounds.improvement.round_records import Decision
 from wmss.rounds.job import Job
 from wmss.rounds.phases import phases_of, rounds_decided
 from wmss.rounds.weak_driven import run_job

@@ -7,7 +7,7 @@ from wmss.errors import DataError, TrainingError
 from wmss.records import Completion, Task, Verdict
 from wmss.rounds.before.task_files import TaskFile
 from wmss.rounds.improvement.judging import (
-    Judged,
+    JudgedRollouts,
     change_errors,
     level_counts,
     pass_rates,
@@ -28,7 +28,7 @@ def judged(outcomes, *, level=1, purpose="validation", finish="stop"):
             completion = Completion((1, 2), finish, -1.0)
             rollouts.append(Rollout(line, level, purpose, sample, 0, f"{sample}", completion))
             verdicts.append(RIGHT if mark == "1" else WRONG)
-    return Judged(rollouts, verdicts)
+    return JudgedRollouts(rollouts, verdicts)
 
 
 def task_file(levels, split="validation"):
@@ -76,7 +76,7 @@ def test_an_unchanged_model_is_seldom_taken_for_a_worse_one():
 
 
 def test_levels_that_were_not_asked_count_nothing():
-    first, second = level_counts(judged({1: "10", 2: "11"}, purpose="focus"), {"1": 2}, 2)
+    first, second = level_counts(judged({1: "10", 2: "11"}, purpose="focus"), {1: 2}, 2)
     assert (first.num_sampled, first.num_accepted, first.num_selected, first.purpose) == (4, 3, 2, "focus")
     assert (second.num_sampled, second.purpose, second.interval_90) == (0, "none", None)
 

@@ -2,6 +2,9 @@
 
 import math
 
+Z_90 = 1.644854
+"""Quantile of the normal distribution for a two-sided interval of 90 %."""
+
 
 def wilson_interval(num_correct: float, num_trials: float, *, z: float = 1.959964) -> tuple[float, float]:
     """Wilson score interval (low, high) of a proportion; z = 1.959964 gives 95 %. It stays inside [0, 1].

@@ -5,9 +5,9 @@ do not know). Levels are numbered from 0, the easiest. `clock`, `uniform`, `hard
 number of the round alone and neither probe nor replay; `acceptance_target` follows measured acceptance.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal, NamedTuple, Self, get_args
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal, NamedTuple, get_args
 
 from wmss.choices import (
     DEFAULT_BAND,
@@ -19,15 +19,13 @@ from wmss.choices import (
     CurriculumPolicy,
     check_curriculum,
 )
-from wmss.core.estimators import wilson_interval
+from wmss.core.estimators import Z_90, wilson_interval
 
 Purpose = Literal["probe", "focus", "replay"]
 Counts = tuple[float, float]
 """Accepted and sampled responses."""
 
 POLICIES: tuple[CurriculumPolicy, ...] = get_args(CurriculumPolicy)
-Z = 1.64
-"""Of the Wilson intervals: 90 %."""
 MIN_PROBES = 32
 """Responses below which a level's measured acceptance is mostly noise."""
 MEMORY = MIN_PROBES
@@ -87,7 +85,7 @@ class Curriculum:
 
 @dataclass(frozen=True)
 class LevelState:
-    """What a curriculum remembers between rounds; `to_dict` and `from_dict` make it JSON and back."""
+    """What a curriculum remembers between rounds."""
 
     round: int
     """Rounds observed so far."""
@@ -115,16 +113,6 @@ class LevelState:
         """Running acceptance of a level; None where it was never measured."""
         accepted, sampled = self.counts[level]
         return accepted / sampled if sampled else None
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain lists and numbers."""
-        return asdict(self) | {"counts": [list(each) for each in self.counts], "best": list(self.best)}
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """The state that `to_dict` wrote."""
-        counts = tuple((float(accepted), float(sampled)) for accepted, sampled in values["counts"])
-        return cls(**{**values, "counts": counts, "best": tuple(map(float, values["best"]))})
 
 
 class LevelShare(NamedTuple):
@@ -250,12 +238,12 @@ def choose_focus(curriculum: Curriculum, counts: Sequence[Counts], num_samples: 
     usable = [level for level, rate in enumerate(rates) if num_samples * rate >= curriculum.min_accepted]
     if not usable:
         return Choice(None, f"starved: no level would have {curriculum.min_accepted} accepted responses")
-    reaching = [level for level in usable if wilson_interval(*counts[level], z=Z)[1] >= curriculum.low]
+    reaching = [level for level in usable if wilson_interval(*counts[level], z=Z_90)[1] >= curriculum.low]
     if not reaching:
         easiest = max(usable, key=lambda level: (rates[level], level))
         return Choice(easiest, f"below the band: level {easiest + 1} is accepted most ({rates[easiest]:.2f})")
     last = len(counts) - 1
-    if all(sampled and wilson_interval(accepted, sampled, z=Z)[0] > MASTERED for accepted, sampled in counts):
+    if all(sampled and wilson_interval(accepted, sampled, z=Z_90)[0] > MASTERED for accepted, sampled in counts):
         return Choice(last, "mastered: every level is accepted")
     inside = [level for level in reaching if rates[level] <= curriculum.high]
     if not inside:

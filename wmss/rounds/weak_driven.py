@@ -45,7 +45,7 @@ def run_job(job: Job, engines: Engines, journal: Journal) -> Artifacts:
     """Run all phases of a job, skipping what an earlier attempt finished; returns the artifacts of `export`."""
     method = job.spec.method
     if isinstance(method, SelfImprovementMethod):
-        return improve(job, engines, journal)
+        return improve(job, engines, journal).model_dump(mode="json")
     stage = _Stage(job, engines, journal)
     stage.once("validate", stage.validate)
     if isinstance(method, SupervisedMethod):
@@ -405,13 +405,14 @@ class _Stage:
         """Put the strong branch, alone, where finished models lie; the weak model of its record is the first
         round's."""
         strong = self.job.strong
-        return export_result(
+        exported = export_result(
             self.job,
             self.journal,
             checkpoint,
             end_token_ids=self._recorded("validate")["end_token_ids"],
             origin={"weak": str(weak) if weak else None, "strong": str(strong) if strong else None},
         )
+        return exported.model_dump(mode="json")
 
     def evaluate(self, checkpoints: dict[str, Path]) -> Artifacts:
         """NLL and verified accuracy of several checkpoints on the validation file; each is computed once, ever."""

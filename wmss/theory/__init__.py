@@ -5,7 +5,7 @@ not known to us. Pure functions of numbers; see docs/self_improvement_theory.md 
 """
 
 from wmss.theory.bounds import SampleThresholds, curriculum_thresholds
-from wmss.theory.feedback import Label, Reading, RoundOutcome, classify
+from wmss.theory.feedback import LoopLabel, LoopReading, RoundOutcome, classify
 from wmss.theory.forecast import Forecast, PolicyForecast, forecast
 from wmss.theory.ladder import Ladder, simulate_levels
 from wmss.theory.recursion import closed_form, fixed_points, iterate, largest_ratio
@@ -13,10 +13,10 @@ from wmss.theory.simulation import simulate_acceptance
 
 __all__ = [
     "Forecast",
-    "Label",
     "Ladder",
+    "LoopLabel",
+    "LoopReading",
     "PolicyForecast",
-    "Reading",
     "RoundOutcome",
     "SampleThresholds",
     "classify",

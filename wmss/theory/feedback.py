@@ -21,7 +21,7 @@ from wmss.theory.recursion import (
     slope_is_unstable,
 )
 
-Label = Literal["improving", "saturated", "starved", "regressed", "flat"]
+LoopLabel = Literal["improving", "saturated", "starved", "regressed", "flat"]
 WINDOW = 3
 """Latest rounds whose estimates of the difficulty count, by their median."""
 MIN_ROUNDS_FOR_RATE = 4
@@ -59,10 +59,10 @@ class RoundOutcome:
 
 
 @dataclass(frozen=True)
-class Reading:
+class LoopReading:
     """What the latest round says. Points are None where the ratio is past the fold: the budget sustains no plateau."""
 
-    label: Label
+    label: LoopLabel
     """Improving; saturated at its ceiling; starved (too little is accepted to take off); regressed; or flat, which is
     none of these within the error of the scores."""
     complexity: float
@@ -84,7 +84,7 @@ class Reading:
 
 def classify(
     outcomes: Sequence[RoundOutcome], *, min_gain: float, min_accepted: int = 64, alpha: float = 1.0
-) -> Reading:
+) -> LoopReading:
     """The state of a run after the rounds so far, oldest first.
 
     In this order: *regressed* or *improving* if the score moved by more than two standard errors (and, upwards, by
@@ -113,7 +113,7 @@ def classify(
     points = fixed_points(ratio, alpha=alpha)
     doubled = fixed_points(ratio / 2, alpha=alpha)
     can_saturate = points is not None and predicted - score < min_gain
-    return Reading(
+    return LoopReading(
         label=_label(latest, min_gain, min_accepted, slope_is_unstable(score, ratio, alpha=alpha), can_saturate),
         complexity=complexity,
         ratio=ratio,
@@ -125,7 +125,7 @@ def classify(
     )
 
 
-def _label(latest: RoundOutcome, min_gain: float, min_accepted: int, unstable: bool, can_saturate: bool) -> Label:
+def _label(latest: RoundOutcome, min_gain: float, min_accepted: int, unstable: bool, can_saturate: bool) -> LoopLabel:
     gain = latest.score_after - latest.score_before
     if gain < -2 * latest.standard_error:
         return "regressed"

@@ -30,7 +30,7 @@ MIN_RESPONSES = 32
 TASK_FIELDS = {"prompt", "messages", "answer", "level", "data"}
 
 AlarmCode = Literal["low_ratio", "verifier_fails", "unparseable", "too_easy", "nothing_accepted", "constant_answer"]
-Judged = tuple[Task, str, Verdict]
+JudgedResponse = tuple[Task, str, Verdict]
 """A task, the text of one response to it, and the verdict."""
 
 
@@ -146,7 +146,7 @@ def _labelled(line: int, row: dict[str, Any]) -> Labelled:
     return Labelled(task, row["response"], row["correct"])
 
 
-def round_alarms(judged: Sequence[Judged], *, fresh_levels: Collection[int | None]) -> list[Alarm]:
+def round_alarms(judged: Sequence[JudgedResponse], *, fresh_levels: Collection[int | None]) -> list[Alarm]:
     """What in one round's verdicts looks wrong; `fresh_levels` are those that no earlier round has trained on."""
     return [
         *failure_alarms(judged),
@@ -156,7 +156,7 @@ def round_alarms(judged: Sequence[Judged], *, fresh_levels: Collection[int | Non
     ]
 
 
-def failure_alarms(judged: Sequence[Judged]) -> list[Alarm]:
+def failure_alarms(judged: Sequence[JudgedResponse]) -> list[Alarm]:
     """The verifier itself fails or runs out of time on more than 2 % of the responses."""
     found = _labelled_more_than(MAX_FAILED, judged, ("error", "timeout"))
     if found is None:
@@ -168,7 +168,7 @@ def failure_alarms(judged: Sequence[Judged]) -> list[Alarm]:
     return [Alarm("verifier_fails", message, found)]
 
 
-def unparseable_alarms(judged: Sequence[Judged]) -> list[Alarm]:
+def unparseable_alarms(judged: Sequence[JudgedResponse]) -> list[Alarm]:
     """More than 20 % of the responses hold no answer that the verifier can read."""
     found = _labelled_more_than(MAX_UNPARSEABLE, judged, ("unparseable",))
     if found is None:
@@ -181,7 +181,7 @@ def unparseable_alarms(judged: Sequence[Judged]) -> list[Alarm]:
     return [Alarm("unparseable", message, found)]
 
 
-def acceptance_alarms(judged: Sequence[Judged], *, fresh_levels: Collection[int | None]) -> list[Alarm]:
+def acceptance_alarms(judged: Sequence[JudgedResponse], *, fresh_levels: Collection[int | None]) -> list[Alarm]:
     """A fresh level is accepted above 98 %, or the whole round not at all."""
     if judged and not any(verdict.accepted for _, _, verdict in judged):
         reasons = _reasons(judged)
@@ -208,7 +208,7 @@ def acceptance_alarms(judged: Sequence[Judged], *, fresh_levels: Collection[int 
     return alarms
 
 
-def constant_answer_alarms(judged: Sequence[Judged]) -> list[Alarm]:
+def constant_answer_alarms(judged: Sequence[JudgedResponse]) -> list[Alarm]:
     """One and the same text is accepted for more than 5 % of the prompts, although their references differ."""
     num_prompts = len({task.line for task, _, _ in judged})
     if num_prompts < MIN_RESPONSES:
@@ -240,7 +240,9 @@ def _reference(task: Task) -> str:
     return json.dumps(task.data, sort_keys=True)
 
 
-def _labelled_more_than(limit: float, judged: Sequence[Judged], labels: Collection[str]) -> dict[str, Any] | None:
+def _labelled_more_than(
+    limit: float, judged: Sequence[JudgedResponse], labels: Collection[str]
+) -> dict[str, Any] | None:
     """The share of verdicts with one of the labels and their reasons, if there are more than allowed."""
     found = [item for item in judged if item[2].label in labels]
     if len(judged) < MIN_RESPONSES or len(found) <= limit * len(judged):
@@ -248,7 +250,7 @@ def _labelled_more_than(limit: float, judged: Sequence[Judged], labels: Collecti
     return {"share": len(found) / len(judged), "num_responses": len(judged), "reasons": _reasons(found)}
 
 
-def _reasons(judged: Sequence[Judged]) -> dict[str, int]:
+def _reasons(judged: Sequence[JudgedResponse]) -> dict[str, int]:
     """Counts of "label: detail", the most frequent first."""
     return dict(Counter(f"{verdict.label}: {verdict.detail}" for _, _, verdict in judged).most_common())
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from wmss.errors import shown
 from wmss.records import Task
-from wmss.verifiers.interfaces import Finding, answer_missing
+from wmss.verifiers.interfaces import Ruling, answer_missing
 
 FINAL_MARK = "####"
 
@@ -73,14 +73,14 @@ def reference_value(answer: str) -> FinalAnswer | None:
     return final_answer(answer) or (None if "\n" in answer.strip() or FINAL_MARK in answer else _parse(answer))
 
 
-def judge_final_value(task: Task, response: str) -> Finding:
+def judge_final_value(task: Task, response: str) -> Ruling:
     """Details: equal, other_value, no_final_value."""
     expected = reference_value(task.answer or "")
     assert expected, f"expected a task that `check_final_value` lets pass, got line {task.line}"
     found = final_answer(response)
     if found is None:
-        return Finding("unparseable", "no_final_value")
-    return Finding("correct", "equal") if same_value(found, expected) else Finding("wrong", "other_value")
+        return Ruling("unparseable", "no_final_value")
+    return Ruling("correct", "equal") if same_value(found, expected) else Ruling("wrong", "other_value")
 
 
 def check_final_value(task: Task) -> str | None:

@@ -12,29 +12,29 @@ from typing import Any
 
 from wmss.errors import shown
 from wmss.records import Task
-from wmss.verifiers.interfaces import Finding
+from wmss.verifiers.interfaces import Ruling
 
 Neighbours = Mapping[str, Set[str]]
 
 
-def judge_graph_path(task: Task, response: str) -> Finding:
+def judge_graph_path(task: Task, response: str) -> Ruling:
     """Details: shortest; format, unknown_node, wrong_endpoint, bad_edge, repeated_node, nonshortest, of which the
     first that applies is given. The response has to be a JSON list of node names and nothing else."""
     path = _parse_path(response)
     if path is None:
-        return Finding("unparseable", "format")
+        return Ruling("unparseable", "format")
     neighbours = _neighbours(task.data["edges"])
     if not set(path) <= neighbours.keys():
-        return Finding("wrong", "unknown_node")
+        return Ruling("wrong", "unknown_node")
     if not path or (path[0], path[-1]) != (task.data["start"], task.data["end"]):
-        return Finding("wrong", "wrong_endpoint")
+        return Ruling("wrong", "wrong_endpoint")
     if any(after not in neighbours[before] for before, after in pairwise(path)):
-        return Finding("wrong", "bad_edge")
+        return Ruling("wrong", "bad_edge")
     if len(set(path)) < len(path):
-        return Finding("wrong", "repeated_node")
+        return Ruling("wrong", "repeated_node")
     if len(path) - 1 != task.data["distance"]:
-        return Finding("wrong", "nonshortest")
-    return Finding("correct", "shortest")
+        return Ruling("wrong", "nonshortest")
+    return Ruling("correct", "shortest")
 
 
 def check_graph_path(task: Task) -> str | None:

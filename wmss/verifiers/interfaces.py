@@ -15,7 +15,7 @@ REPORT_EVERY = 256
 """Verdicts between two calls of `progress`, each of which may be a transaction."""
 
 
-class Finding(NamedTuple):
+class Ruling(NamedTuple):
     """A verdict without its time."""
 
     label: Label
@@ -23,7 +23,7 @@ class Finding(NamedTuple):
     """From a small set for each verifier, so that reasons can be counted."""
 
 
-Judge = Callable[[Task, str], Finding]
+Judge = Callable[[Task, str], Ruling]
 """judge(task, response): a pure function."""
 CheckTask = Callable[[Task], str | None]
 """What a task lacks for a verifier, as "field: expected X, got Y; do Z"; None where it lacks nothing."""

@@ -11,7 +11,7 @@ from typing import Any
 
 from wmss.records import Task
 from wmss.verifiers.final_value import FINAL_MARK, FinalAnswer, reference_value
-from wmss.verifiers.interfaces import Finding, Judge
+from wmss.verifiers.interfaces import Judge, Ruling
 
 MEMORY_BYTES = 2 << 30
 """Address space of one process: towers of powers must not take the machine's memory."""
@@ -34,20 +34,20 @@ def make_judge(config: dict[str, Any]) -> Judge:
     def reference(answer: str) -> list[Any]:
         return list(parse(_as_latex(answer), parsing_timeout=None))
 
-    def judge(task: Task, response: str) -> Finding:
+    def judge(task: Task, response: str) -> Ruling:
         assert task.answer is not None
         gold = reference(task.answer)
         if not _has_expression(gold):
-            return Finding("error", "no_reference")
+            return Ruling("error", "no_reference")
         text = _final_text(response)
         if text.strip() == _final_text(task.answer).strip():
-            return Finding("correct", "equal_text")
+            return Ruling("correct", "equal_text")
         found = parse(text, parsing_timeout=None)
         if not _has_expression(found):
-            return Finding("unparseable", "no_expression")
+            return Ruling("unparseable", "no_expression")
         # The order matters: the reference comes first.
         equal = verify(gold, found, timeout_seconds=None)
-        return Finding("correct", "equal") if equal else Finding("wrong", "not_equal")
+        return Ruling("correct", "equal") if equal else Ruling("wrong", "not_equal")
 
     judge(Task(line=0, answer="x"), "$1$")  # the parser builds its tables at its first use, on nobody's time
     return judge

@@ -23,7 +23,7 @@ import wmss
 from wmss.config import Knobs
 from wmss.errors import WmssError
 from wmss.records import Progress, Task, Verdict
-from wmss.verifiers.interfaces import REPORT_EVERY, CheckTask, Finding, row_problems
+from wmss.verifiers.interfaces import REPORT_EVERY, CheckTask, Ruling, row_problems
 
 START_TIMEOUT_S = 120.0
 """For a process to import its packages; seconds where the machine is idle."""
@@ -177,25 +177,25 @@ class PooledVerifier:
         for _ in range(ATTEMPTS):
             start = time.perf_counter()
             try:
-                finding = self._judged(request)
+                ruling = self._judged(request)
                 break
             except WorkerTimeout:
-                finding = Finding("timeout", "time")
+                ruling = Ruling("timeout", "time")
                 break
             except WorkerDied:
-                finding = Finding("error", "died")
-        return Verdict(finding.label, finding.detail, ms=(time.perf_counter() - start) * 1000)
+                ruling = Ruling("error", "died")
+        return Verdict(ruling.label, ruling.detail, ms=(time.perf_counter() - start) * 1000)
 
-    def _judged(self, request: bytes) -> Finding:
+    def _judged(self, request: bytes) -> Ruling:
         worker = self._take()
         try:
-            finding = Finding(*json.loads(worker.ask(request, self._timeout_s)))
+            ruling = Ruling(*json.loads(worker.ask(request, self._timeout_s)))
         except BaseException:
             self._all.discard(worker)
             worker.end()
             raise
         self._idle.append(worker)
-        return finding
+        return ruling
 
     def _take(self) -> _Worker:
         if self._closed:

@@ -11,7 +11,7 @@ from typing import Any
 from wmss.config import PythonVerifier, SandboxLimits
 from wmss.errors import ConfigError, WmssError, shown
 from wmss.records import Task
-from wmss.verifiers.interfaces import VERIFIER, Finding, Judge
+from wmss.verifiers.interfaces import VERIFIER, Judge, Ruling
 from wmss.verifiers.sandbox.host import run_in_sandbox
 from wmss.verifiers.sandbox.tester import Job
 
@@ -23,10 +23,10 @@ def make_code_judge(config: dict[str, Any]) -> Judge:
     sandbox, with a reason."""
     limits = SandboxLimits(**config["limits"])
 
-    def judge(task: Task, response: str) -> Finding:
+    def judge(task: Task, response: str) -> Ruling:
         source = program_of(response)
         if not source.strip():
-            return Finding("unparseable", "no_code")
+            return Ruling("unparseable", "no_code")
         job = Job(source, tests=tuple(task.data["tests"]), entry_point=task.data.get("entry_point"))
         return run_in_sandbox(job, limits)
 
@@ -58,7 +58,7 @@ def make_python_judge(config: dict[str, Any]) -> Judge:
     """For `PooledVerifier`. Details: accepted, rejected; time; of errors: not_bool, raised, exited, sandbox."""
     limits = SandboxLimits(**config["limits"])
 
-    def judge(task: Task, response: str) -> Finding:
+    def judge(task: Task, response: str) -> Ruling:
         return run_in_sandbox(Job(config["source"], arguments=(row_of(task), response)), limits)
 
     return judge

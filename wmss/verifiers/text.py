@@ -7,29 +7,29 @@ from typing import Any
 from wmss.config import ChoiceVerifier, ExactVerifier, RegexVerifier
 from wmss.errors import ConfigError, WmssError, shown
 from wmss.records import Task
-from wmss.verifiers.interfaces import VERIFIER, Finding, Judge, answer_missing
+from wmss.verifiers.interfaces import VERIFIER, Judge, Ruling, answer_missing
 
 
-def judge_exact(config: ExactVerifier, task: Task, response: str) -> Finding:
+def judge_exact(config: ExactVerifier, task: Task, response: str) -> Ruling:
     """Details: equal, other_text."""
     assert task.answer is not None
     found, expected = response.strip(), task.answer.strip()
     if config.ignore_case:
         found, expected = found.casefold(), expected.casefold()
-    return Finding("correct", "equal") if found == expected else Finding("wrong", "other_text")
+    return Ruling("correct", "equal") if found == expected else Ruling("wrong", "other_text")
 
 
 def make_regex_judge(config: dict[str, Any]) -> Judge:
     """For `PooledVerifier`. Details: equal, other_text, no_match; the last match counts."""
     pattern = re.compile(config["pattern"])
 
-    def judge(task: Task, response: str) -> Finding:
+    def judge(task: Task, response: str) -> Ruling:
         assert task.answer is not None
         matches = list(pattern.finditer(response))
         if not matches or matches[-1][1] is None:
-            return Finding("unparseable", "no_match")
+            return Ruling("unparseable", "no_match")
         equal = matches[-1][1].strip() == task.answer.strip()
-        return Finding("correct", "equal") if equal else Finding("wrong", "other_text")
+        return Ruling("correct", "equal") if equal else Ruling("wrong", "other_text")
 
     return judge
 
@@ -47,7 +47,7 @@ def refuse_regex(config: RegexVerifier) -> list[WmssError]:
     return []
 
 
-def judge_choice(choices: Sequence[str], task: Task, response: str) -> Finding:
+def judge_choice(choices: Sequence[str], task: Task, response: str) -> Ruling:
     """Details: equal, other_choice, no_choice, several_choices. Only the last line with text is read.
 
     Letters count in their case, as "a" is an article; a line that names two choices says none.
@@ -57,8 +57,8 @@ def judge_choice(choices: Sequence[str], task: Task, response: str) -> Finding:
     longest_first = sorted((re.escape(choice) for choice in choices), key=len, reverse=True)
     named = set(re.findall(rf"(?<!\w)(?:{'|'.join(longest_first)})(?!\w)", last_line))
     if len(named) != 1:
-        return Finding("unparseable", "several_choices" if named else "no_choice")
-    return Finding("correct", "equal") if named == {task.answer.strip()} else Finding("wrong", "other_choice")
+        return Ruling("unparseable", "several_choices" if named else "no_choice")
+    return Ruling("correct", "equal") if named == {task.answer.strip()} else Ruling("wrong", "other_choice")
 
 
 def check_choice(choices: Sequence[str], task: Task) -> str | None:

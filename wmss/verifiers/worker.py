@@ -1,4 +1,4 @@
-"""The process behind a pooled verifier: one request per line comes in, one finding per line goes out.
+"""The process behind a pooled verifier: one request per line comes in, one ruling per line goes out.
 
 Run by `wmss.verifiers.pool`, never by hand. It imports no more than its verifier needs, and no torch.
 """
@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from wmss.records import Task
-from wmss.verifiers.interfaces import Finding, Judge
+from wmss.verifiers.interfaces import Judge, Ruling
 
 OUTLIVES_ITS_PARENT_S = 2.0
 """How long after a request's time this process ends itself, should nobody be left to end it."""
@@ -30,9 +30,9 @@ def main() -> None:
     for line in requests:
         # No handler: the kernel ends the process even where a C function never returns to Python.
         signal.setitimer(signal.ITIMER_REAL, setup["timeout_s"] + OUTLIVES_ITS_PARENT_S)
-        finding = _judged(judge, json.loads(line))
+        ruling = _judged(judge, json.loads(line))
         signal.setitimer(signal.ITIMER_REAL, 0)
-        answers.write(json.dumps(finding).encode() + b"\n")
+        answers.write(json.dumps(ruling).encode() + b"\n")
 
 
 def _maker(path: str) -> Callable[[dict[str, Any]], Judge]:
@@ -41,13 +41,13 @@ def _maker(path: str) -> Callable[[dict[str, Any]], Judge]:
     return maker
 
 
-def _judged(judge: Judge, request: dict[str, Any]) -> Finding:
+def _judged(judge: Judge, request: dict[str, Any]) -> Ruling:
     try:
         return judge(Task(**request["task"]), request["response"])
     except MemoryError:
-        return Finding("error", "memory")
+        return Ruling("error", "memory")
     except Exception:  # the outermost loop of this process: any response may break a package in any way
-        return Finding("error", "raised")
+        return Ruling("error", "raised")
 
 
 if __name__ == "__main__":

@@ -2,165 +2,33 @@
 tested without a model.
 
 The labels of a round come from the feedback loop (`wmss.theory.classify`, our reconstruction of the theory of arXiv
-2602.10014); what follows from them is policy, and stands here.
+2602.10014); what follows from them is policy, and stands here. docs/self_improvement.md ("From a label to the next
+round") has all transitions in one table.
 """
 
-from collections.abc import Sequence
-from dataclasses import asdict
-from typing import Any, Literal
-
-from pydantic import BaseModel, ConfigDict
-
 from wmss.config import SelfImprovementConfig
+from wmss.config.base import changed
 from wmss.core.levels import Curriculum, LevelState, observe
-from wmss.theory import Label, Reading, RoundOutcome, classify
+from wmss.rounds.improvement.round_records import Best, Decision, HeldOut, LevelCount, LoopState, Stop
+from wmss.rounds.journal import Record
+from wmss.rounds.training import Trained
+from wmss.theory import LoopLabel, LoopReading, RoundOutcome, classify
 
 MAX_REGRESSIONS = 1
 """Rounds that may make the model worse: the first is taken back, with half the learning rate; the second ends it."""
 REVERSAL_ROUNDS = 2
 """Rounds over which a fall beside a rise counts as a reversal."""
 
-StopCode = Literal["rounds", "saturated", "starved", "regressed", "reversal", "max_samples", "max_hours"]
 
-
-class _Record(BaseModel):
-    """Plain values that are recorded when a phase ends and read back by the next."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
-
-
-class LevelCount(_Record):
-    """What became of one level's responses in a round."""
-
-    level: int
-    purpose: str
-    """focus, probe, replay, or none where nothing was asked."""
-    num_sampled: int
-    num_accepted: int
-    """Found correct, before selection."""
-    interval_90: tuple[float, float] | None
-    """Of the acceptance; null where nothing was sampled."""
-    num_truncated: int
-    num_distinct: int
-    """Different responses among the correct ones, by text."""
-    num_selected: int
-    """Learned from."""
-
-
-class LevelScore(_Record):
-    """How good a model is on the held-out tasks of one level."""
-
-    level: int
-    num_tasks: int
-    pass_at_1: float
-    """Mean over tasks of the share of correct responses."""
-    standard_error: float
-    """Of pass@1, over tasks: the responses to one task are not independent."""
-    pass_at_k: float
-    """Share of tasks with a correct response among all of theirs."""
-
-
-class HeldOut(_Record):
-    """How good a model is on the held-out tasks that decide."""
-
-    levels: tuple[LevelScore, ...]
-    out_of_distribution: LevelScore | None
-    """Of the rows of split `ood`, all levels together."""
-    samples_per_task: int
-    """k of pass@k."""
-
-    @property
-    def pass_at_1(self) -> float:
-        """Mean over levels, each counting the same however many tasks it has."""
-        return _mean([level.pass_at_1 for level in self.levels])
-
-    @property
-    def pass_at_k(self) -> float:
-        """The same of pass@k."""
-        return _mean([level.pass_at_k for level in self.levels])
-
-    @property
-    def pass_at_k_error(self) -> float:
-        """Its standard error, a share of tasks on every level."""
-        variances = [one.pass_at_k * (1 - one.pass_at_k) / one.num_tasks for one in self.levels]
-        return float(sum(variances) ** 0.5 / len(variances))
-
-    def of(self, levels: Sequence[int]) -> float:
-        """Pass@1 over some levels."""
-        return _mean([score.pass_at_1 for score in self.levels if score.level in levels])
-
-
-class Best(_Record):
-    """The best model so far on the held-out tasks."""
-
-    round: int
-    """0 = the start model."""
-    held_out: HeldOut
-    checkpoint: dict[str, Any]
-
-
-class Stop(_Record):
-    """Why no further round follows."""
-
-    code: StopCode
-    message: str
-
-
-class LoopState(_Record):
-    """Everything a round needs to know of those before it."""
-
-    round: int = 0
-    """The last one that ended."""
-    current: dict[str, Any]
-    """The checkpoint the next round samples from."""
-    standing: HeldOut
-    """How good that one is."""
-    previous: dict[str, Any] | None = None
-    """The one of the round before: the weak model of an update on mixed logits."""
-    best: Best
-    standing_round: int = 0
-    """The round it comes from; 0 = the start model."""
-    history: tuple[HeldOut, ...]
-    """Of the start model and of the rounds whose models were kept, oldest first."""
-    curriculum: dict[str, Any]
-    outcomes: tuple[dict[str, Any], ...] = ()
-    """What the feedback loop is read from: rounds in a row on the same levels."""
-    active: tuple[int, ...] = ()
-    """Those levels."""
-    saturated: int = 0
-    """Rounds in a row that looked saturated."""
-    starved: int = 0
-    regressions: int = 0
-    weak_driven: bool = False
-    """Whether the next update is on mixed logits."""
-    learning_rate_factor: float = 1.0
-    num_sampled: int = 0
-    trained_rounds: int = 0
-
-
-class Decision(_Record):
-    """What DECIDE leaves."""
-
-    round: int
-    label: str
-    reading: dict[str, Any] | None
-    """The feedback loop's, with V₋ and V₊; null for a round that did not train."""
-    reason: str
-    stop: Stop | None
-    levels: tuple[LevelCount, ...]
-    held_out: HeldOut
-    state: LoopState
-
-
-class Round(_Record):
+class Round(Record):
     """What the phases before DECIDE found."""
 
     levels: tuple[LevelCount, ...]
     held_out: HeldOut
     errors: dict[int, float]
     """By level, the standard error of the change of pass@1 since the model that the round began with, task by task."""
-    checkpoint: dict[str, Any] | None
-    """The trained one; null where too few responses were accepted to train on."""
+    checkpoint: Trained | None
+    """The trained one; None where too few responses were accepted to train on."""
     hours: float
     """Since the start model's first response was drawn."""
 
@@ -188,31 +56,29 @@ def decide(knobs: SelfImprovementConfig, curriculum: Curriculum, state: LoopStat
         if done.checkpoint is None
         else classify(outcomes, min_gain=knobs.stop.min_gain, min_accepted=knobs.accept.min_accepted)
     )
-    label: Label = "starved" if reading is None else reading.label
+    label: LoopLabel = "starved" if reading is None else reading.label
     # What fell on the levels in focus may have risen on all together, by which models are chosen: it stays then.
     taken_back = label == "regressed" and done.held_out.pass_at_1 <= state.standing.pass_at_1
     levels = _observed(knobs, curriculum, state, done, label)
     after = _with_model(state, done, taken_back=taken_back)
-    after = _counted(after, label, same_levels=done.active == state.active).model_copy(
-        update={
-            "round": state.round + 1,
-            "curriculum": levels.to_dict(),
-            # A round that did not train says nothing of how training goes.
-            "outcomes": tuple(asdict(each) for each in (outcomes[:-1] if reading is None else outcomes)),
-            "active": done.active,
-            "num_sampled": state.num_sampled + sum(level.num_sampled for level in done.levels),
-        }
+    after = changed(
+        _counted(after, label, same_levels=done.active == state.active),
+        round=state.round + 1,
+        curriculum=levels,
+        # A round that did not train says nothing of how training goes.
+        outcomes=outcomes[:-1] if reading is None else outcomes,
+        active=done.active,
+        num_sampled=state.num_sampled + sum(level.num_sampled for level in done.levels),
     )
-    earlier = LevelState.from_dict(state.curriculum)
-    if (levels.focus, levels.budget_factor) != (earlier.focus, earlier.budget_factor):
-        after = after.model_copy(update={"saturated": 0, "starved": 0})  # the next round is another experiment
+    if (levels.focus, levels.budget_factor) != (state.curriculum.focus, state.curriculum.budget_factor):
+        after = changed(after, saturated=0, starved=0)  # the next round is another experiment
     stop = _stop(knobs, curriculum, after, levels, done, reading)
     if stop is not None and stop.code == "saturated" and _may_turn_weak_driven(knobs, after):
-        stop, after = None, after.model_copy(update={"weak_driven": True, "saturated": 0})
+        stop, after = None, changed(after, weak_driven=True, saturated=0)
     return Decision(
         round=after.round,
         label=label,
-        reading=None if reading is None else asdict(reading),
+        reading=reading,
         reason=f"{_REASONS[label]}{' and it is taken back' if taken_back else ''}; {levels.reason}",
         stop=stop,
         levels=done.levels,
@@ -221,7 +87,7 @@ def decide(knobs: SelfImprovementConfig, curriculum: Curriculum, state: LoopStat
     )
 
 
-def _outcomes(state: LoopState, done: Round) -> list[RoundOutcome]:
+def _outcomes(state: LoopState, done: Round) -> tuple[RoundOutcome, ...]:
     """The rounds in a row that were about the same levels, this one included: their difficulty is one number."""
     active = [level for level in done.levels if level.level in done.active]
     latest = RoundOutcome(
@@ -231,55 +97,54 @@ def _outcomes(state: LoopState, done: Round) -> list[RoundOutcome]:
         score_after=done.held_out.of(done.active),
         standard_error=sum(done.errors[level] ** 2 for level in done.active) ** 0.5 / len(done.active),
     )
-    earlier = [RoundOutcome(**each) for each in state.outcomes] if state.active == done.active else []
-    return [*earlier, latest]
+    return (*(state.outcomes if state.active == done.active else ()), latest)
 
 
 def _observed(
-    knobs: SelfImprovementConfig, curriculum: Curriculum, state: LoopState, done: Round, label: Label
+    knobs: SelfImprovementConfig, curriculum: Curriculum, state: LoopState, done: Round, label: LoopLabel
 ) -> LevelState:
     """The curriculum after the round; a level that stays saturated is left for the next."""
     counts = [(level.num_accepted, level.num_sampled) for level in done.levels]
     promote = label == "saturated" and state.saturated + 1 >= knobs.stop.patience
-    return observe(curriculum, LevelState.from_dict(state.curriculum), counts, promote=promote)
+    return observe(curriculum, state.curriculum, counts, promote=promote)
 
 
 def _with_model(state: LoopState, done: Round, *, taken_back: bool) -> LoopState:
     """The model that the next round samples from: the new one, or the best one so far where it is taken back."""
     if done.checkpoint is None:
         return state
-    trained = state.model_copy(update={"trained_rounds": state.trained_rounds + 1})
+    trained = changed(state, trained_rounds=state.trained_rounds + 1)
     if done.held_out.pass_at_1 > state.best.held_out.pass_at_1:
-        best = Best(round=state.round + 1, held_out=done.held_out, checkpoint=done.checkpoint)
-        trained = trained.model_copy(update={"best": best})
+        trained = changed(trained, best=Best(round=state.round + 1, held_out=done.held_out, checkpoint=done.checkpoint))
     if taken_back:
-        return trained.model_copy(
-            update={
-                "current": trained.best.checkpoint,
-                "standing": trained.best.held_out,
-                "standing_round": trained.best.round,
-                # The one before the best is not known any more, and a model is no weak one of itself.
-                "previous": None,
-                "regressions": state.regressions + 1,
-                "learning_rate_factor": state.learning_rate_factor / 2,
-            }
+        return changed(
+            trained,
+            current=trained.best.checkpoint,
+            standing=trained.best.held_out,
+            standing_round=trained.best.round,
+            # The one before the best is not known any more, and a model is no weak one of itself.
+            previous=None,
+            regressions=state.regressions + 1,
+            learning_rate_factor=state.learning_rate_factor / 2,
         )
-    return trained.model_copy(
-        update={
-            "current": done.checkpoint,
-            "standing": done.held_out,
-            "standing_round": state.round + 1,
-            "previous": state.current,
-            "history": (*state.history, done.held_out),
-        }
+    return changed(
+        trained,
+        current=done.checkpoint,
+        standing=done.held_out,
+        standing_round=state.round + 1,
+        previous=state.current,
+        history=(*state.history, done.held_out),
     )
 
 
-def _counted(state: LoopState, label: Label, *, same_levels: bool) -> LoopState:
+def _counted(state: LoopState, label: LoopLabel, *, same_levels: bool) -> LoopState:
     """Rounds in a row, on the same levels, with a label that ends a job."""
-    before = {name: getattr(state, name) if same_levels else 0 for name in ("saturated", "starved")}
-    counters = {name: number + 1 if label == name else 0 for name, number in before.items()}
-    return state.model_copy(update=counters)
+    saturated, starved = (state.saturated, state.starved) if same_levels else (0, 0)
+    return changed(
+        state,
+        saturated=saturated + 1 if label == "saturated" else 0,
+        starved=starved + 1 if label == "starved" else 0,
+    )
 
 
 def _stop(
@@ -288,7 +153,7 @@ def _stop(
     state: LoopState,
     levels: LevelState,
     done: Round,
-    reading: Reading | None,
+    reading: LoopReading | None,
 ) -> Stop | None:
     """Why no round follows, the most telling reason first; None if one does."""
     nothing = done.checkpoint is None and sum(level.num_accepted for level in done.levels) == 0
@@ -369,7 +234,7 @@ def _may_turn_weak_driven(knobs: SelfImprovementConfig, state: LoopState) -> boo
     )
 
 
-def _saturated(reading: Reading, knobs: SelfImprovementConfig) -> str:
+def _saturated(reading: LoopReading, knobs: SelfImprovementConfig) -> str:
     """What a saturated job's owner is told: where it ends, and what would lift that."""
     if reading.v_plus is None:
         ceiling = "no ceiling can be predicted from it"
@@ -379,7 +244,3 @@ def _saturated(reading: Reading, knobs: SelfImprovementConfig) -> str:
         ceiling += f", and {reading.v_plus_doubled:.3f} with twice the samples a round"
     offer = "" if knobs.weak_driven.when == "on_saturation" else "; weak_driven.when = 'on_saturation' would go on"
     return f"saturated for {knobs.stop.patience} rounds in a row: {ceiling}{offer}"
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)

@@ -1,27 +1,26 @@
 """Counts and scores of judged responses."""
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from wmss.core.arrays import FloatArray
-from wmss.core.estimators import wilson_interval
+from wmss.core.estimators import Z_90, wilson_interval
 from wmss.core.selection import normalized
 from wmss.errors import DataError, TrainingError
 from wmss.records import Split, Verdict
 from wmss.rounds.before.task_files import TaskFile
-from wmss.rounds.improvement.decisions import HeldOut, LevelCount, LevelScore
 from wmss.rounds.improvement.rollouts import Rollout
+from wmss.rounds.improvement.round_records import HeldOut, LevelCount, LevelScore
 
 TRIVIAL = 0.98
 """Acceptance of every level above which there is nothing to learn, or the verifier accepts everything."""
-Z_90 = 1.644854
 
 
 @dataclass(frozen=True)
-class Judged:
+class JudgedRollouts:
     """Responses with their verdicts, in one order."""
 
     rollouts: Sequence[Rollout]
@@ -32,13 +31,37 @@ class Judged:
         for rollout, verdict in zip(self.rollouts, self.verdicts, strict=True):
             yield rollout, verdict.accepted and rollout.completion.finish_reason == "stop"
 
+    def where(self, keep: Callable[[Rollout], bool]) -> "JudgedRollouts":
+        """Those responses that a condition holds for."""
+        kept = [pair for pair in zip(self.rollouts, self.verdicts, strict=True) if keep(pair[0])]
+        return JudgedRollouts([rollout for rollout, _ in kept], [verdict for _, verdict in kept])
+
+    def of_level(self, level: int) -> "JudgedRollouts":
+        """The responses to the tasks of a level."""
+        return self.where(lambda rollout: rollout.level == level)
+
+    @property
+    def accepted(self) -> list[Rollout]:
+        """Those that may be learned from."""
+        return [rollout for rollout, accepted in self.pairs() if accepted]
+
     @property
     def num_accepted(self) -> int:
         """How many may be learned from."""
-        return sum(accepted for _, accepted in self.pairs())
+        return len(self.accepted)
+
+    @property
+    def num_truncated(self) -> int:
+        """How many were cut at the most tokens allowed."""
+        return sum(rollout.completion.finish_reason == "length" for rollout in self.rollouts)
 
 
-def pass_rates(judged: Judged) -> dict[int, float]:
+def num_distinct(rollouts: Sequence[Rollout]) -> int:
+    """Different responses, by task and by text without case and spaces."""
+    return len({(rollout.line, normalized(rollout.text)) for rollout in rollouts})
+
+
+def pass_rates(judged: JudgedRollouts) -> dict[int, float]:
     """Share of accepted responses by the line of their task."""
     counts: dict[int, list[bool]] = defaultdict(list)
     for rollout, accepted in judged.pairs():
@@ -78,7 +101,7 @@ def change_errors(before: Mapping[int, float], after: Mapping[int, float], file:
     return {level: _mean_error(np.asarray(found)) for level, found in differences.items()}
 
 
-def scores(judged: Judged, file: TaskFile, *, samples_per_task: int) -> HeldOut:
+def scores(judged: JudgedRollouts, file: TaskFile, *, samples_per_task: int) -> HeldOut:
     """Scores by level of the held-out tasks that decide, and of those out of distribution."""
     rates = pass_rates(judged)
     ood = [rates[task.line] for task in file.tasks if task.split == "ood"]
@@ -89,7 +112,7 @@ def scores(judged: Judged, file: TaskFile, *, samples_per_task: int) -> HeldOut:
     )
 
 
-def test_scores(judged: Judged, file: TaskFile) -> tuple[LevelScore, ...]:
+def final_scores(judged: JudgedRollouts, file: TaskFile) -> tuple[LevelScore, ...]:
     """Scores by level of the tasks that decided nothing."""
     return _by_level(pass_rates(judged), file, "test")
 
@@ -103,36 +126,34 @@ def _by_level(rates: Mapping[int, float], file: TaskFile, split: Split) -> tuple
     return tuple(score(some, level=level) for level, some in sorted(found.items()))
 
 
-def level_counts(judged: Judged, selected: Mapping[str, int], num_levels: int) -> tuple[LevelCount, ...]:
+def level_counts(judged: JudgedRollouts, selected: Mapping[int, int], num_levels: int) -> tuple[LevelCount, ...]:
     """What became of every level's responses; `selected` counts those learned from, by level."""
-    found: dict[int, list[tuple[Rollout, bool]]] = defaultdict(list)
-    for rollout, accepted in judged.pairs():
-        found[rollout.level].append((rollout, accepted))
-    return tuple(_level_count(level, found[level], selected.get(str(level), 0)) for level in range(1, num_levels + 1))
+    return tuple(
+        _level_count(level, judged.of_level(level), selected.get(level, 0)) for level in range(1, num_levels + 1)
+    )
 
 
-def _level_count(level: int, pairs: Sequence[tuple[Rollout, bool]], num_selected: int) -> LevelCount:
-    accepted = [rollout for rollout, right in pairs if right]
-    purposes = Counter(rollout.purpose for rollout, _ in pairs)
+def _level_count(level: int, judged: JudgedRollouts, num_selected: int) -> LevelCount:
+    num_sampled, num_accepted = len(judged.rollouts), judged.num_accepted
+    purposes = Counter(rollout.purpose for rollout in judged.rollouts)
     return LevelCount(
         level=level,
         purpose=purposes.most_common(1)[0][0] if purposes else "none",
-        num_sampled=len(pairs),
-        num_accepted=len(accepted),
-        interval_90=wilson_interval(len(accepted), len(pairs), z=Z_90) if pairs else None,
-        num_truncated=sum(rollout.completion.finish_reason == "length" for rollout, _ in pairs),
-        num_distinct=len({(rollout.line, normalized(rollout.text)) for rollout in accepted}),
+        num_sampled=num_sampled,
+        num_accepted=num_accepted,
+        interval_90=wilson_interval(num_accepted, num_sampled, z=Z_90) if num_sampled else None,
+        num_truncated=judged.num_truncated,
+        num_distinct=num_distinct(judged.accepted),
         num_selected=num_selected,
     )
 
 
-def refuse_hopeless(judged: Judged) -> None:
+def refuse_hopeless(judged: JudgedRollouts) -> None:
     """Raise where the start model's responses to the held-out tasks show that no round could teach anything."""
-    cut = [each for each in judged.rollouts if each.completion.finish_reason == "length"]
-    if len(cut) == len(judged.rollouts):
+    if judged.num_truncated == len(judged.rollouts):
         raise TrainingError(
-            f"sampling.max_new_tokens: none of {len(cut)} responses of the start model ended by itself, so none could "
-            "ever be learned from; raise it, or start from a model that was trained to end its answers",
+            f"sampling.max_new_tokens: none of {len(judged.rollouts)} responses of the start model ended by itself, so "
+            "none could ever be learned from; raise it, or start from a model that was trained to end its answers",
             param="method.self_improvement.sampling.max_new_tokens",
         )
     rates: dict[str, list[float]] = defaultdict(list)

@@ -2,7 +2,7 @@
 
 Every phase is recorded when it ends and reads only what was recorded and written before, so a job that starts again
 goes on where it stopped, with the same responses: the seed of each is a function of the job's seed, the round, the task
-and its number. What a round needs to know of those before it is in the `LoopState` that DECIDE leaves.
+and its number. State carried from one round to the next is a `LoopState`; `decide` records it at the end of each round.
 
 Source: the loop of arXiv 2602.10014 as its abstract tells it; details are our reconstruction.
 """
@@ -14,13 +14,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
+from pydantic import TypeAdapter
 
 from wmss.config import SelfImprovementConfig, SelfImprovementMethod
+from wmss.config.base import changed
 from wmss.core.difficulty import level_at, levels_of, lowest_rates
-from wmss.core.levels import Curriculum, LevelState, plan_round, start
+from wmss.core.levels import Curriculum, plan_round, start
 from wmss.core.selection import Candidate, Key, manifest_digest, select
 from wmss.data.tokenization import save_tokenized
 from wmss.errors import DataError, TrainingError, raise_all
@@ -30,21 +32,40 @@ from wmss.rounds.before.preflight import examine
 from wmss.rounds.before.task_files import TaskFile, TaskFiles, read_task_files
 from wmss.rounds.export import export_result
 from wmss.rounds.improvement import messages
-from wmss.rounds.improvement.decisions import Best, Decision, HeldOut, LoopState, Round, decide
+from wmss.rounds.improvement.decisions import Round, decide
 from wmss.rounds.improvement.judging import (
-    Judged,
+    JudgedRollouts,
     change_errors,
+    final_scores,
     level_counts,
     pass_rates,
     refuse_hopeless,
     scores,
-    test_scores,
 )
-from wmss.rounds.improvement.responses import Panel, Wanted
+from wmss.rounds.improvement.responses import ResponseSampler, Wanted
 from wmss.rounds.improvement.rollouts import Rollout, read_judged, read_rollouts, shards_in, write_judged
-from wmss.rounds.job import Checkpoint, Engines, Job, StoredCheckpoint, once
-from wmss.rounds.journal import Artifacts, Journal
+from wmss.rounds.improvement.round_records import (
+    Best,
+    Decision,
+    DrawnResponses,
+    EstimatedLevels,
+    EvaluatedRound,
+    FinalScores,
+    FinalTest,
+    LoopState,
+    PlannedLevel,
+    PlannedPrompt,
+    RoundPlan,
+    RoundUpdate,
+    SelectedResponses,
+    StartModel,
+    TaskCounts,
+    VerifiedResponses,
+)
+from wmss.rounds.job import Checkpoint, Engines, Job
+from wmss.rounds.journal import Journal, Kind, Record, once, recorded
 from wmss.rounds.messages import phase_done
+from wmss.rounds.phase_records import Exported
 from wmss.rounds.phases import IMPROVEMENT_ROUND, in_round, phases_of
 from wmss.rounds.training import train_phase
 from wmss.scoring.rollouts import sample_seed
@@ -57,19 +78,22 @@ HELD_OUT, PILOT = 0, -1
 """What stands for a round's number in the seeds of other responses. Held-out tasks are asked with the same seeds after
 every round, so that differences between rounds are less noisy than either."""
 
+_PROMPTS = TypeAdapter(list[PlannedPrompt])
+"""What the file `plan.json` of a round holds."""
 
-def improve(job: Job, engines: Engines, journal: Journal) -> Artifacts:
-    """Run all phases of a self-improvement job, skipping what an earlier attempt finished; returns those of `export`.
+
+def improve(job: Job, engines: Engines, journal: Journal) -> Exported:
+    """Run all phases of a self-improvement job, skipping what an earlier attempt finished; returns that of `export`.
 
     Raises:
         TrainingError: rounds ended without any of them having trained; says why, and what to change.
     """
     loop = _Loop(job, engines, journal)
-    loop.once("validate", loop.validate)
-    state = LoopState.model_validate(loop.once("pilot", loop.pilot)["state"])
+    loop.once("validate", TaskCounts, loop.validate)
+    state = loop.once("pilot", StartModel, loop.pilot).state
     stop = None
     while stop is None:
-        decision = Decision.model_validate(loop.round(state))
+        decision = loop.round(state)
         state, stop = decision.state, decision.stop
     if state.trained_rounds == 0:
         least = loop.knobs.accept.min_accepted
@@ -78,41 +102,32 @@ def improve(job: Job, engines: Engines, journal: Journal) -> Artifacts:
             "easier tasks, raise samples_per_round or lower accept.min_accepted; the responses are kept",
             param="method.self_improvement.accept.min_accepted",
         )
-    best = _read(state.best.checkpoint)
-    exported = loop.once("export", lambda: loop.export(best, state.best.round))
-    loop.once("final_test", loop.final_test)
+    exported = loop.once("export", Exported, lambda: loop.export(state.best.checkpoint.model, state.best.round))
+    loop.once("final_test", FinalTest, loop.final_test)
     return exported
-
-
-def _read(artifacts: Artifacts) -> Checkpoint:
-    return StoredCheckpoint(checkpoint=artifacts["checkpoint"], source=artifacts.get("source")).model
 
 
 @dataclass
 class _Loop:
-    """The phases themselves. Each reads and writes files and returns a small JSON record of what it did."""
+    """The phases themselves. Each reads and writes files and returns a small record of what it did."""
 
     job: Job
     engines: Engines
     journal: Journal
 
-    def once(self, phase: str, run: Callable[[], Artifacts]) -> Artifacts:
-        """Run a phase unless its artifacts are already recorded."""
-        return once(self.journal, phase, run, done=partial(self._done, phase))
+    def once(self, phase: str, kind: type[Kind], run: Callable[[], Kind]) -> Kind:
+        """Run a phase unless its record is already there."""
+        return once(self.journal, phase, kind, run, done=partial(phase_done, phases_of(self.job.spec), phase))
 
-    def round(self, state: LoopState) -> Artifacts:
-        """The round after `state`; returns the record of its decision."""
-        number = state.round + 1
-        phases = {kind: in_round(kind, number) for kind in IMPROVEMENT_ROUND}
-        plan = self.once(phases["plan"], lambda: self.plan(state))
-        self.once(phases["generate"], lambda: self.generate(phases["generate"], state, plan))
-        self.once(phases["verify"], lambda: self.verify(phases["verify"], number))
-        selected = self.once(phases["select"], lambda: self.select(number))
-        trained = self.once(phases["train"], lambda: self.train(phases["train"], state, selected))
-        judged = self.once(phases["evaluate"], lambda: self.evaluate(phases["evaluate"], state, trained))
-        return self.once(phases["decide"], lambda: self.decide(state, selected, trained, judged))
+    def round(self, state: LoopState) -> Decision:
+        """The round after `state`; returns its decision."""
+        record: Record | None = None
+        for kind, step in _ROUND:
+            record = self.once(in_round(kind, state.round + 1), step.record, partial(step.run, self, state))
+        assert isinstance(record, Decision), "expected `decide` as the last phase of a round"
+        return record
 
-    def validate(self) -> Artifacts:
+    def validate(self) -> TaskCounts:
         """Refuse what cannot work before an engine is started."""
         job = self.job
         found = examine(job.sources, partial(self.engines.refusals, scoring=True))
@@ -124,15 +139,15 @@ class _Loop:
             self.journal.event(messages.tasks_read(name, file.tasks))
         for warning in improvement_warnings(job.spec, files):
             self.journal.event(f"{warning.param}: {warning.message}", level="warn", data=warning.model_dump())
-        return {
-            "num_tasks": len(files.training.tasks),
-            "num_held_out": len(files.held_out.tasks),
-            "end_token_ids": files.end_token_ids,
-            "max_length": found.max_length,
-            "batch_size": found.batch_size,
-        }
+        return TaskCounts(
+            num_tasks=len(files.training.tasks),
+            num_held_out=len(files.held_out.tasks),
+            end_token_ids=tuple(files.end_token_ids),
+            max_length=found.max_length,
+            batch_size=found.batch_size,
+        )
 
-    def pilot(self) -> Artifacts:
+    def pilot(self) -> StartModel:
         """Where the start model stands, and, where levels are to be estimated, which tasks are hard for it."""
         base = Checkpoint.whole(self.job.base)
         began_at = time.time()
@@ -142,30 +157,30 @@ class _Loop:
         held_out_file = self._files.held_out
         if self.knobs.estimate_levels is not None:
             levels = self._estimated_levels(base, self.knobs.estimate_levels)
-            held_out_file = held_out_file.with_levels(levels["held_out"])
+            held_out_file = held_out_file.with_levels(levels.held_out)
         held_out = scores(judged, held_out_file, samples_per_task=self.knobs.evaluation_samples)
         state = LoopState(
-            current=base.record().model_dump(mode="json"),
+            current=base.record(),
             standing=held_out,
-            best=Best(round=0, held_out=held_out, checkpoint=base.record().model_dump(mode="json")),
+            best=Best(round=0, held_out=held_out, checkpoint=base.record()),
             history=(held_out,),
-            curriculum=start(self._curriculum(len(held_out.levels))).to_dict(),
+            curriculum=start(self._curriculum(len(held_out.levels))),
         )
         self.journal.event(messages.stands("the start model", held_out), data=held_out.model_dump())
-        return {"state": state.model_dump(mode="json"), "began_at": began_at, "estimated_levels": levels}
+        return StartModel(state=state, began_at=began_at, estimated_levels=levels)
 
-    def plan(self, state: LoopState) -> Artifacts:
+    def plan(self, state: LoopState) -> RoundPlan:
         """Choose a round's prompts: levels by the curriculum, prompts of a level at random."""
         knobs, number = self.knobs, state.round + 1
         curriculum = self._curriculum(len(state.history[0].levels))
         group_size = knobs.samples_per_prompt
         shares = plan_round(
             curriculum,
-            LevelState.from_dict(state.curriculum),
+            state.curriculum,
             num_groups=knobs.samples_per_round // group_size,
             group_size=group_size,
         )
-        asked: list[dict[str, Any]] = []
+        asked: list[PlannedPrompt] = []
         for share in shares:
             level = share.level + 1
             pool = self._files.training.of(level=level)
@@ -174,50 +189,54 @@ class _Loop:
             cycles = -(-share.num_groups // len(pool))
             order = np.concatenate([rng.permutation(pool) for _ in range(cycles)])[: share.num_groups]
             asked += [
-                {"index": int(index), "level": level, "purpose": share.purpose, "first": group_size * (i // len(pool))}
-                for i, index in enumerate(order)
+                PlannedPrompt(index=index, level=level, purpose=share.purpose, first=group_size * (i // len(pool)))
+                for i, index in enumerate(order.tolist())
             ]
         folder = self._folder(number)
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "plan.json").write_text(json.dumps(asked), encoding="utf-8")
-        levels = [{"level": s.level + 1, "purpose": s.purpose, "num_prompts": s.num_groups} for s in shares]
-        self.journal.event(messages.planned(number, levels, group_size), data={"levels": levels})
-        return {"levels": levels, "num_prompts": len(asked), "num_samples": group_size * len(asked)}
+        (folder / "plan.json").write_bytes(_PROMPTS.dump_json(asked))
+        levels = tuple(PlannedLevel(level=s.level + 1, purpose=s.purpose, num_prompts=s.num_groups) for s in shares)
+        told = {"levels": [level.model_dump() for level in levels]}
+        self.journal.event(messages.planned(number, levels, group_size), data=told)
+        return RoundPlan(levels=levels, num_prompts=len(asked), num_samples=group_size * len(asked))
 
-    def generate(self, phase: str, state: LoopState, plan: Artifacts) -> Artifacts:
+    def generate(self, state: LoopState) -> DrawnResponses:
         """Responses to the round's prompts, shard by shard: those on disk are not drawn again."""
         number = state.round + 1
-        asked = json.loads((self._folder(number) / "plan.json").read_text(encoding="utf-8"))
+        phase = in_round("generate", number)
+        asked = _PROMPTS.validate_json((self._folder(number) / "plan.json").read_bytes())
         wanted = [
-            Wanted(each["index"], each["level"], each["purpose"], each["first"] + i)
+            Wanted(each.index, each.level, each.purpose, each.first + i)
             for each in asked
             for i in range(self.knobs.samples_per_prompt)
         ]
         started = time.monotonic()
-        model, folder = _read(state.current), self._folder(number) / "rollouts"
-        rollouts = self._panel.ask(phase, self._files.training, wanted, model, round=number, folder=folder)
+        model, folder = state.current.model, self._folder(number) / "rollouts"
+        rollouts = self._sampler.ask(phase, self._files.training, wanted, model, round=number, folder=folder)
         num_tokens = sum(len(each.completion.token_ids) for each in rollouts)
         cut = sum(each.completion.finish_reason == "length" for each in rollouts)
         self.journal.event(messages.generated(phase, len(rollouts), num_tokens, cut, time.monotonic() - started))
-        return {"num_samples": len(rollouts), "num_tokens": num_tokens, "num_truncated": cut}
+        return DrawnResponses(num_samples=len(rollouts), num_tokens=num_tokens, num_truncated=cut)
 
-    def verify(self, phase: str, number: int) -> Artifacts:
+    def verify(self, state: LoopState) -> VerifiedResponses:
         """Which responses are right."""
+        number = state.round + 1
+        phase = in_round("verify", number)
         rollouts = read_rollouts(shards_in(self._folder(number) / "rollouts"))
-        verdicts = self._panel.judge(phase, self._files.training, rollouts)
+        verdicts = self._sampler.judge(phase, self._files.training, rollouts)
         write_judged(rollouts, verdicts, self._judged_file(number))
         reasons = Counter(f"{verdict.label}: {verdict.detail}" for verdict in verdicts)
         self.journal.event(messages.verified(phase, verdicts), data={"reasons": dict(reasons)})
         self._tell_alarms(number, rollouts, verdicts)
-        return {
-            "reasons": dict(reasons.most_common()),
-            "num_accepted": Judged(rollouts, verdicts).num_accepted,
-            "table": str(self._judged_file(number)),
-        }
+        return VerifiedResponses(
+            reasons=dict(reasons.most_common()),
+            num_accepted=JudgedRollouts(rollouts, verdicts).num_accepted,
+            table=self._judged_file(number),
+        )
 
-    def select(self, number: int) -> Artifacts:
+    def select(self, state: LoopState) -> SelectedResponses:
         """Which of the right ones are learned from, and the file to train on, in its order."""
-        accept = self.knobs.accept
+        accept, number = self.knobs.accept, state.round + 1
         first = 1 if accept.window is None else max(1, number - accept.window + 1)
         candidates: dict[Key, tuple[Candidate, Rollout]] = {}
         for earlier in range(first, number + 1):
@@ -240,28 +259,28 @@ class _Loop:
         (folder / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
         levels = Counter(each.level for each in rollouts)
         self.journal.event(messages.selected(number, chosen.counts), data=chosen.counts)
-        return {
-            "counts": chosen.counts,
-            "num_selected": len(rollouts),
-            "levels": {str(level): count for level, count in sorted(levels.items())},
-            "manifest_sha256": digest,
-        }
+        return SelectedResponses(
+            counts=chosen.counts,
+            num_selected=len(rollouts),
+            levels=dict(sorted(levels.items())),
+            manifest_sha256=digest,
+        )
 
-    def train(self, phase: str, state: LoopState, selected: Artifacts) -> Artifacts:
+    def train(self, state: LoopState) -> RoundUpdate:
         """Maximum likelihood on what was selected, or weak-driven training on it."""
         knobs, number = self.knobs, state.round + 1
-        num_samples = selected["num_selected"]
+        phase = in_round("train", number)
+        num_samples = self._recorded(in_round("select", number), SelectedResponses).num_selected
         if num_samples < knobs.accept.min_accepted:
             message = messages.too_few(phase, num_samples, knobs.accept.min_accepted)
             self.journal.event(message, level="warn")
-            return {"checkpoint": None, "num_steps": 0}
-        current = Checkpoint.whole(self.job.base) if knobs.start_from == "restart" else _read(state.current)
-        batch_size = self._recorded("validate")["batch_size"]
+            return RoundUpdate.of(None)
+        current = Checkpoint.whole(self.job.base) if knobs.start_from == "restart" else state.current.model
+        batch_size = self._validated.batch_size
         steps, epochs = knobs.steps_per_round, knobs.hyperparameters.num_epochs
         if steps is not None:
             epochs = -(-steps // -(-num_samples // batch_size))
         rate = knobs.hyperparameters.peak_learning_rate * state.learning_rate_factor
-        changed = {"max_steps": steps, "learning_rate": rate, "learning_rate_multiplier": None}
         run = TrainingRun(
             phase=phase,
             strong=current.source,
@@ -270,81 +289,81 @@ class _Loop:
             batch_size=batch_size,
             num_epochs=epochs,
             mixing_weight=1.0,
-            hyperparameters=knobs.hyperparameters.model_copy(update=changed),
+            hyperparameters=changed(
+                knobs.hyperparameters, max_steps=steps, learning_rate=rate, learning_rate_multiplier=None
+            ),
             parallelism=self.job.spec.resources.parallelism,
             seed=self._seed(number),
             checkpoint_every=self.job.spec.checkpointing.every_steps,
         )
         if state.weak_driven and state.previous is not None:
-            run = run.model_copy(
-                update={
-                    "weak": (_read(state.previous).source,),
-                    "weak_shares": (1.0,),
-                    "weak_frozen": knobs.weak_driven.weak_update == "frozen",
-                    "mixing_weight": knobs.weak_driven.mixing_weight,
-                }
+            run = changed(
+                run,
+                weak=(state.previous.model.source,),
+                weak_shares=(1.0,),
+                weak_frozen=knobs.weak_driven.weak_update == "frozen",
+                mixing_weight=knobs.weak_driven.mixing_weight,
             )
-        return train_phase(self.job, self.engines, self.journal, run)[1].model_dump(mode="json")
+        return RoundUpdate.of(train_phase(self.job, self.engines, self.journal, run)[1])
 
-    def evaluate(self, phase: str, state: LoopState, trained: Artifacts) -> Artifacts:
+    def evaluate(self, state: LoopState) -> EvaluatedRound:
         """How good the new model is on the held-out tasks; one that did not change is not asked again."""
-        if trained["checkpoint"] is None:
-            return {"held_out": state.standing.model_dump(mode="json"), "errors": None}
-        folder = self._folder(state.round + 1) / "held_out"
-        judged = self._judged_held_out(phase, _read(trained), folder, ("validation", "ood"))
-        held_out = scores(judged, self._files.held_out, samples_per_task=self.knobs.evaluation_samples)
-        standing = state.standing_round
-        before = Judged(*read_judged(_table_of(self._folder(standing or "pilot") / "held_out")))
-        errors = change_errors(pass_rates(before), pass_rates(judged), self._files.held_out)
-        self.journal.event(
-            messages.stands(f"the model of round {state.round + 1}", held_out), data=held_out.model_dump()
-        )
-        return {
-            "held_out": held_out.model_dump(mode="json"),
-            "errors": [[level, error] for level, error in errors.items()],
-        }
+        number, files = state.round + 1, self._files
+        trained = self._recorded(in_round("train", number), RoundUpdate).trained
+        if trained is None:
+            return EvaluatedRound(held_out=state.standing, errors=None)
+        folder, phase = self._folder(number) / "held_out", in_round("evaluate", number)
+        judged = self._judged_held_out(phase, trained.model, folder, ("validation", "ood"))
+        held_out = scores(judged, files.held_out, samples_per_task=self.knobs.evaluation_samples)
+        before = JudgedRollouts(*read_judged(_table_of(self._folder(state.standing_round or "pilot") / "held_out")))
+        errors = change_errors(pass_rates(before), pass_rates(judged), files.held_out)
+        self.journal.event(messages.stands(f"the model of round {number}", held_out), data=held_out.model_dump())
+        return EvaluatedRound(held_out=held_out, errors=tuple(errors.items()))
 
-    def decide(self, state: LoopState, selected: Artifacts, trained: Artifacts, judged: Artifacts) -> Artifacts:
+    def decide(self, state: LoopState) -> Decision:
         """How the round went, and what comes next."""
-        held_out = HeldOut.model_validate(judged["held_out"])
+        number = state.round + 1
+        selected = self._recorded(in_round("select", number), SelectedResponses)
+        evaluated = self._recorded(in_round("evaluate", number), EvaluatedRound)
+        num_levels = len(evaluated.held_out.levels)
+        # Without training nothing can have changed.
+        unchanged = {level.level: 0.0 for level in evaluated.held_out.levels}
         done = Round(
-            levels=level_counts(self._judged(state.round + 1), selected["levels"], len(held_out.levels)),
-            held_out=held_out,
-            # Without training nothing can have changed.
-            errors={level.level: 0.0 for level in held_out.levels}
-            if judged["errors"] is None
-            else dict(judged["errors"]),
-            checkpoint=None if trained["checkpoint"] is None else trained,
-            hours=(time.time() - self._recorded("pilot")["began_at"]) / 3600,
+            levels=level_counts(self._judged(number), selected.levels, num_levels),
+            held_out=evaluated.held_out,
+            errors=unchanged if evaluated.errors is None else dict(evaluated.errors),
+            checkpoint=self._recorded(in_round("train", number), RoundUpdate).trained,
+            hours=(time.time() - self._recorded("pilot", StartModel).began_at) / 3600,
         )
-        decision = decide(self.knobs, self._curriculum(len(held_out.levels)), state, done)
+        decision = decide(self.knobs, self._curriculum(num_levels), state, done)
         for message in messages.decided(decision):
             self.journal.event(message, data=None)
-        return decision.model_dump(mode="json")
+        return decision
 
-    def export(self, best: Checkpoint, number: int) -> Artifacts:
+    def export(self, best: Checkpoint, number: int) -> Exported:
         """The best round's model, not the last one's."""
         if number == 0:
             self.journal.event(
                 "no round was better than the start model on the held-out tasks: it is the result", level="warn"
             )
-        end_token_ids = self._recorded("validate")["end_token_ids"]
+        end_token_ids = list(self._validated.end_token_ids)
         return export_result(self.job, self.journal, best.folder, end_token_ids=end_token_ids, origin={"round": number})
 
-    def final_test(self) -> Artifacts:
+    def final_test(self) -> FinalTest:
         """The start model and the result on the rows of split `test`, which decided nothing."""
-        if not self._files.held_out.of(split="test"):
+        file = self._files.held_out
+        if not file.of(split="test"):
             self.journal.event(NO_TEST_ROWS, level="warn")
-            return {"results": None}
-        results = {}
-        for label, folder in (("base", self.job.base), ("result", self.job.result)):
-            model = Checkpoint.whole(folder)
-            judged = self._judged_held_out("final_test", model, self._folder("final_test") / label, ("test",))
-            results[label] = [each.model_dump(mode="json") for each in test_scores(judged, self._files.held_out)]
-        self.journal.event(messages.tested(results), data=results)
-        return {"results": results}
+            return FinalTest(results=None)
+        base, result = (
+            self._judged_held_out("final_test", Checkpoint.whole(model), self._folder("final_test") / label, ("test",))
+            for label, model in (("base", self.job.base), ("result", self.job.result))
+        )
+        tested = FinalScores(base=final_scores(base, file), result=final_scores(result, file))
+        self.journal.event(messages.tested(tested), data=tested.model_dump())
+        return FinalTest(results=tested)
 
-    def _estimated_levels(self, base: Checkpoint, num_levels: int) -> Artifacts:
+    def _estimated_levels(self, base: Checkpoint, num_levels: int) -> EstimatedLevels:
         """Levels of all tasks from the start model's pass rates; held-out ones take that of equally hard training
         tasks.
 
@@ -364,17 +383,17 @@ class _Loop:
                 "add held-out tasks like those of the training file, or lower estimate_levels",
                 param="validation_file",
             )
-        return {"training": found.tolist(), "held_out": of_held_out}
+        return EstimatedLevels(training=tuple(found.tolist()), held_out=tuple(of_held_out))
 
     def _pilot_rates(self, base: Checkpoint, file: TaskFile, name: str) -> list[float]:
         """Pass rate of every task of a file under the start model."""
         wanted = [Wanted(i, 0, "pilot", sample) for i in range(len(file.tasks)) for sample in range(PILOT_SAMPLES)]
         folder = self._folder("pilot") / name
-        rollouts = self._panel.ask("pilot", file, wanted, base, round=PILOT, folder=folder)
-        rates = pass_rates(Judged(rollouts, self._panel.judge("pilot", file, rollouts)))
+        rollouts = self._sampler.ask("pilot", file, wanted, base, round=PILOT, folder=folder)
+        rates = pass_rates(JudgedRollouts(rollouts, self._sampler.judge("pilot", file, rollouts)))
         return [rates[task.line] for task in file.tasks]
 
-    def _judged_held_out(self, phase: str, model: Checkpoint, folder: Path, splits: Sequence[Split]) -> Judged:
+    def _judged_held_out(self, phase: str, model: Checkpoint, folder: Path, splits: Sequence[Split]) -> JudgedRollouts:
         """Responses of a model to the held-out tasks of some splits; the purpose of each is its split."""
         file = self._files.held_out
         wanted = [
@@ -383,14 +402,14 @@ class _Loop:
             for index in file.of(split=split)
             for sample in range(self.knobs.evaluation_samples)
         ]
-        rollouts = self._panel.ask(phase, file, wanted, model, round=HELD_OUT, folder=folder)
-        judged = Judged(rollouts, self._panel.judge(phase, file, rollouts))
+        rollouts = self._sampler.ask(phase, file, wanted, model, round=HELD_OUT, folder=folder)
+        judged = JudgedRollouts(rollouts, self._sampler.judge(phase, file, rollouts))
         write_judged(judged.rollouts, judged.verdicts, _table_of(folder))
         return judged
 
-    def _judged(self, number: int) -> Judged:
+    def _judged(self, number: int) -> JudgedRollouts:
         """The responses of a round that is verified."""
-        return Judged(*read_judged(self._judged_file(number)))
+        return JudgedRollouts(*read_judged(self._judged_file(number)))
 
     def _judged_file(self, number: int) -> Path:
         return self._folder(number) / "rollouts.parquet"
@@ -404,8 +423,8 @@ class _Loop:
     def _tell_alarms(self, number: int, rollouts: Sequence[Rollout], verdicts: Sequence[Verdict]) -> None:
         tasks = self._files.training.at_line
         judged = [(tasks[each.line], each.text, verdict) for each, verdict in zip(rollouts, verdicts, strict=True)]
-        plans = [self._recorded(in_round("plan", earlier)) for earlier in range(1, number)]
-        before = {share["level"] for plan in plans for share in plan["levels"]}
+        plans = [self._recorded(in_round("plan", earlier), RoundPlan) for earlier in range(1, number)]
+        before = {share.level for plan in plans for share in plan.levels}
         fresh = {rollout.level for rollout in rollouts} - before
         for alarm in round_alarms(judged, fresh_levels=fresh):
             self.journal.event(alarm.message, level="warn", data={"code": alarm.code, **alarm.data})
@@ -434,38 +453,43 @@ class _Loop:
         return method.self_improvement
 
     @cached_property
-    def _panel(self) -> Panel:
-        found = self._recorded("validate")
-        return Panel(
+    def _sampler(self) -> ResponseSampler:
+        return ResponseSampler(
             self.job,
             self.engines,
             self.journal,
             self.knobs,
-            max_length=found["max_length"],
-            end_token_ids=found["end_token_ids"],
+            max_length=self._validated.max_length,
+            end_token_ids=self._validated.end_token_ids,
         )
+
+    @cached_property
+    def _validated(self) -> TaskCounts:
+        return self._recorded("validate", TaskCounts)
 
     @property
     def _files(self) -> TaskFiles:
         """Both files; as soon as levels are estimated, with them."""
-        piloted = self.journal.artifacts("pilot")
-        estimated = None if piloted is None else piloted["estimated_levels"]
+        piloted = recorded(self.journal, "pilot", StartModel)
+        estimated = None if piloted is None else piloted.estimated_levels
         return self._files_read if estimated is None else self._files_with_levels
 
     @cached_property
     def _files_read(self) -> TaskFiles:
-        max_length = self._recorded("validate")["max_length"]
         job = self.job
         assert job.validation_file is not None
-        return read_task_files(job.spec, job.base, job.training_file, job.validation_file, max_length=max_length)
+        return read_task_files(
+            job.spec, job.base, job.training_file, job.validation_file, max_length=self._validated.max_length
+        )
 
     @cached_property
     def _files_with_levels(self) -> TaskFiles:
-        levels, files = self._recorded("pilot")["estimated_levels"], self._files_read
+        levels, files = self._recorded("pilot", StartModel).estimated_levels, self._files_read
+        assert levels is not None
         return replace(
             files,
-            training=files.training.with_levels(levels["training"]),
-            held_out=files.held_out.with_levels(levels["held_out"]),
+            training=files.training.with_levels(levels.training),
+            held_out=files.held_out.with_levels(levels.held_out),
         )
 
     @cached_property
@@ -481,13 +505,30 @@ class _Loop:
         """Where the files of a round, or of another phase, lie."""
         return self.job.folder / (part if isinstance(part, str) else f"round-{part:03d}")
 
-    def _recorded(self, phase: str) -> Artifacts:
-        artifacts = self.journal.artifacts(phase)
-        assert artifacts is not None, f"phase {phase} has not run"
-        return artifacts
+    def _recorded(self, phase: str, kind: type[Kind]) -> Kind:
+        record = recorded(self.journal, phase, kind)
+        assert record is not None, f"phase {phase} has not run"
+        return record
 
-    def _done(self, phase: str, seconds: float) -> str:
-        return phase_done(phases_of(self.job.spec), phase, seconds)
+
+class _Step(NamedTuple):
+    """A phase of a round: what it leaves, and what runs it."""
+
+    record: type[Record]
+    run: Callable[[_Loop, LoopState], Record]
+
+
+_STEPS = {
+    "plan": _Step(RoundPlan, _Loop.plan),
+    "generate": _Step(DrawnResponses, _Loop.generate),
+    "verify": _Step(VerifiedResponses, _Loop.verify),
+    "select": _Step(SelectedResponses, _Loop.select),
+    "train": _Step(RoundUpdate, _Loop.train),
+    "evaluate": _Step(EvaluatedRound, _Loop.evaluate),
+    "decide": _Step(Decision, _Loop.decide),
+}
+_ROUND = [(kind, _STEPS[kind]) for kind in IMPROVEMENT_ROUND]
+"""The phases of a round in their order. A phase without a step fails here, when the file is imported."""
 
 
 def _table_of(folder: Path) -> Path:

@@ -2,10 +2,9 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from wmss.records import Task, Verdict
-from wmss.rounds.improvement.decisions import Decision, HeldOut
+from wmss.rounds.improvement.round_records import Decision, FinalScores, HeldOut, PlannedLevel
 from wmss.units import duration
 
 
@@ -32,9 +31,9 @@ def stands(who: str, held_out: HeldOut) -> str:
     return f"{who}: pass@1 {held_out.pass_at_1:.1%} on held-out tasks ({levels}){other}"
 
 
-def planned(number: int, levels: Sequence[Mapping[str, Any]], group_size: int) -> str:
+def planned(number: int, levels: Sequence[PlannedLevel], group_size: int) -> str:
     """What a round asks."""
-    shares = ", ".join(f"{each['num_prompts']:,} of level {each['level']} ({each['purpose']})" for each in levels)
+    shares = ", ".join(f"{each.num_prompts:,} of level {each.level} ({each.purpose})" for each in levels)
     return f"round {number}: prompts: {shares}; {group_size} responses to each"
 
 
@@ -76,21 +75,21 @@ def decided(decision: Decision) -> list[str]:
     )
     told = [f"round {decision.round}: {decision.label}: {decision.reason} (accepted: {rates})"]
     reading = decision.reading
-    if reading is not None and reading["v_plus"] is not None:
+    if reading is not None and reading.v_minus is not None and reading.v_plus is not None:
         told.append(
-            f"round {decision.round}: take-off above {reading['v_minus']:.3f}, predicted ceiling "
-            f"{reading['v_plus']:.3f} (difficulty {reading['complexity']:.0f} accepted responses)"
+            f"round {decision.round}: take-off above {reading.v_minus:.3f}, predicted ceiling {reading.v_plus:.3f} "
+            f"(difficulty {reading.complexity:.0f} accepted responses)"
         )
     if decision.stop is not None:
         told.append(f"no further round: {decision.stop.message}")
     return told
 
 
-def tested(results: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
+def tested(scores: FinalScores) -> str:
     """The result beside the start model on tasks that decided nothing."""
     changes = ", ".join(
-        f"level {after['level']} {before['pass_at_1']:.1%} → {after['pass_at_1']:.1%} (± {after['standard_error']:.1%})"
-        for before, after in zip(results["base"], results["result"], strict=True)
+        f"level {after.level} {before.pass_at_1:.1%} → {after.pass_at_1:.1%} (± {after.standard_error:.1%})"
+        for before, after in zip(scores.base, scores.result, strict=True)
     )
-    num_tasks = sum(score["num_tasks"] for score in results["result"])
+    num_tasks = sum(score.num_tasks for score in scores.result)
     return f"pass@1 on {num_tasks} test tasks, which decided nothing: {changes}"

@@ -5,7 +5,6 @@ from arXiv 2602.10014.
 """
 
 import time
-from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -15,15 +14,12 @@ import numpy as np
 
 from wmss.config import SelfImprovementConfig, SelfImprovementMethod
 from wmss.core.difficulty import levels_of
-from wmss.core.estimators import wilson_interval
-from wmss.core.selection import normalized
+from wmss.core.estimators import Z_90, wilson_interval
 from wmss.errors import ConfigError, raise_all
-from wmss.records import Verdict
 from wmss.rounds.before.preflight import examine
 from wmss.rounds.before.task_files import TaskFile
-from wmss.rounds.improvement.judging import Z_90, Judged, pass_rates
-from wmss.rounds.improvement.responses import Panel, Wanted
-from wmss.rounds.improvement.rollouts import Rollout
+from wmss.rounds.improvement.judging import JudgedRollouts, num_distinct, pass_rates
+from wmss.rounds.improvement.responses import ResponseSampler, Wanted
 from wmss.rounds.job import Checkpoint, Job, SamplingEngines
 from wmss.rounds.journal import Journal
 from wmss.verifiers.audit import Alarm, acceptance_alarms, constant_answer_alarms, failure_alarms
@@ -109,20 +105,23 @@ def run_pilot(job: Job, engines: SamplingEngines, journal: Journal, *, num_promp
     raise_all(found.problems)
     assert found.tasks is not None and found.max_length is not None
     file = found.tasks.training
-    panel = Panel(job, engines, journal, knobs, max_length=found.max_length, end_token_ids=found.tasks.end_token_ids)
+    sampler = ResponseSampler(
+        job, engines, journal, knobs, max_length=found.max_length, end_token_ids=found.tasks.end_token_ids
+    )
     wanted = list(_wanted(file, knobs, job.spec.seed, num_prompts, num_samples))
     began = time.monotonic()
     journal.start("generate")
     base = Checkpoint.whole(job.base)
-    rollouts = panel.ask("generate", file, wanted, base, round=PILOT, folder=job.folder / "pilot")
+    rollouts = sampler.ask("generate", file, wanted, base, round=PILOT, folder=job.folder / "pilot")
     journal.finish("generate", {})
     seconds = time.monotonic() - began
     journal.start("verify")
-    judged = Judged(rollouts, panel.judge("verify", file, rollouts))
+    judged = JudgedRollouts(rollouts, sampler.judge("verify", file, rollouts))
     journal.finish("verify", {})
     if knobs.estimate_levels is not None:
         judged = _with_levels(judged, knobs.estimate_levels, num_samples)
-    levels = tuple(_counted(judged))
+    numbers = sorted({rollout.level for rollout in judged.rollouts})
+    levels = tuple(_pilot_level(level, judged.of_level(level)) for level in numbers)
     return Pilot(
         levels=levels,
         gates=tuple(_gates(levels, knobs)),
@@ -160,38 +159,29 @@ def _wanted(
             yield from (Wanted(index, level, "pilot", sample) for sample in range(num_samples))
 
 
-def _with_levels(judged: Judged, num_levels: int, num_samples: int) -> Judged:
+def _with_levels(judged: JudgedRollouts, num_levels: int, num_samples: int) -> JudgedRollouts:
     """The second half of the responses to each prompt, with the levels that the first half says."""
     half = num_samples // 2
-    first, second = (
-        Judged(*zip(*pairs, strict=True))
-        for pairs in (
-            [pair for pair in zip(judged.rollouts, judged.verdicts, strict=True) if (pair[0].sample < half) == early]
-            for early in (True, False)
-        )
-    )
+    first, second = judged.where(lambda each: each.sample < half), judged.where(lambda each: each.sample >= half)
     rates = pass_rates(first)
     levels = dict(zip(rates, levels_of(list(rates.values()), num_levels).tolist(), strict=True))
-    return Judged([replace(each, level=levels[each.line]) for each in second.rollouts], second.verdicts)
+    return JudgedRollouts([replace(each, level=levels[each.line]) for each in second.rollouts], second.verdicts)
 
 
-def _counted(judged: Judged) -> Iterator[PilotLevel]:
-    by_level: dict[int, list[tuple[Rollout, Verdict]]] = defaultdict(list)
-    for rollout, verdict in zip(judged.rollouts, judged.verdicts, strict=True):
-        by_level[rollout.level].append((rollout, verdict))
-    for level, pairs in sorted(by_level.items()):
-        rollouts = [rollout for rollout, _ in pairs]
-        ended = [verdict for rollout, verdict in pairs if rollout.completion.finish_reason == "stop"]
-        num_prompts = len({rollout.line for rollout in rollouts})
-        yield PilotLevel(
-            level=level,
-            num_prompts=num_prompts,
-            num_sampled=len(pairs),
-            num_accepted=sum(verdict.accepted for verdict in ended),
-            num_truncated=len(pairs) - len(ended),
-            num_unparseable=sum(verdict.label == "unparseable" for verdict in ended),
-            distinct_per_prompt=len({(each.line, normalized(each.text)) for each in rollouts}) / num_prompts,
-        )
+def _pilot_level(level: int, judged: JudgedRollouts) -> PilotLevel:
+    num_prompts = len({rollout.line for rollout in judged.rollouts})
+    pairs = zip(judged.rollouts, judged.verdicts, strict=True)
+    return PilotLevel(
+        level=level,
+        num_prompts=num_prompts,
+        num_sampled=len(judged.rollouts),
+        num_accepted=judged.num_accepted,
+        num_truncated=judged.num_truncated,
+        num_unparseable=sum(
+            verdict.label == "unparseable" and rollout.completion.finish_reason == "stop" for rollout, verdict in pairs
+        ),
+        distinct_per_prompt=num_distinct(judged.rollouts) / num_prompts,
+    )
 
 
 def _gates(levels: Sequence[PilotLevel], knobs: SelfImprovementConfig) -> Iterator[Gate]:
@@ -237,7 +227,7 @@ def _gates(levels: Sequence[PilotLevel], knobs: SelfImprovementConfig) -> Iterat
         )
 
 
-def _alarms(file: TaskFile, judged: Judged) -> Iterator[Alarm]:
+def _alarms(file: TaskFile, judged: JudgedRollouts) -> Iterator[Alarm]:
     """Those of a round, but for the one that a gate has in its place."""
     seen = [
         (replace(file.at_line[rollout.line], level=rollout.level), rollout.text, verdict)

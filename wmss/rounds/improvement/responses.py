@@ -34,7 +34,7 @@ class Wanted:
     """Number among the responses to this task."""
 
 
-class Panel:
+class ResponseSampler:
     """Asks models for responses and a verifier for verdicts, as a job's knobs say."""
 
     def __init__(

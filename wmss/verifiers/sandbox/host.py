@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from wmss.config import SandboxLimits
-from wmss.verifiers.interfaces import Finding
+from wmss.verifiers.interfaces import Ruling
 from wmss.verifiers.sandbox import guest as guest_program
 from wmss.verifiers.sandbox import kernel
 from wmss.verifiers.sandbox.tester import GuestProcess, Job, import_nothing_from, run
@@ -60,18 +60,18 @@ _INTERPRETER = os.path.realpath(sys.executable)
 _GUEST_SOURCE = f"{Path(guest_program.__file__).read_text(encoding='utf-8')}\nserve({_REQUESTS}, {_ANSWERS})\n"
 
 
-def run_in_sandbox(job: Job, limits: SandboxLimits) -> Finding:
+def run_in_sandbox(job: Job, limits: SandboxLimits) -> Ruling:
     """The verdict on one job; `error`, `sandbox` and a reason where none can be built, `timeout` where time runs out.
 
     A program that is gone is run once more in what is left of its time: it may have been killed from outside, which
     must not decide. To be called from a process without threads: it forks.
     """
     deadline = time.monotonic() + limits.timeout_s
-    finding = _run_once(job, limits, deadline)
-    return _run_once(job, limits, deadline) if finding.detail == "exited" else finding
+    ruling = _run_once(job, limits, deadline)
+    return _run_once(job, limits, deadline) if ruling.detail == "exited" else ruling
 
 
-def _run_once(job: Job, limits: SandboxLimits, deadline: float) -> Finding:
+def _run_once(job: Job, limits: SandboxLimits, deadline: float) -> Ruling:
     kernel.adopt_orphans()
     token = secrets.token_hex(16)
     result, result_in_guard = os.pipe()
@@ -88,13 +88,13 @@ def _run_once(job: Job, limits: SandboxLimits, deadline: float) -> Finding:
             os.write(go, b"m")
         written = _read_until(result, deadline)
     except OSError as error:
-        return Finding("error", f"sandbox: {error}")
+        return Ruling("error", f"sandbox: {error}")
     finally:
         os.kill(guard, signal.SIGKILL)
         for fd in (result, signals, go):
             os.close(fd)
         _reap_all()
-    return Finding("timeout", "time") if written is None else _finding(written, token)
+    return Ruling("timeout", "time") if written is None else _ruling(written, token)
 
 
 def _in_child(work: Callable[..., None], *arguments: Any) -> NoReturn:
@@ -132,14 +132,14 @@ def _read_until(fd: int, deadline: float) -> bytes | None:
     return written
 
 
-def _finding(written: bytes, token: str) -> Finding:
+def _ruling(written: bytes, token: str) -> Ruling:
     if not written:
-        return Finding("wrong", "exited")
+        return Ruling("wrong", "exited")
     verdict = json.loads(written)
     if "refused" in verdict:
-        return Finding("error", f"sandbox: {verdict['refused']}")
+        return Ruling("error", f"sandbox: {verdict['refused']}")
     assert verdict["token"] == token, "expected a verdict with this job's token"
-    return Finding(verdict["label"], verdict["detail"])
+    return Ruling(verdict["label"], verdict["detail"])
 
 
 def _reap_all() -> None:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from importlib.machinery import BuiltinImporter, FrozenImporter, PathFinder
 from typing import Any
 
-from wmss.verifiers.interfaces import Finding
+from wmss.verifiers.interfaces import Ruling
 from wmss.verifiers.sandbox.guest import MessageTooLong, decode, encode, read_message, write_message
 
 _SUBMODULES = {
@@ -206,20 +206,20 @@ def import_nothing_from(folder: str) -> None:
             module.__path__ = list(filter(outside, module.__path__))
 
 
-def run(job: Job, guest: GuestProcess) -> Finding:
+def run(job: Job, guest: GuestProcess) -> Ruling:
     """What comes of one job. Details: see `wmss.verifiers.programs`."""
     try:
         names = guest.load(job.source)
     except SyntaxError:
-        return Finding("unparseable", "syntax_error")
+        return Ruling("unparseable", "syntax_error")
     except GuestGone:
-        return Finding("wrong", "exited")
+        return Ruling("wrong", "exited")
     except Exception:
-        return Finding("wrong", "raised")
+        return Ruling("wrong", "raised")
     return _verified(job.arguments, names) if job.arguments is not None else _tested(job, names, guest)
 
 
-def _tested(job: Job, names: dict[str, Any], guest: GuestProcess) -> Finding:
+def _tested(job: Job, names: dict[str, Any], guest: GuestProcess) -> Ruling:
     # The tests' own `len` or `all` must not be the program's; nor `__builtins__`, where they are looked up.
     namespace = {n: value for n, value in names.items() if not n.startswith("__") and not hasattr(builtins, n)}
     namespace["__builtins__"] = builtins
@@ -229,22 +229,22 @@ def _tested(job: Job, names: dict[str, Any], guest: GuestProcess) -> Finding:
         for test in job.tests:
             exec(compile(test, "test", "exec"), namespace)
     except AssertionError:
-        return Finding("wrong", "failed_test")
+        return Ruling("wrong", "failed_test")
     except GuestGone:
-        return Finding("wrong", "exited")
+        return Ruling("wrong", "exited")
     except Exception:
-        return Finding("wrong", "raised")
-    return Finding("wrong", "exited") if guest.gone else Finding("correct", "passed")
+        return Ruling("wrong", "raised")
+    return Ruling("wrong", "exited") if guest.gone else Ruling("correct", "passed")
 
 
-def _verified(arguments: tuple[Any, ...], names: dict[str, Any]) -> Finding:
+def _verified(arguments: tuple[Any, ...], names: dict[str, Any]) -> Ruling:
     """What the user's `verify` says; anything but True or False is its failure, not the response's."""
     try:
         accepted = names["verify"](*arguments)
     except GuestGone:
-        return Finding("error", "exited")
+        return Ruling("error", "exited")
     except Exception:
-        return Finding("error", "raised")
+        return Ruling("error", "raised")
     if not isinstance(accepted, bool):
-        return Finding("error", "not_bool")
-    return Finding("correct", "accepted") if accepted else Finding("wrong", "rejected")
+        return Ruling("error", "not_bool")
+    return Ruling("correct", "accepted") if accepted else Ruling("wrong", "rejected")
