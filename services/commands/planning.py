@@ -20,8 +20,8 @@ from wmss.config import JobSpec, SelfImprovementConfig, SelfImprovementMethod
 from wmss.errors import WmssError
 from wmss.rounds.improvement.outlook import Case, Outlook, look_ahead
 from wmss.rounds.improvement.pilot import Pilot, run_pilot
+from wmss.rounds.in_process import in_process
 from wmss.rounds.job import Job
-from wmss.rounds.scores.request import in_process
 from wmss.units import duration
 
 PILOT_COLUMNS = ("level", "prompts", "accepted", "rate", "90 %", "no answer", "cut", "distinct")

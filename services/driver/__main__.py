@@ -19,8 +19,8 @@ from services.jobs.lease import keep_lease
 from services.jobs.states import State
 from services.jobs.store import PATIENCE_S, Fence, LostLeaseError, Store, may_be_tried_again
 from services.settings import Settings
+from wmss.rounds.run import run_job
 from wmss.rounds.scores.request import run_scores
-from wmss.rounds.weak_driven import run_job
 
 logger = logging.getLogger(__name__)
 

@@ -4,19 +4,21 @@ import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+
+from pydantic import JsonValue
 
 from wmss import __version__
 from wmss.models.checkpoints import export_model
 from wmss.models.loading import checkpoint_digest
 from wmss.rounds.job import Job
-from wmss.rounds.journal import Artifacts, Journal
+from wmss.rounds.journal import Journal
+from wmss.rounds.phase_records import Exported
 from wmss.units import gigabytes
 
 
 def export_result(
-    job: Job, journal: Journal, checkpoint: Path, *, end_token_ids: list[int], origin: Mapping[str, Any]
-) -> Artifacts:
+    job: Job, journal: Journal, checkpoint: Path, *, end_token_ids: list[int], origin: Mapping[str, JsonValue]
+) -> Exported:
     """Put a checkpoint where finished models lie, with a record of where it comes from: `origin`, and the job."""
     staging = job.folder / "export"
     shutil.rmtree(staging, ignore_errors=True)
@@ -38,6 +40,7 @@ def export_result(
     job.result.parent.mkdir(parents=True, exist_ok=True)
     staging.rename(job.result)
     num_bytes = sum(file.stat().st_size for file in job.result.iterdir())
-    found = {"path": str(job.result), "name": job.result_name, "digest": digest, "num_bytes": num_bytes}
-    journal.event(f"model saved as {job.result_name}: {gigabytes(num_bytes)}, digest {digest[:12]}", data=found)
-    return found
+    exported = Exported(path=job.result, name=job.result_name, digest=digest, num_bytes=num_bytes)
+    message = f"model saved as {job.result_name}: {gigabytes(num_bytes)}, digest {digest[:12]}"
+    journal.event(message, data=exported.model_dump(mode="json"))
+    return exported

@@ -25,7 +25,7 @@ from wmss.core.selection import Candidate, Key, manifest_digest, select
 from wmss.data.tokenization import save_tokenized
 from wmss.errors import DataError, TrainingError, raise_all
 from wmss.records import Split, TokenizedSample, Verdict
-from wmss.rounds.before.improvement_report import NO_TEST_ROWS, improvement_warnings
+from wmss.rounds.before.improvement_warnings import NO_TEST_ROWS, improvement_warnings
 from wmss.rounds.before.preflight import examine
 from wmss.rounds.before.task_files import TaskFile, TaskFiles, read_task_files
 from wmss.rounds.export import export_result
@@ -328,7 +328,10 @@ class _Loop:
                 "no round was better than the start model on the held-out tasks: it is the result", level="warn"
             )
         end_token_ids = self._recorded("validate")["end_token_ids"]
-        return export_result(self.job, self.journal, best.folder, end_token_ids=end_token_ids, origin={"round": number})
+        record = export_result(
+            self.job, self.journal, best.folder, end_token_ids=end_token_ids, origin={"round": number}
+        )
+        return record.model_dump(mode="json")
 
     def final_test(self) -> Artifacts:
         """The start model and the result on the rows of split `test`, which decided nothing."""
