@@ -59,6 +59,12 @@ class TrainingError(WmssError):
     code = "training_failed"
 
 
+class RecordError(WmssError):
+    """A phase was recorded in a form that this release cannot read."""
+
+    code = "other_release"
+
+
 def shortened(text: str) -> str:
     """What a message repeats of the caller's own text: no more than a person reads."""
     return text if len(text) <= MAX_REPEATED else text[: MAX_REPEATED - 3] + "..."

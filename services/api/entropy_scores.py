@@ -16,6 +16,8 @@ from services.jobs.tables import JobRow
 from services.results.scores import json_lines
 from wmss.config import ScoreSpec
 from wmss.ids import SCORES, new_id
+from wmss.rounds.journal import parsed
+from wmss.rounds.phase_records import RequestScored
 from wmss.rounds.phases import score_phases
 
 router = APIRouter(prefix="/v1/entropy_scores", tags=["entropy scores"])
@@ -107,8 +109,9 @@ def _table(service: ServiceState, job: JobRow, model: int, level: Level) -> Path
     if left is None:
         state = f"has {job.state} before it" if job.state in TERMINAL else f"is {job.state}"
         raise Problem(409, "not_ready", f"model: {spec.models[model]} is not scored: {job.id} {state}", param="model")
-    table = Path(left["table" if level == "sample" else "tokens"])
-    if not table.is_file():
+    scored = parsed(left, phase, RequestScored)
+    table = scored.table if level == "sample" else scored.tokens
+    if table is None or not table.is_file():
         raise not_found("table on disk", job.id, "scores_id")
     return table
 

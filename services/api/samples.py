@@ -17,6 +17,8 @@ from services.results.samples import COLUMNS, Filter, MissingColumnError, select
 from wmss.config import JobSpec
 from wmss.data.dataset import samples_at
 from wmss.errors import shown
+from wmss.rounds.journal import parsed
+from wmss.rounds.phase_records import Weighed
 from wmss.rounds.phases import in_round, kind_and_round, phases_of
 
 router = APIRouter(prefix="/v1/fine_tuning/jobs", tags=["fine-tuning"])
@@ -123,7 +125,7 @@ def _table(service: ServiceState, job: JobRow, number: int) -> Path:
             raise Problem(404, "no_samples", f"job {job.id} has {job.state} before its phase {phase}")
         message = f"the phase {phase} of job {job.id} has not finished; see /v1/fine_tuning/jobs/{job.id}/phases"
         raise Problem(409, "samples_not_ready", message)
-    table = Path(row.artifacts["table"])
+    table = parsed(row.artifacts, phase, Weighed).table
     if not table.is_file():
         raise not_found("table on disk of job", job.id, "fine_tuning_job_id")
     return table

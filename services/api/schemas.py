@@ -11,6 +11,8 @@ from services.jobs.states import State, public_status
 from services.jobs.tables import CheckpointRow, EventRow, FileRow, JobRow, PhaseRow, WeakCheckpointRow
 from wmss.config import ScoreSpec
 from wmss.ids import event_id
+from wmss.rounds.journal import parsed
+from wmss.rounds.phase_records import RequestScored, RequestValidated
 from wmss.rounds.phases import in_round, score_phases
 
 Item = TypeVar("Item")
@@ -236,6 +238,8 @@ _UNSEEN = ("indices", "estimated_levels", "state")
 class PhaseObject(PhaseProgress):
     """The same with what the phase left."""
 
+    # Shown as it is stored, not through its record: jobs of every release before are listed here.
+
     artifacts: dict[str, Any] | None = None
 
     @classmethod
@@ -293,12 +297,12 @@ class ScoresObject(BaseModel):
         """From its row and those of its phases."""
         names = score_phases(ScoreSpec.model_validate(row.spec))
         left = {phase.name: phase.artifacts for phase in phases if phase.artifacts is not None}
-        counts = {key: value for key, value in left.get("validate", {}).items() if key in ScoreResult.model_fields}
-        results = [
-            ScoreResult.model_validate({"model": model} | counts | left[name])
-            for name, model in zip(names[1:], row.spec["models"], strict=True)
-            if name in left
-        ]
+        results = []
+        for name, model in zip(names[1:], row.spec["models"], strict=True):
+            if name in left:
+                counts = parsed(left["validate"], "validate", RequestValidated)
+                scored = parsed(left[name], name, RequestScored)
+                results.append(ScoreResult.model_validate({"model": model} | dict(counts) | dict(scored)))
         return cls(
             id=row.id,
             created_at=row.created_at,

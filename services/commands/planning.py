@@ -21,8 +21,8 @@ from wmss.errors import WmssError
 from wmss.ids import LOCAL, new_id
 from wmss.rounds.improvement.outlook import Case, Outlook, look_ahead
 from wmss.rounds.improvement.pilot import Pilot, run_pilot
+from wmss.rounds.in_process import in_process
 from wmss.rounds.job import Job
-from wmss.rounds.scores.request import in_process
 from wmss.units import duration
 
 PILOT_COLUMNS = ("level", "prompts", "accepted", "rate", "90 %", "no answer", "cut", "distinct")

@@ -24,9 +24,11 @@ from services.settings import Settings
 from wmss.config import ScoreSpec, parse_scores
 from wmss.errors import WmssError
 from wmss.ids import LOCAL, new_id
-from wmss.rounds.journal import Artifacts
+from wmss.rounds.in_process import PassingJournal, in_process
+from wmss.rounds.journal import Artifacts, required
+from wmss.rounds.phase_records import RequestScored
 from wmss.rounds.phases import score_phases
-from wmss.rounds.scores.request import PassingJournal, ScoreJob, in_process, run_scores
+from wmss.rounds.scores.request import ScoreJob, run_scores
 from wmss.scoring.tables import EntropyTable, entropy_change
 
 Format = Literal["parquet", "jsonl"]
@@ -99,15 +101,16 @@ def score_here(
         )
         journal = ViewedJournal(view)
         run_scores(job, in_process(engine, spec.dtype), journal)
-    left = [journal.finished[phase] for phase in score_phases(spec)[1:]]
+    scored = [required(journal, phase, RequestScored) for phase in score_phases(spec)[1:]]
     for (number, level), file in files.items():
-        table = Path(left[number]["table" if level == "sample" else "tokens"])
+        table = scored[number].table if level == "sample" else scored[number].tokens
+        assert table is not None, "a table of tokens was asked for"
         if output.format == "parquet":
             shutil.copyfile(table, file)
         else:
             with file.open("w", encoding="utf-8") as lines:
                 lines.writelines(json_lines(table))
-    _show(console, spec, [EntropyTable.load(Path(each["table"])) for each in left], files)
+    _show(console, spec, [EntropyTable.load(each.table) for each in scored], files)
 
 
 class ViewedJournal(PassingJournal):

@@ -21,8 +21,8 @@ from services.jobs.states import State
 from services.jobs.store import Store
 from services.settings import Settings
 from wmss.ids import submission_id
+from wmss.rounds.run import run_job
 from wmss.rounds.scores.request import run_scores
-from wmss.rounds.weak_driven import run_job
 
 logger = logging.getLogger(__name__)
 

@@ -9,7 +9,7 @@ from tests.training.runs import LocalHost
 from wmss.config import parse_job
 from wmss.rounds.job import Job
 from wmss.rounds.phases import phases_of
-from wmss.rounds.weak_driven import run_job
+from wmss.rounds.run import run_job
 from wmss.scoring.torch_sampler import TorchSampler
 from wmss.scoring.torch_scorer import TorchEntropyScorer, provenance
 from wmss.training.loop import train

@@ -13,8 +13,8 @@ from wmss.data.tokenization import load_tokenized
 from wmss.errors import ConfigError, TrainingError
 from wmss.models.loading import load_model
 from wmss.rounds.phases import phases_of
+from wmss.rounds.run import run_job
 from wmss.rounds.scores import cache as scores
-from wmss.rounds.weak_driven import run_job
 from wmss.scoring.torch_scorer import TorchEntropyScorer
 from wmss.training.loop import train
 from wmss.units import gigabytes

@@ -13,7 +13,7 @@ from wmss.data.dataset import read_samples
 from wmss.data.tokenization import save_tokenized, tokenize_samples
 from wmss.models.loading import load_tokenizer
 from wmss.rounds.before.estimates import (
-    Branch,
+    WorkerModel,
     checkpoint_bytes,
     measure_flops,
     read_shape,
@@ -63,9 +63,10 @@ def prepare(tmp_path, larger, case):
         seed=1,
         checkpoint_every=1,
     )
-    branches = [Branch(read_shape(run.strong.folder), lora=lora)]
+    branches = [WorkerModel(read_shape(run.strong.folder), lora=lora)]
     branches += [
-        Branch(read_shape(source.folder), trained=trained, lora=lora, shares_weights=adapters) for source in run.weak
+        WorkerModel(read_shape(source.folder), trained=trained, lora=lora, shares_weights=adapters)
+        for source in run.weak
     ]
     return run, branches
 
@@ -98,7 +99,7 @@ def test_flops_against_torchs_own_count(larger, family, trained):
         logits = model(input_ids=torch.arange(length)[None]).logits
         if trained:
             logits.sum().backward()
-    branch = Branch(read_shape(larger[family]), trained=trained)
+    branch = WorkerModel(read_shape(larger[family]), trained=trained)
     estimated = training_flops([branch], num_tokens=length, num_targets=length, squared_lengths=length**2)
     assert estimated == pytest.approx(counter.get_total_flops(), rel=0.02)
 

@@ -17,7 +17,7 @@ from wmss.rounds.improvement.rollouts import read_judged, read_rollouts, shards_
 from wmss.rounds.improvement.round_records import Decision
 from wmss.rounds.job import Job
 from wmss.rounds.phases import phases_of, rounds_decided
-from wmss.rounds.weak_driven import run_job
+from wmss.rounds.run import run_job
 
 KNOBS = {
     "verifier": {"type": "exact"},

@@ -14,7 +14,7 @@ from wmss.models.loading import checkpoint_digests, load_tokenizer
 from wmss.rounds.before.dry_run import report
 from wmss.rounds.before.preflight import examine
 from wmss.rounds.before.report import Machine
-from wmss.rounds.weak_driven import run_job
+from wmss.rounds.run import run_job
 from wmss.tasks.arithmetic import make_problems, write_jsonl
 
 MACHINE = Machine(on_gpu=False, num_threads=1, num_cores=2, kv_cache_bytes=2**30)

@@ -7,7 +7,7 @@ import pytest
 
 from tests.rounds.engines import LocalEngines, MemoryJournal, job_of
 from wmss.rounds import weak_driven as stages
-from wmss.rounds.weak_driven import run_job
+from wmss.rounds.run import run_job
 
 KNOBS = {"learning_rate": 1e-9, "max_steps": 14, "sft_epochs": 8, "telemetry_every": 1}
 

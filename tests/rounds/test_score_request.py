@@ -16,9 +16,10 @@ from tests.rounds.engines import LocalEngines, MemoryJournal, make_job
 from wmss.config import parse_scores
 from wmss.data.tokenization import load_tokenized
 from wmss.errors import ConfigError, DataError, ModelError, WmssError
+from wmss.rounds.in_process import InProcess
 from wmss.rounds.phases import score_phases
-from wmss.rounds.scores.request import InProcess, ScoreJob, run_scores, score_file
-from wmss.rounds.weak_driven import run_job
+from wmss.rounds.run import run_job
+from wmss.rounds.scores.request import ScoreJob, run_scores, score_file
 from wmss.scoring.interfaces import NUM_STATISTICS
 from wmss.scoring.tables import EntropyTable, entropy_change
 from wmss.scoring.torch_scorer import TorchEntropyScorer, provenance
@@ -143,7 +144,7 @@ def test_two_who_ask_at_once_get_one_answer(tmp_path, checkpoints, files):
         thread.join()
     assert len(asked) == 1
     assert sorted(journal.finished["score_1"]["num_tokens_scored"] > 0 for journal in journals) == [False, True]
-    assert sum("somebody else is computing" in event for journal in journals for event in journal.events) == 1
+    assert sum("another process is computing" in event for journal in journals for event in journal.events) == 1
 
 
 def test_a_job_and_a_request_share_their_scores(tmp_path, checkpoints, files):

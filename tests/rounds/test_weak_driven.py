@@ -18,8 +18,9 @@ from wmss.errors import ConfigError, DataError, ModelError
 from wmss.models.loading import load_model, load_tokenizer
 from wmss.records import Completion
 from wmss.rounds.messages import compared
+from wmss.rounds.phase_records import Accuracy, Evaluation
 from wmss.rounds.phases import phases_of
-from wmss.rounds.weak_driven import run_job
+from wmss.rounds.run import run_job
 
 
 def test_wmss_job_leaves_a_model_of_the_same_shape(tmp_path, checkpoints, files):
@@ -367,10 +368,18 @@ def test_scores_from_the_cache_are_said_to_be(tmp_path, checkpoints, files):
 )
 def test_a_difference_is_told_with_its_interval(before, after, problems, verdict):
     results = {
-        label: {
-            "accuracy": {"pass_at_1": correct / problems, "num_correct": correct, "num_problems": problems},
-            "nll": nll,
-        }
+        label: Evaluation(
+            nll=nll,
+            mean_entropy=1.0,
+            accuracy=Accuracy(
+                pass_at_1=correct / problems,
+                interval_95=(0.0, 1.0),
+                num_correct=correct,
+                num_problems=problems,
+                truncated_share=0.0,
+                max_new_tokens=8,
+            ),
+        )
         for label, correct, nll in (("base", before, 0.5), ("result", after, 0.25))
     }
     said = compared("base", results)

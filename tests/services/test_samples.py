@@ -98,7 +98,8 @@ def draw(settings, add_job):
         table.parent.mkdir(parents=True)
         pq.write_table(pa.table(columns, metadata={"wmss": json.dumps({"round": 1})}), table)
         fence.start_phase("weigh")
-        fence.finish_phase("weigh", {"table": str(table), "indices": []})
+        draw = {"num_unique": 0, "num_duplicates": 0, "effective_sample_size": 1.0, "largest_share": 1.0}
+        fence.finish_phase("weigh", {"table": str(table), "indices": [], **draw})
         return job, fence
 
     return make

@@ -4,12 +4,13 @@ import time
 from collections.abc import Callable
 from typing import Any, Protocol, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
 
-from wmss.errors import WmssError
+from wmss.errors import RecordError
 
-Artifacts = dict[str, Any]
-"""A record as JSON values, the form that is stored and that the API shows."""
+Artifacts = dict[str, JsonValue]
+"""A record as JSON values, the form that is stored and that the API shows. Read a field through its record only: mypy
+then refuses a misspelt one."""
 
 
 class Record(BaseModel):
@@ -19,12 +20,6 @@ class Record(BaseModel):
 
 
 Kind = TypeVar("Kind", bound=Record)
-
-
-class RecordError(WmssError):
-    """A phase was recorded in a form that this release cannot read."""
-
-    code = "other_release"
 
 
 class Journal(Protocol):
@@ -46,23 +41,33 @@ class Journal(Protocol):
         """Tell the owner."""
 
 
-def recorded(journal: Journal, phase: str, kind: type[Kind]) -> Kind | None:
-    """The record of a finished phase, or None.
+def parsed(artifacts: Artifacts, phase: str, kind: type[Kind]) -> Kind:
+    """The record of a phase from its stored form.
 
     Raises:
-        RecordError: it was recorded by a release whose records had other fields.
+        RecordError: it was stored by a release whose record of this phase had other fields.
     """
-    artifacts = journal.artifacts(phase)
-    if artifacts is None:
-        return None
     try:
         return kind.model_validate(artifacts)
     except ValidationError as error:
-        fields = ", ".join(".".join(map(str, each["loc"])) for each in error.errors())
+        fields = "; ".join(f"{'.'.join(map(str, each['loc']))} ({each['msg']})" for each in error.errors())
         raise RecordError(
-            f"phase {phase}: expected the record of this release ({kind.__name__}), got another in {fields}: the job "
-            "was begun by another release; finish it with that one, or cancel it and submit it again"
+            f"phase {phase}: expected what this release records ({kind.__name__}), got another form: {fields}; the job "
+            "was begun by another release: finish it with that one, or cancel it and submit it again"
         ) from error
+
+
+def recorded(journal: Journal, phase: str, kind: type[Kind]) -> Kind | None:
+    """The record of a finished phase, None if it has not finished; raises as `parsed` does."""
+    artifacts = journal.artifacts(phase)
+    return None if artifacts is None else parsed(artifacts, phase, kind)
+
+
+def required(journal: Journal, phase: str, kind: type[Kind]) -> Kind:
+    """The record of a phase that ran before, in this attempt or an earlier one; raises as `parsed` does."""
+    record = recorded(journal, phase, kind)
+    assert record is not None, f"phase {phase} has not run"
+    return record
 
 
 def once(
@@ -74,13 +79,19 @@ def once(
     done: Callable[[float], str],
     still_valid: Callable[[Kind], bool] = lambda record: True,
 ) -> Kind:
-    """Run a phase unless its record is there and still valid; `done(seconds)` is what its owner is told."""
+    """Run a phase unless its record is there and still valid; `done(seconds)` is what its owner is told.
+
+    Raises:
+        RecordError: the phase was recorded by another release, see `parsed`.
+    """
     found = recorded(journal, phase, kind)
     if found is not None and still_valid(found):
         return found
     journal.start(phase)
     started = time.monotonic()
     record = run()
+    # mypy lets two kinds of record meet in their common base, and the next attempt could not read this one.
+    assert isinstance(record, kind), f"phase {phase} left {type(record).__name__}, not {kind.__name__}"
     journal.finish(phase, record.model_dump(mode="json"))
     journal.event(done(time.monotonic() - started))
     return record

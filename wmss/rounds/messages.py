@@ -1,11 +1,12 @@
 """What a job's owner is told: plain sentences of at most some 120 characters, made from what the phases found."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from wmss.core.arrays import FloatArray
 from wmss.core.estimators import difference_interval
+from wmss.core.saturation import MIN_ENTROPY_GAP
 from wmss.rounds.before.report import FileFigures
+from wmss.rounds.phase_records import Accuracy, Evaluation
 from wmss.rounds.phases import PURPOSES, kind_and_round
 from wmss.training.run import TrainingRun
 from wmss.units import duration
@@ -62,7 +63,10 @@ def saturation(saturated_at: float | None, weak_step: int | None, gap: float | N
 
 def close_pair(gap: float) -> str:
     """That weak and strong hardly differ."""
-    return f"weak and strong are close: {gap:.4f} nat of mean entropy apart; below 0.02 there is little to gain"
+    return (
+        f"weak and strong are close: {gap:.4f} nat of mean entropy apart; below {MIN_ENTROPY_GAP:g} there is little to "
+        "gain"
+    )
 
 
 def trained(phase: str, metrics: Mapping[str, float]) -> str:
@@ -82,7 +86,7 @@ def scoring_cost(phase: str, num_tokens: int, seconds: float) -> str:
 
 
 def entropy_shift(weak: FloatArray, strong: FloatArray, names: str = "weak → strong") -> str:
-    """How the entropies of all samples changed from weak to strong, or whatever the two are called."""
+    """How the entropies of all samples changed from one model to the other."""
     fell, rose = int((strong < weak).sum()), int((strong > weak).sum())
     return (
         f"entropy {names}: {weak.mean():.4f} → {strong.mean():.4f} nat a sample; it fell on {fell:,}, rose on {rose:,}"
@@ -109,23 +113,22 @@ def one_sample(label: str, *, line: int, weak: float, strong: float, text: str) 
     return f"{label}: line {line}, entropy {weak:.3f} → {strong:.3f} nat: {excerpt!r}"
 
 
-def judged(label: str, result: Mapping[str, Any]) -> str:
+def judged(label: str, result: Evaluation) -> str:
     """How good one model is on the validation file."""
-    accuracy = result["accuracy"]
     said = ""
-    if accuracy:
-        low, high = accuracy["interval_95"]
-        said = f"pass@1 {accuracy['pass_at_1']:.1%} ({low:.1%} to {high:.1%}), "
-    return f"{label}: {said}NLL {result['nll']:.4f} nat/token on the validation file"
+    if result.accuracy is not None:
+        low, high = result.accuracy.interval_95
+        said = f"pass@1 {result.accuracy.pass_at_1:.1%} ({low:.1%} to {high:.1%}), "
+    return f"{label}: {said}NLL {result.nll:.4f} nat/token on the validation file"
 
 
-def compared(before: str, results: Mapping[str, Any]) -> str:
+def compared(before: str, results: Mapping[str, Evaluation]) -> str:
     """The result beside the model it was made from, and whether the difference may be chance."""
     old, new = results[before], results["result"]
-    change = f"NLL {new['nll'] - old['nll']:+.4f} nat/token"
-    if new["accuracy"]:
-        points = 100 * (new["accuracy"]["pass_at_1"] - old["accuracy"]["pass_at_1"])
-        low, high = difference_interval(*_counts(new), *_counts(old))
+    change = f"NLL {new.nll - old.nll:+.4f} nat/token"
+    if new.accuracy is not None and old.accuracy is not None:
+        points = 100 * (new.accuracy.pass_at_1 - old.accuracy.pass_at_1)
+        low, high = difference_interval(*_counts(new.accuracy), *_counts(old.accuracy))
         verdict = "may be chance" if low <= 0 <= high else "hardly chance"
         change = (
             f"pass@1 {points:+.1f} points (95 % interval {100 * low:+.1f} to {100 * high:+.1f}: {verdict}), {change}"
@@ -133,5 +136,5 @@ def compared(before: str, results: Mapping[str, Any]) -> str:
     return f"result against {before}: {change}"
 
 
-def _counts(result: Mapping[str, Any]) -> tuple[int, int]:
-    return result["accuracy"]["num_correct"], result["accuracy"]["num_problems"]
+def _counts(accuracy: Accuracy) -> tuple[int, int]:
+    return accuracy.num_correct, accuracy.num_problems

@@ -1,12 +1,13 @@
-"""The phases of a job by name. Importing this loads no torch.
+"""The phases of a job by name, and which of them a job has. Importing this loads no torch.
 
 The phases of round t > 1 carry its number: `joint_2`, `generate_3`.
 """
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Literal, NamedTuple
 
 from wmss.config import JobSpec, ScoreSpec, SelfImprovementMethod, WmssConfig, WmssMethod
+from wmss.rounds.journal import Artifacts
 
 PURPOSES = {
     "validate": "reading the files and checking the models",
@@ -30,45 +31,81 @@ PURPOSES = {
 """What a phase is for, in words."""
 
 
+WeakDrivenKind = Literal["validate", "sft", "score_weak", "score_strong", "weigh", "joint", "export", "evaluate"]
+"""Kinds of phases of a weak-driven or supervised job; `wmss.rounds.weak_driven` says what each does."""
+
+
+class Phase(NamedTuple):
+    """A kind of phase in the order of a job, and when it has its place there."""
+
+    kind: WeakDrivenKind
+    when: Callable[[JobSpec, int], bool] = lambda spec, number: True
+    """Of the job and the number of the round (1 outside rounds)."""
+
+
+def _makes_strong(spec: JobSpec, number: int) -> bool:
+    return not isinstance(spec.method, WmssMethod) or spec.method.wmss.strong_model is None
+
+
+def _scores_weak(spec: JobSpec, number: int) -> bool:
+    """H(M_t) of the strong model is the weak model's entropy in the next round, so the weak one is scored once."""
+    wmss = _knobs(spec)
+    return (number == 1 and wmss.reads_entropy) or (wmss.weak_cache and (number == 1 or not wmss.reads_entropy))
+
+
+# What is planned, shown and run: `phases_of` and `weak_driven.run_weak_driven` both read these.
+BEFORE_ROUNDS = (Phase("validate"), Phase("sft", _makes_strong))
+ROUND = (
+    Phase("score_weak", _scores_weak),
+    Phase("score_strong", lambda spec, number: _knobs(spec).reads_entropy),
+    Phase("weigh", lambda spec, number: _knobs(spec).weighting != "all"),
+    Phase("joint"),
+)
+AFTER_ROUNDS = (Phase("export"), Phase("evaluate", lambda spec, number: spec.validation_file is not None))
+
 IMPROVEMENT_ROUND = ("plan", "generate", "verify", "select", "train", "evaluate", "decide")
 """The phases of one round of self-improvement."""
+
+
+def num_rounds(spec: JobSpec) -> int:
+    """Weak-driven rounds of a job; 0 in supervised fine-tuning."""
+    return spec.method.wmss.rounds if isinstance(spec.method, WmssMethod) else 0
+
+
+def weak_driven_phases(spec: JobSpec) -> list[tuple[WeakDrivenKind, int]]:
+    """The phases of a weak-driven or supervised job in order, each with the number of its round."""
+    rounds = range(1, num_rounds(spec) + 1)
+    ordered = [(phase, 1) for phase in BEFORE_ROUNDS]
+    ordered += [(phase, number) for number in rounds for phase in ROUND]
+    ordered += [(phase, 1) for phase in AFTER_ROUNDS]
+    return [(phase.kind, number) for phase, number in ordered if phase.when(spec, number)]
 
 
 def phases_of(spec: JobSpec, *, rounds: int | None = None) -> tuple[str, ...]:
     """The phases this job will run, in order; of self-improvement with as many `rounds` as are known to be all, else
     with the most that there may be."""
-    phases = ["validate"]
     if isinstance(spec.method, SelfImprovementMethod):
         numbers = range(1, (rounds or spec.method.self_improvement.rounds) + 1)
-        phases += ["pilot", *(in_round(name, number) for number in numbers for name in IMPROVEMENT_ROUND)]
-        return (*phases, "export", "final_test")
-    if not isinstance(spec.method, WmssMethod):
-        phases.append("sft")
-    else:
-        wmss = spec.method.wmss
-        if wmss.strong_model is None:
-            phases.append("sft")
-        for number in range(1, wmss.rounds + 1):
-            phases += [in_round(name, number) for name in _phases_of_round(wmss, number)]
-    phases.append("export")
-    if spec.validation_file is not None:
-        phases.append("evaluate")
-    return tuple(phases)
+        in_rounds = [in_round(name, number) for number in numbers for name in IMPROVEMENT_ROUND]
+        return ("validate", "pilot", *in_rounds, "export", "final_test")
+    return tuple(in_round(kind, number) for kind, number in weak_driven_phases(spec))
 
 
-def _phases_of_round(wmss: WmssConfig, number: int) -> list[str]:
-    """H(M_t) of the strong model is the weak model's entropy in the next round, so the weak one is scored once."""
-    phases = []
-    if (number == 1 and wmss.reads_entropy) or (wmss.weak_cache and (number == 1 or not wmss.reads_entropy)):
-        phases.append("score_weak")
-    if wmss.reads_entropy:
-        phases.append("score_strong")
-    if wmss.weighting != "all":
-        phases.append("weigh")
-    return [*phases, "joint"]
+def num_epochs(spec: JobSpec, kind: WeakDrivenKind) -> int | None:
+    """Passes over the samples in a phase of this kind; None if it does not train."""
+    if kind not in ("sft", "joint"):
+        return None
+    if kind == "sft" and isinstance(spec.method, WmssMethod):
+        return spec.method.wmss.hyperparameters.sft_epochs
+    return spec.hyperparameters.num_epochs
 
 
-def rounds_decided(recorded: Mapping[str, Mapping[str, Any] | None]) -> int | None:
+def _knobs(spec: JobSpec) -> WmssConfig:
+    assert isinstance(spec.method, WmssMethod), "only weak-driven jobs have rounds of this kind"
+    return spec.method.wmss
+
+
+def rounds_decided(recorded: Mapping[str, Artifacts | None]) -> int | None:
     """How many rounds a self-improvement job has in all, once one of its `decide` phases has stopped them."""
     for name, artifacts in recorded.items():
         kind, number = kind_and_round(name)
@@ -97,4 +134,4 @@ def needs_engine(spec: JobSpec) -> bool:
     """Whether a job scores or generates."""
     if isinstance(spec.method, SelfImprovementMethod):
         return True
-    return any(kind_and_round(phase)[0] in ("score_weak", "score_strong", "evaluate") for phase in phases_of(spec))
+    return any(kind in ("score_weak", "score_strong", "evaluate") for kind, _ in weak_driven_phases(spec))

@@ -78,7 +78,7 @@ def read_shape(folder: Path) -> ModelShape:
 
 
 @dataclass(frozen=True)
-class Branch:
+class WorkerModel:
     """A model inside a training worker."""
 
     shape: ModelShape
@@ -110,7 +110,7 @@ class Branch:
         return adapter + (self.shape.head_parameters if self.cached else self.shape.num_parameters)
 
 
-def worker_tensor_bytes(branches: list[Branch], *, micro_batch_tokens: int, num_workers: int, on_gpu: bool) -> int:
+def worker_tensor_bytes(branches: list[WorkerModel], *, micro_batch_tokens: int, num_workers: int, on_gpu: bool) -> int:
     """Tensors a training worker holds at its peak, the end of a forward pass.
 
     4·P for the weights of every branch and 12·P for what of it is trained (gradients, two Adam moments; 16·P with
@@ -134,7 +134,7 @@ def worker_tensor_bytes(branches: list[Branch], *, micro_batch_tokens: int, num_
     return total
 
 
-def _kept_per_layer(branch: Branch) -> int:
+def _kept_per_layer(branch: WorkerModel) -> int:
     """Numbers a token leaves behind in a layer for the backward pass; fewer where no weight wants a gradient."""
     shape = branch.shape
     if branch.lora is not None:
@@ -147,7 +147,7 @@ def engine_bytes(shape: ModelShape, *, kv_cache_bytes: int) -> int:
     return ENGINE_BYTES + FLOAT_BYTES * shape.num_parameters + kv_cache_bytes
 
 
-def checkpoint_bytes(branches: list[Branch]) -> int:
+def checkpoint_bytes(branches: list[WorkerModel]) -> int:
     """One training checkpoint: 4·P strong weights with its tokenizer, and of what is trained 8·P Adam moments and, for
     adapters and weak branches, 4·P weights (a frozen branch is not saved)."""
     strong, *others = branches
@@ -168,7 +168,9 @@ def pass_flops(shape: ModelShape, *, num_tokens: float, num_targets: float, squa
     )
 
 
-def training_flops(branches: list[Branch], *, num_tokens: float, num_targets: float, squared_lengths: float) -> float:
+def training_flops(
+    branches: list[WorkerModel], *, num_tokens: float, num_targets: float, squared_lengths: float
+) -> float:
     """Three times a forward pass for a trained branch (backward takes the gradient of inputs and of weights), twice
     with adapters (of inputs only), once for a frozen branch, and nothing to speak of for a cached one."""
     return sum(
@@ -178,7 +180,7 @@ def training_flops(branches: list[Branch], *, num_tokens: float, num_targets: fl
     )
 
 
-def _passes(branch: Branch) -> int:
+def _passes(branch: WorkerModel) -> int:
     if branch.cached:
         return 0
     if not branch.trained:

@@ -26,7 +26,7 @@ from wmss.records import CheckpointDigests, TokenizedSample
 from wmss.rounds.before.task_files import TaskFiles, read_task_files, verifier_problems
 from wmss.rounds.job import Sources
 
-Found = TypeVar("Found")
+Checked = TypeVar("Checked")
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class FileContent:
 
 @dataclass
 class Findings:
-    """What `examine` found: the problems, and whatever could be read in spite of them."""
+    """What `examine` found: the problems, and what could be read in spite of them."""
 
     problems: list[WmssError] = field(default_factory=list)
     max_length: int | None = None
@@ -52,7 +52,7 @@ class Findings:
     tasks: TaskFiles | None = None
     """Both files of a self-improvement job."""
 
-    def attempt(self, check: Callable[..., Found], *arguments: Any, **named: Any) -> Found | None:
+    def attempt(self, check: Callable[..., Checked], *arguments: Any, **named: Any) -> Checked | None:
         """What a check returns; if it refuses, None, and the problem is kept."""
         try:
             return check(*arguments, **named)
@@ -123,9 +123,9 @@ def _sound(
 ) -> dict[str, Path]:
     """The models {field: folder} that nothing speaks against in themselves, and how long a sample may be with them."""
     for param, expected in digests.items():
-        if param in models and not _speaks_of(found.problems, param):
+        if param in models and not _concerns(found.problems, param):
             found.attempt(check_digests, models[param], expected, param=param)
-    sound = {param: folder for param, folder in models.items() if not _speaks_of(found.problems, param)}
+    sound = {param: folder for param, folder in models.items() if not _concerns(found.problems, param)}
     if sound:
         found.problems += refusals(sound)
         context = min(context_length(folder) for folder in sound.values())
@@ -139,7 +139,7 @@ def check_scored(models: Mapping[str, Path]) -> list[WmssError]:
     found = Findings()
     for param, folder in models.items():
         found.attempt(check_checkpoint, folder, param=param)
-    sound = {param: folder for param, folder in models.items() if not _speaks_of(found.problems, param)}
+    sound = {param: folder for param, folder in models.items() if not _concerns(found.problems, param)}
     if len(sound) > 1:
         found.attempt(check_same_tokenizer, sound)
     return found.problems
@@ -153,13 +153,13 @@ def check_models(models: Mapping[str, Path]) -> list[WmssError]:
         if folder == base and param != "model":
             continue
         found.attempt(check_checkpoint, folder, param=param)
-        unsound = _speaks_of(found.problems, param) or _speaks_of(found.problems, "model")
+        unsound = _concerns(found.problems, param) or _concerns(found.problems, "model")
         if base is not None and folder != base and not unsound:
             found.attempt(check_pair, base, folder, param=param)
     return found.problems
 
 
-def _speaks_of(problems: list[WmssError], param: str) -> bool:
+def _concerns(problems: list[WmssError], param: str) -> bool:
     return any(problem.param == param for problem in problems)
 
 

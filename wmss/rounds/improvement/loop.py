@@ -27,7 +27,7 @@ from wmss.core.selection import Candidate, Key, manifest_digest, select
 from wmss.data.tokenization import save_tokenized
 from wmss.errors import DataError, TrainingError, raise_all
 from wmss.records import Split, TokenizedSample, Verdict
-from wmss.rounds.before.improvement_report import NO_TEST_ROWS, improvement_warnings
+from wmss.rounds.before.improvement_warnings import NO_TEST_ROWS, improvement_warnings
 from wmss.rounds.before.preflight import examine
 from wmss.rounds.before.task_files import TaskFile, TaskFiles, read_task_files
 from wmss.rounds.export import export_result

@@ -1,4 +1,4 @@
-"""Entropy tables and evaluations of checkpoints, each computed once, ever: cached by content, for anybody."""
+"""Entropy tables and evaluations of checkpoints: cached by content, shared by all jobs, each computed once."""
 
 import fcntl
 import hashlib
@@ -19,7 +19,8 @@ from wmss.models.loading import checkpoint_digest, model_config
 from wmss.records import TokenizedSample
 from wmss.rounds import messages
 from wmss.rounds.job import Engines, ScoringEngines
-from wmss.rounds.journal import Artifacts, Journal
+from wmss.rounds.journal import Journal
+from wmss.rounds.phase_records import Accuracy, Evaluation, TableRecord
 from wmss.scoring.evaluation import verified_accuracy
 from wmss.scoring.interfaces import Progress
 from wmss.scoring.tables import MIN_BATCH_SAMPLES, EntropyTable, score_samples
@@ -36,8 +37,8 @@ CACHE_VERSION = 3
 
 
 @dataclass(frozen=True)
-class Scored:
-    """What scoring a list of samples under a checkpoint gave, and what it took."""
+class ScoringOutcome:
+    """What scoring a list of samples under a checkpoint gave, and what it cost."""
 
     table: Path
     """An `EntropyTable`."""
@@ -49,7 +50,7 @@ class Scored:
     digest: str
     """The checkpoint's."""
     num_tokens: int
-    """Scored now, of all lists; 0 = everything was known already."""
+    """Scored now, of all lists; 0 = all was in the cache."""
     seconds: float
     """The engine's start not counted."""
 
@@ -73,16 +74,17 @@ def _unanswered(questions: Sequence[_Question]) -> list[_Question]:
 
 
 class Scores:
-    """Asks engines about samples, unless the answer is known.
+    """Scores samples with engines, or finds their scores in the cache.
 
-    Answers lie under the digest of their question: the checkpoint, the tokens of all samples and which of them are
-    supervised, and the engine with its version and precision.
+    The cache key is the digest of the checkpoint, of the tokens of all samples and which of them are supervised, and
+    of the engine with its version and precision.
     """
 
     def __init__(
         self, engines: ScoringEngines, *, cache: Path, max_length: int, owner: str, tell: Callable[[str], None]
     ) -> None:
-        """Two with one `owner` (a name for files) must not run at once; `tell` takes what a person should know."""
+        """`owner` must be unique among running processes: it names temporary files. `tell` is called with messages for
+        the user."""
         self._engines = engines
         self._cache = cache
         self._max_length = max_length
@@ -97,11 +99,11 @@ class Scores:
         *,
         tokens: bool = False,
         states_in: Path | None = None,
-    ) -> Scored:
+    ) -> ScoringOutcome:
         """Score the first list of samples, and the others while an engine is there.
 
         With `tokens` the first list's tokens get a table as well, and their hidden states a cache in a folder
-        `states_in`: states are large and their owner's, tables of scores small and anyone's.
+        `states_in`: states are large and belong to one job, tables of scores are small and shared.
         """
         digest = checkpoint_digest(checkpoint)
         first, *others = (self._question(digest, each) for each in samples)
@@ -114,10 +116,10 @@ class Scores:
         missing = _unanswered(questions)
         seconds = 0.0
         if missing:
-            with self._alone(each.table.stem for each in missing):
+            with self._locked(each.table.stem for each in missing):
                 missing = _unanswered(questions)
                 seconds = self._ask(checkpoint, missing, progress) if missing else 0.0
-        return Scored(
+        return ScoringOutcome(
             table=first.table,
             tokens=first.tokens,
             states=first.states,
@@ -128,11 +130,11 @@ class Scores:
         )
 
     @contextmanager
-    def _alone(self, names: Iterable[str]) -> Iterator[None]:
-        """One asker of a question at a time: the next one finds the answer. A lock goes with the process that has it.
+    def _locked(self, names: Iterable[str]) -> Iterator[None]:
+        """Hold the file locks of these cache entries: a second process waits, and then has a cache hit. The kernel
+        releases a lock when its process ends.
 
-        Nobody waits here who uses an engine, and all take their locks in one order, so whoever has them gets its engine
-        sooner or later.
+        No deadlock: a process that waits here holds no engine, and all take their locks in one order.
         """
         folder = self._cache / "locks"
         folder.mkdir(parents=True, exist_ok=True)
@@ -142,7 +144,7 @@ class Scores:
                 try:
                     fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 except BlockingIOError:
-                    self._tell("waiting: somebody else is computing these very scores")
+                    self._tell("waiting: another process is computing these scores")
                     fcntl.flock(lock, fcntl.LOCK_EX)
             yield
 
@@ -196,7 +198,7 @@ class Scores:
         self._tell(said)
 
     def publish(self, target: Path, write: Callable[[Path], Any]) -> None:
-        """Write a file under another name first: a half-written one would be taken for an answer."""
+        """Write under another name and rename: a half-written file would be a cache hit."""
         target.parent.mkdir(parents=True, exist_ok=True)
         partial = target.with_suffix(f".{self._owner}.partial")
         write(partial)
@@ -204,7 +206,7 @@ class Scores:
 
 
 class Evaluations:
-    """How good checkpoints are on held-out samples, each judged once, ever."""
+    """How good checkpoints are on held-out samples, each evaluated once."""
 
     def __init__(
         self,
@@ -225,7 +227,7 @@ class Evaluations:
         self._max_length = max_length
         self._end_token_ids = end_token_ids
 
-    def evaluate(self, checkpoint: Path, progress: Progress) -> Artifacts:
+    def evaluate(self, checkpoint: Path, progress: Progress) -> Evaluation:
         """NLL, mean entropy and verified accuracy of a checkpoint."""
         key = _cache_key(
             checkpoint_digest(checkpoint),
@@ -237,21 +239,20 @@ class Evaluations:
         )
         cached = self._cache / "evaluations" / f"{key}.json"
         if cached.is_file():
-            return json.loads(cached.read_text(encoding="utf-8"))  # type: ignore[no-any-return]
+            return Evaluation.model_validate_json(cached.read_bytes())
         table = EntropyTable.load(self._scores.score(checkpoint, [self._tokenized], progress).table)
-        result = {
-            "nll": table.token_nll,
-            "mean_entropy": table.mean_entropy,
-            "accuracy": self._accuracy(checkpoint, progress),
-        }
-        self._scores.publish(cached, lambda file: file.write_text(json.dumps(result), encoding="utf-8"))
+        result = Evaluation(
+            nll=table.token_nll, mean_entropy=table.mean_entropy, accuracy=self._accuracy(checkpoint, progress)
+        )
+        text = json.dumps(result.model_dump(mode="json"))
+        self._scores.publish(cached, lambda file: file.write_text(text, encoding="utf-8"))
         return result
 
-    def _accuracy(self, checkpoint: Path, progress: Progress) -> Artifacts | None:
+    def _accuracy(self, checkpoint: Path, progress: Progress) -> Accuracy | None:
         if not all(is_verifiable(sample.answer) for sample in self._samples):
             return None
         with self._engines.sampler(checkpoint, max_length=self._max_length) as sampler:
-            return verified_accuracy(
+            found = verified_accuracy(
                 self._samples,
                 self._tokenized,
                 checkpoint,
@@ -259,18 +260,26 @@ class Evaluations:
                 end_token_ids=self._end_token_ids,
                 progress=progress,
             )
+        return Accuracy(**found)
 
 
-def tell_scores(journal: Journal, phase: str, scored: Scored) -> Artifacts:
-    """Tell the owner what scoring found and took; returns what to record of it."""
-    table = EntropyTable.load(scored.table)
-    found = {"mean_entropy": table.mean_entropy, "nll": table.token_nll, "top1": table.token_top1}
-    journal.event(
-        f"{phase}: mean entropy {table.mean_entropy:.4f} nat, NLL {table.token_nll:.4f} nat/token", data=found
+def record_scores(journal: Journal, phase: str, outcome: ScoringOutcome) -> TableRecord:
+    """Tell the owner what scoring found and cost; returns what to record of its table."""
+    table = EntropyTable.load(outcome.table)
+    record = TableRecord(
+        table=outcome.table,
+        mean_entropy=table.mean_entropy,
+        nll=table.token_nll,
+        top1=table.token_top1,
+        provenance=table.provenance,
     )
-    cost = {"num_tokens": scored.num_tokens, "seconds": scored.seconds}
-    journal.event(messages.scoring_cost(phase, scored.num_tokens, scored.seconds), data=cost)
-    return {"table": str(scored.table), **found, "provenance": table.provenance}
+    journal.event(
+        f"{phase}: mean entropy {table.mean_entropy:.4f} nat, NLL {table.token_nll:.4f} nat/token",
+        data=record.model_dump(mode="json", include={"mean_entropy", "nll", "top1"}),
+    )
+    cost = {"num_tokens": outcome.num_tokens, "seconds": outcome.seconds}
+    journal.event(messages.scoring_cost(phase, outcome.num_tokens, outcome.seconds), data=cost)
+    return record
 
 
 def _cache_key(*parts: Any) -> str:

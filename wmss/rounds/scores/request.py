@@ -1,37 +1,30 @@
 """Entropy scores as a product of their own: of a request's checkpoints in turn, or of one file from Python."""
 
-import contextlib
 import secrets
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal
-
-import torch
+from typing import Literal
 
 from wmss.config import MaxLength, ScoreSpec, parse_scores
 from wmss.data.tokenization import load_tokenized, save_tokenized
-from wmss.errors import ConfigError, WmssError, raise_all
+from wmss.errors import raise_all
 from wmss.models.loading import load_tokenizer
 from wmss.records import CheckpointDigests
 from wmss.rounds import messages
-from wmss.rounds.before.dry_run import file_figures
-from wmss.rounds.before.preflight import Findings, examine_scores
-from wmss.rounds.job import ScoringEngines, once
-from wmss.rounds.journal import Artifacts, Journal
+from wmss.rounds.before.figures import file_figures
+from wmss.rounds.before.preflight import examine_scores
+from wmss.rounds.in_process import DType, PassingJournal, in_process
+from wmss.rounds.job import ScoringEngines
+from wmss.rounds.journal import Journal, once, required
+from wmss.rounds.phase_records import RequestScored, RequestValidated
 from wmss.rounds.phases import score_phases
-from wmss.rounds.scores.cache import Scores, tell_scores
-from wmss.scoring import torch_scorer, vllm_families, vllm_scorer
-from wmss.scoring.interfaces import Progress, Sampler, Scorer
+from wmss.rounds.scores.cache import Scores, record_scores
+from wmss.scoring.interfaces import Progress
 from wmss.scoring.tables import EntropyTable, check_comparable
-from wmss.scoring.torch_sampler import TorchSampler
-from wmss.scoring.vllm_sampler import VllmSampler
-
-DType = Literal["float32", "bfloat16"]
 
 
 @dataclass(frozen=True)
@@ -45,7 +38,7 @@ class ScoreJob:
     folder: Path
     """Where its tokenized samples lie."""
     cache: Path
-    """Where scores lie that anyone may use again."""
+    """Where scores are kept that all jobs share."""
     digests: Mapping[str, CheckpointDigests] = field(default_factory=dict)
     """What the folders of registered checkpoints must still hold, by field."""
 
@@ -54,141 +47,71 @@ class ScoreJob:
         """Its checkpoints by field."""
         return {f"models.{number}": folder for number, folder in enumerate(self.checkpoints)}
 
+    @property
+    def samples_file(self) -> Path:
+        """Its tokenized samples."""
+        return self.folder / "samples.parquet"
+
 
 def run_scores(job: ScoreJob, engines: ScoringEngines, journal: Journal) -> None:
     """Run all phases of a request, skipping what an earlier attempt finished: `validate`, then one per checkpoint.
 
-    One checkpoint is loaded at a time. `score_1` and so on leave the paths of the tables, what they say on average, and
-    what it took. Raises a `WmssError` for whatever the caller can cause.
+    One checkpoint is loaded at a time. Raises a `WmssError` for what the caller can cause.
     """
-    samples_file = job.folder / "samples.parquet"
     phases = score_phases(job.spec)
     done = partial(messages.phase_done, phases)
-
-    def validate() -> Artifacts:
-        refusals = partial(engines.refusals, scoring=True)
-        found = examine_scores(job.spec, job.models, job.file, job.digests, refusals)
-        raise_all(found.problems)
-        assert found.training is not None
-        job.folder.mkdir(parents=True, exist_ok=True)
-        save_tokenized(found.training.tokenized, samples_file)
-        figures = file_figures(found.training, load_tokenizer(job.checkpoints[0]))
-        journal.event(messages.file_read("file", figures), data=figures.model_dump())
-        return {
-            "num_samples": figures.num_rows,
-            "num_tokens": figures.num_tokens,
-            "num_targets": figures.num_targets,
-            "num_truncated": figures.num_cut,
-            "max_length": found.max_length,
-        }
-
-    def score(phase: str, checkpoint: Path) -> Artifacts:
-        samples = load_tokenized(samples_file)
-        scored = scores.score(checkpoint, [samples], partial(journal.progress, phase), tokens=job.spec.tokens)
-        return tell_scores(journal, phase, scored) | {
-            "tokens": scored.tokens and str(scored.tokens),
-            "digest": scored.digest,
-            "num_tokens_scored": scored.num_tokens,
-            "seconds": scored.seconds,
-        }
-
-    validated = once(journal, "validate", validate, done=partial(done, "validate"))
-    scores = Scores(engines, cache=job.cache, max_length=validated["max_length"], owner=job.id, tell=journal.event)
-    recorded = [
+    validate = partial(_validate, job, engines, journal)
+    validated = once(journal, "validate", RequestValidated, validate, done=partial(done, "validate"))
+    scores = Scores(engines, cache=job.cache, max_length=validated.max_length, owner=job.id, tell=journal.event)
+    scored = [
         once(
             journal,
             phase,
-            partial(score, phase, checkpoint),
+            RequestScored,
+            partial(_score, job, scores, journal, phase, checkpoint),
             done=partial(done, phase),
             # Scores of before and after an upgrade of the engines cannot be compared.
-            still_valid=lambda artifacts: artifacts["provenance"] == engines.provenance(),
+            still_valid=lambda record: record.provenance == engines.provenance(),
         )
         for phase, checkpoint in zip(phases[1:], job.checkpoints, strict=True)
     ]
-    if len(recorded) == 2:
-        first, second = (EntropyTable.load(Path(artifacts["table"])) for artifacts in recorded)
+    if len(scored) == 2:
+        first, second = (EntropyTable.load(record.table) for record in scored)
         check_comparable(first, second)
         journal.event(messages.entropy_shift(first.entropy, second.entropy, " → ".join(job.spec.models)))
 
 
-@dataclass(frozen=True)
-class InProcess:
-    """Engines in this process, for one checkpoint at a time."""
-
-    engine: Literal["vllm", "torch"]
-    dtype: DType = "float32"
-
-    def refusals(self, checkpoints: Mapping[str, Path], *, scoring: bool) -> list[WmssError]:
-        """Architectures that vLLM cannot score."""
-        found = Findings()
-        for param, checkpoint in checkpoints.items() if self.engine == "vllm" else ():
-            found.attempt(vllm_families.check_family, checkpoint, param=param)
-        return found.problems
-
-    @contextlib.contextmanager
-    def scorer(self, checkpoint: Path, *, max_length: int, keep_states: bool) -> Iterator[Scorer]:
-        """The engine; vLLM's keeps its memory until the process ends."""
-        if self.engine == "vllm":
-            yield vllm_scorer.VllmEntropyScorer(
-                checkpoint, max_length=max_length, dtype=self.dtype, keep_states=keep_states
-            )
-        else:
-            yield torch_scorer.TorchEntropyScorer(
-                checkpoint,
-                dtype=getattr(torch, self.dtype),
-                device=vllm_scorer.device_here(),
-                keep_states=keep_states,
-            )
-
-    @contextlib.contextmanager
-    def sampler(self, checkpoint: Path, *, max_length: int) -> Iterator[Sampler]:
-        """What draws responses; vLLM's keeps its memory until the process ends."""
-        if self.engine == "vllm":
-            yield VllmSampler(checkpoint, max_length=max_length, dtype=self.dtype)
-        else:
-            yield TorchSampler(
-                max_length=max_length, dtype=getattr(torch, self.dtype), device=vllm_scorer.device_here()
-            )
-
-    def provenance(self) -> dict[str, Any]:
-        """What the engine says of itself."""
-        if self.engine == "vllm":
-            return vllm_scorer.provenance(self.dtype, vllm_scorer.device_here())
-        return torch_scorer.provenance(getattr(torch, self.dtype), vllm_scorer.device_here())
+def _validate(job: ScoreJob, engines: ScoringEngines, journal: Journal) -> RequestValidated:
+    """Refuse what cannot work before an engine is started; tokenize once for every checkpoint."""
+    refusals = partial(engines.refusals, scoring=True)
+    found = examine_scores(job.spec, job.models, job.file, job.digests, refusals)
+    raise_all(found.problems)
+    assert found.training is not None and found.max_length is not None
+    job.folder.mkdir(parents=True, exist_ok=True)
+    save_tokenized(found.training.tokenized, job.samples_file)
+    figures = file_figures(found.training, load_tokenizer(job.checkpoints[0]))
+    journal.event(messages.file_read("file", figures), data=figures.model_dump())
+    return RequestValidated(
+        num_samples=figures.num_rows,
+        num_tokens=figures.num_tokens,
+        num_targets=figures.num_targets,
+        num_truncated=figures.num_cut,
+        max_length=found.max_length,
+    )
 
 
-def in_process(engine: Literal["auto", "vllm", "torch"], dtype: DType) -> InProcess:
-    """Engines in this process; "auto" = vLLM where it is installed, else torch."""
-    installed = find_spec("vllm") is not None
-    if engine == "vllm" and not installed:
-        raise ConfigError("engine: 'vllm' is not installed here; install it or use 'torch'", param="engine")
-    return InProcess("vllm" if installed and engine != "torch" else "torch", dtype)
-
-
-class PassingJournal:
-    """A journal for a request that is run from its beginning to its end by one process."""
-
-    def __init__(self, *, tell: Callable[[str], None], progress: Callable[[str, int, int], None]) -> None:
-        """`tell` takes messages, `progress` how many samples of all are done in a phase."""
-        self.finished: dict[str, Artifacts] = {}
-        """What the phases left."""
-        self.progress = progress
-        self._tell = tell
-
-    def artifacts(self, phase: str) -> Artifacts | None:
-        """What a finished phase left."""
-        return self.finished.get(phase)
-
-    def start(self, phase: str) -> None:
-        """A phase begins."""
-
-    def finish(self, phase: str, artifacts: Artifacts) -> None:
-        """A phase is done."""
-        self.finished[phase] = artifacts
-
-    def event(self, message: str, *, level: str = "info", data: dict[str, Any] | None = None) -> None:
-        """Pass a message on."""
-        self._tell(message)
+def _score(job: ScoreJob, scores: Scores, journal: Journal, phase: str, checkpoint: Path) -> RequestScored:
+    """Score the file under one checkpoint."""
+    samples = load_tokenized(job.samples_file)
+    outcome = scores.score(checkpoint, [samples], partial(journal.progress, phase), tokens=job.spec.tokens)
+    table = record_scores(journal, phase, outcome)
+    return RequestScored(
+        **dict(table),
+        tokens=outcome.tokens,
+        digest=outcome.digest,
+        num_tokens_scored=outcome.num_tokens,
+        seconds=outcome.seconds,
+    )
 
 
 def score_file(
@@ -241,7 +164,8 @@ def score_file(
         )
         journal = PassingJournal(tell=lambda message: None, progress=lambda phase, done, total: progress(done, total))
         run_scores(job, in_process(engine, dtype), journal)
-        left = journal.finished["score_1"]
+        scored = required(journal, "score_1", RequestScored)
         if tokens is not None:
-            shutil.copyfile(left["tokens"], tokens)
-        return EntropyTable.load(Path(left["table"]))
+            assert scored.tokens is not None, "a table of tokens was asked for"
+            shutil.copyfile(scored.tokens, tokens)
+        return EntropyTable.load(scored.table)
