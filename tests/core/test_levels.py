@@ -1,4 +1,4 @@
-"""Curriculum policies: S-T27 of the specification as properties over random runs, and each rule by an example."""
+"""Curriculum policies: rules that hold in every run as properties over random runs, and each rule by an example."""
 
 from typing import get_args
 
@@ -53,7 +53,7 @@ levels_and_rates = st.integers(1, 6).flatmap(
 
 @settings(deadline=None, max_examples=150)
 @given(policies, levels_and_rates, st.integers(6, 300), st.integers(1, 8), st.floats(0, 0.45), st.floats(0, 0.5))
-def test_st27_runs_keep_the_rules(policy, levels, num_groups, group_size, probe_fraction, replay_fraction):
+def test_runs_keep_the_rules(policy, levels, num_groups, group_size, probe_fraction, replay_fraction):
     """S-T27: shares sum, none is negative, at most one level up a round, None only where nothing can be trained on
     or patience has run out twice."""
     num_levels, rounds = levels
@@ -103,7 +103,7 @@ counts_of_levels = st.lists(
 
 @settings(deadline=None, max_examples=300)
 @given(counts_of_levels, st.integers(1, 5000))
-def test_st27_no_level_only_if_none_can_be_trained_on(counts, num_samples):
+def test_no_level_only_if_none_can_be_trained_on(counts, num_samples):
     """S-T27."""
     curriculum = Curriculum("acceptance_target", len(counts), 12)
     enough = [num_samples * (m / k if k else 0) >= curriculum.min_accepted for m, k in counts]
@@ -114,7 +114,7 @@ def test_st27_no_level_only_if_none_can_be_trained_on(counts, num_samples):
         assert enough[level]
 
 
-def test_st27_every_level_is_reachable():
+def test_every_level_is_reachable():
     """S-T27: from a cold start, a level that is trained is learned, and the next one becomes possible."""
     rates, state, seen = [0.4, 0.1, 0.02, 0.0], start(ADAPTIVE), []
     for _ in range(20):
@@ -128,7 +128,7 @@ def test_st27_every_level_is_reachable():
     assert not state.starved
 
 
-def test_st27_a_lost_level_is_left_after_two_rounds():
+def test_a_lost_level_is_left_after_two_rounds():
     """S-T27: demotion, by one level, not before the second round below the band."""
     state = run(ADAPTIVE, [0.9, 0.8, 0.4, 0.1])
     assert state.focus == 2

@@ -1,4 +1,4 @@
-"""The statements W-T1 to W-T10 and W-D1 to W-D5 of the project's specification, about what the product computes.
+"""Statements about the mixed loss (T1 to T10) and what follows from them (D1 to D5); a test's name says its statement.
 
 Logits are tabular: hidden states that go through an identity head. "Amplified" is said of one of two quantities, and
 every test names its own: the gradient on the *fused* logits, P_mix(k) against P_s(k), which is what the paper

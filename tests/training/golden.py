@@ -1,6 +1,6 @@
 """Losses of three fixed runs of twenty steps, as stored in golden.json.
 
-`python -m tests.training.golden` writes the file anew; do that only where a change of the losses is meant, and say why
+`python -m tests.training.golden` writes the file again; do that only where a change of the losses is meant, and say why
 in the commit.
 """
 

@@ -265,7 +265,7 @@ def lora_run(checkpoints, samples_file, *, weak, frozen, **changes):
 
 
 def copied(checkpoint, folder):
-    """The same weights at another path, so that they are not taken for the strong model's own."""
+    """The same weights at another path, so that they are not mistaken for the strong model's own."""
     load_model(checkpoint).save_pretrained(folder)
     return folder
 
@@ -500,7 +500,7 @@ def test_checkpoint_without_digests_is_refused(checkpoints, samples_file, tmp_pa
 @pytest.mark.parametrize("packing", [True, False])
 @torch._dynamo.config.patch(fail_on_recompile_limit_hit=True)
 def test_compiled_equals_eager(checkpoints, samples_file, tmp_path, packing):
-    """And stays compiled: a block that is compiled anew for each batch meets a limit, and runs eagerly from there."""
+    """And stays compiled: a block that is compiled again for each batch meets a limit, and runs eagerly from there."""
     torch._dynamo.reset()
     counters.clear()
     hosts = [

@@ -1,4 +1,4 @@
-"""How a model is trained, whatever the method."""
+"""How a model is trained: the knobs that every method has."""
 
 from typing import Annotated, Any, Literal, Self
 

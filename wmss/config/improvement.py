@@ -141,7 +141,7 @@ class SelfImprovementConfig(Knobs):
     """Optimizer steps of each round's update; null = `n_epochs` over what was accepted, which makes runs that accept
     less also train less."""
     start_from: Literal["continue", "restart"] = "continue"
-    """Each update starts from the model of the round before, or from `model` anew."""
+    """Each update starts from the model of the round before, or from `model` each time."""
     weak_driven: WeakDrivenUpdate = WeakDrivenUpdate()
     """The update on mixed logits, off by default."""
     evaluation_samples: int = Field(default=4, ge=1, le=1024)

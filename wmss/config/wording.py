@@ -25,7 +25,7 @@ def explain(errors: Sequence[Mapping[str, Any]]) -> ConfigError:
 
 
 MAX_REPORTED = 100
-"""Fields that one message speaks of."""
+"""Most fields that one message lists."""
 _OBJECT_EXPECTED = ("model_type", "model_attributes_type", "dict_type")
 _SELF_EXPLAINED = ("extra_forbidden", "missing", "value_error", "union_tag_invalid", "union_tag_not_found")
 

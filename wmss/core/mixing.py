@@ -91,8 +91,8 @@ def branch_cross_entropy(
 
     The specification is that formula on full logits; this function walks over the supervised rows in chunks,
     accumulates the products in one [C, V] buffer and computes the exact gradients in the same pass, so memory
-    does not grow with N·V. A product whose weight is 0, or a gradient nobody asks for, is not computed; branches that
-    share one frozen head need one product for all of them.
+    does not grow with N·V. A product whose weight is 0, or a gradient that is not asked for, is not computed;
+    branches that share one frozen head need one product for all of them.
 
     Args:
         branches: at least one; see `LogitBranch`.

@@ -51,8 +51,8 @@ def mix_statistics(
     Returns:
         float64 [number of statistics + 1].
 
-    Source: Weak-Driven Learning (arXiv 2602.08222 v2), section 2.3 and appendices B and D; the identity of D_λ is D1
-    of the project's specification. Means of raw logits are left out on purpose: a constant added to all of a row's
+    Source: Weak-Driven Learning (arXiv 2602.08222 v2), section 2.3 and appendices B and D; the identity of D_λ is
+    ours, docs/method.md, "Telemetry". Means of raw logits are left out on purpose: a constant added to all of a row's
     logits changes them and nothing else.
     """
     rows_R = supervised_rows(labels, vocab_size=branches[0].head.shape[0])

@@ -35,7 +35,7 @@ def prompt_text(task: Task) -> str:
 def shared_prompts(training: Sequence[Task], held_out: Sequence[Task]) -> list[SharedPrompt]:
     """The held-out prompts that a training prompt gives away, in order, each with the first such line.
 
-    A prompt is given away by an equal one (`prompt_text`), whatever its length, or by one with which it shares 13
+    A prompt is given away by an equal one (`prompt_text`), of any length, or by one with which it shares 13
     words in a row. Instructions and worked examples that many prompts have must not count: words that stand in a row
     of six which more than 1 % of all distinct prompts of both files have, and more than two, are template, and a run
     of 13 with any of them is no sign of anything. (A run of 12 template words and the one word that follows would

@@ -87,7 +87,7 @@ def refuse_empty(rows: Sized, name: str, param: str) -> None:
 
 
 class RowError(Exception):
-    """What is wrong with one row; whoever reads the file adds the line."""
+    """What is wrong with one row; the reader of the file adds the line."""
 
 
 def json_lines(path: Path, *, param: str, name: str) -> Iterator[tuple[int, str]]:
@@ -168,7 +168,7 @@ def _is_unicode(row: Any) -> bool:
 
 
 def parse_messages(messages: Any) -> list[dict[str, str]]:
-    """The turns of a chat: user and assistant in alternation, whoever comes last; raises `RowError`."""
+    """The turns of a chat: user and assistant in alternation, either of them last; raises `RowError`."""
     if not isinstance(messages, list) or not messages:
         raise RowError("messages: expected a non-empty list")
     parsed = [_message(message, index) for index, message in enumerate(messages)]

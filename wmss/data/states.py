@@ -78,7 +78,7 @@ def check_states(folder: Path, digest: str) -> None:
 
 def _unusable(folder: Path, why: str) -> TrainingError:
     return TrainingError(
-        f"weak_cache: expected the weak model's hidden states in {folder}: {why}; start the job anew",
+        f"weak_cache: expected the weak model's hidden states in {folder}: {why}; start the job again",
         param="method.wmss.weak_cache",
     )
 

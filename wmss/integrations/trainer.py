@@ -78,7 +78,7 @@ class WeakDriven:
     def train(self, *args: Any, resume_from_checkpoint: Any = None, **kwargs: Any) -> Any:
         """As the trainer's own, with the weak model aboard; starting again from a checkpoint is refused."""
         if resume_from_checkpoint:
-            raise ValueError("resume_from_checkpoint: checkpoints hold the strong branch only; begin anew")
+            raise ValueError("resume_from_checkpoint: checkpoints hold the strong branch only; train from the start")
         model: nn.Module = self._trainer.model
         model.add_module(_WEAK, self._weak.to(next(model.parameters()).device))
         try:

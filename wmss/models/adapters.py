@@ -92,7 +92,7 @@ def using_adapter(model: PreTrainedModel, name: str | None) -> Iterator[None]:
 def merged_weights(state: dict[str, Tensor], name: str, knobs: LoraConfig) -> dict[str, Tensor]:
     """Weights of the model without adapters that computes the same: W + (alpha / rank) B A.
 
-    `state` holds all of the model's tensors, on the CPU and whole, whatever they were sharded over.
+    `state` holds all of the model's tensors, on the CPU and whole, however they were sharded.
     """
     merged = {}
     for key, tensor in state.items():

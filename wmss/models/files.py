@@ -5,6 +5,6 @@ from pathlib import Path
 
 
 def file_stamps(files: Iterable[Path]) -> dict[str, list[int]]:
-    """Size and time of change (ns) of files, by name: what tells cheaply that nobody wrote to them."""
+    """Size and time of change (ns) of files, by name: a cheap sign that they were not written to."""
     stats = {file.name: file.stat() for file in files}
     return {name: [stat.st_size, stat.st_mtime_ns] for name, stat in stats.items()}

@@ -85,7 +85,7 @@ def model_config(path: Path, *, param: str = "model") -> PretrainedConfig:
     try:
         config: PretrainedConfig = AutoConfig.from_pretrained(path)
         sizes = [int(config.vocab_size), int(config.max_position_embeddings)]
-    except Exception as error:  # transformers raises whatever its parsing meets
+    except Exception as error:  # transformers raises errors of many kinds while parsing
         raise ModelError(f"{param}: {path}/config.json cannot be used: {error}", param=param) from error
     if min(sizes) < 1:
         raise ModelError(f"{param}: {path}/config.json: expected sizes above 0, got {sizes}", param=param)
@@ -114,7 +114,7 @@ def load_model(
     wrong = {kind: sorted(report[kind]) for kind in ("missing_keys", "mismatched_keys") if report[kind]}
     if wrong:
         raise ModelError(
-            f"{param}: the weights in {path} do not fit its config.json: {wrong}; save it anew", param=param
+            f"{param}: the weights in {path} do not fit its config.json: {wrong}; save it again", param=param
         )
     return model
 
@@ -125,7 +125,7 @@ def load_tokenizer(path: Path, *, param: str = "model") -> PreTrainedTokenizerBa
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(path)
     except Exception as error:  # the tokenizer library raises bare Exception for a file it cannot read
         raise ModelError(
-            f"{param}: the tokenizer in {path} cannot be read: {error}; save it anew", param=param
+            f"{param}: the tokenizer in {path} cannot be read: {error}; save it again", param=param
         ) from error
     return tokenizer
 

@@ -20,7 +20,7 @@ class Runs:
     """Packed samples as (number, length) of neighbours of one length: a run is one batched call.
 
     A class of its own, and attention outside the graph, because torch.compile looks into tuples and would compile
-    every block of the model anew for each batch.
+    every block of the model again for each batch.
     """
 
     def __init__(self, lengths: Sequence[int]) -> None:

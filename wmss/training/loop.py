@@ -39,7 +39,7 @@ TELEMETRY_ROWS = 256
 
 
 class Host(Protocol):
-    """What the loop needs from whoever runs it."""
+    """What the loop needs from the process that runs it."""
 
     rank: int
     world_size: int
