@@ -11,7 +11,7 @@ IntArray = npt.NDArray[np.int64]
 def levels_of(pass_rates: Sequence[float], num_levels: int) -> IntArray:
     """Level of each task, [n] in 1..L with L <= `num_levels`: 1 = solved most often, about as many tasks on each.
 
-    Tasks of equal rate share a level, so levels that would only split a tie are left out and the others numbered anew.
+    Tasks of equal rate share a level, so levels that would only split a tie are left out and the others renumbered.
     """
     rates = np.asarray(pass_rates, dtype=np.float64)
     if rates.size == 0 or not ((rates >= 0) & (rates <= 1)).all():
