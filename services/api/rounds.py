@@ -19,7 +19,7 @@ from wmss.rounds.phases import in_round, kind_and_round
 
 router = APIRouter(prefix="/v1/fine_tuning/jobs", tags=["fine-tuning"])
 
-Round = Annotated[int, Query(ge=1, le=10_000)]
+RoundNumber = Annotated[int, Query(ge=1, le=10_000)]
 
 
 @router.get("/{job_id}/rounds")
@@ -65,7 +65,7 @@ def rollouts(service: Service, job_id: str, query: Annotated[RolloutQuery, Query
 
 
 @router.get("/{job_id}/rollouts/download")
-def download(service: Service, job_id: str, round: Round = 1) -> FileResponse:
+def download(service: Service, job_id: str, round: RoundNumber = 1) -> FileResponse:
     """The whole table of a round as parquet, token ids included."""
     table = _table(service, _find(service, job_id), round)
     name = f"{job_id}-round-{round}-{table.name}"

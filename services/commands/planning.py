@@ -105,7 +105,7 @@ def _run(
 
 
 def _show_pilot(pilot: Pilot, console: Console) -> None:
-    """Every level's figures, the gates, and what is conspicuous."""
+    """Every level's figures, the gates and the alarms."""
     console.print(_table(PILOT_COLUMNS, _pilot_rows(pilot)))
     console.print(
         f"{pilot.samples_per_prompt} responses to each prompt, of {pilot.mean_tokens:.0f} tokens on average; drawn in "

@@ -1,4 +1,4 @@
-"""What a verifier is, whatever it reads and wherever it runs."""
+"""What a verifier is: its interface, its rulings and verdicts."""
 
 import hashlib
 from collections.abc import Callable, Sequence
@@ -10,7 +10,7 @@ from wmss.errors import WmssError
 from wmss.records import Label, Progress, Task, Verdict
 
 VERIFIER = "method.self_improvement.verifier"
-"""The field that refusals speak of."""
+"""The field that refusals name."""
 REPORT_EVERY = 256
 """Verdicts between two calls of `progress`, each of which may be a transaction."""
 

@@ -532,7 +532,7 @@ _ROUND = [(kind, _STEPS[kind]) for kind in IMPROVEMENT_ROUND]
 
 
 def _table_of(folder: Path) -> Path:
-    """Where the judged responses lie whose shards are in a folder."""
+    """The file of the judged responses for a folder of shards."""
     return folder.with_suffix(".parquet")
 
 

@@ -71,7 +71,7 @@ class Gate:
 
 @dataclass(frozen=True)
 class Pilot:
-    """All levels, easy to hard, and what is conspicuous."""
+    """All levels, easy to hard, with gates and alarms."""
 
     levels: tuple[PilotLevel, ...]
     gates: tuple[Gate, ...]
