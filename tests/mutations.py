@@ -26,6 +26,7 @@ RECURSION, LEVELS = "tests/theory/test_recursion.py", "tests/core/test_levels.py
 SANDBOX, HOST = "tests/verifiers/test_sandbox.py", "verifiers/sandbox/host.py"
 ATTACK = f"{SANDBOX}::test_attacks_are_rejected_in_time"
 MATHEMATICS = "tests/verifiers/test_mathematics.py"
+RECORDS, WEAK_DRIVEN = "tests/rounds/test_records.py", "tests/rounds/test_weak_driven.py"
 
 
 class Mutation(NamedTuple):
@@ -441,6 +442,60 @@ MUTATIONS = (
         "scoring/tables.py",
         ("    if differing:", "    if differing == [None]:"),
         tests=["tests/scoring/test_tables.py"],
+    ),
+    mutation(
+        "a record takes a misspelt field",
+        "rounds/journal.py",
+        ('ConfigDict(frozen=True, extra="forbid"', 'ConfigDict(frozen=True, extra="ignore"'),
+        tests=[RECORDS],
+    ),
+    mutation(
+        "a record takes a share above one",
+        "rounds/phase_records.py",
+        ("Annotated[float, Field(ge=0, le=1)]", "Annotated[float, Field(ge=0)]"),
+        tests=[RECORDS],
+    ),
+    mutation(
+        "a phase leaves the record of another",
+        "rounds/journal.py",
+        ("assert isinstance(record, kind)", "assert isinstance(record, Record)"),
+        tests=[RECORDS],
+    ),
+    mutation(
+        "a draw without entropies records nulls",
+        "rounds/phase_records.py",
+        ("    return value is None", "    return False"),
+        tests=[RECORDS],
+    ),
+    mutation(
+        "a phase misspells a field",
+        "rounds/weighing.py",
+        ("num_duplicates=num_samples - num_unique", "num_duplicate=num_samples - num_unique"),
+        tests=[RECORDS],
+    ),
+    mutation(
+        "a phase trains with a mixing weight out of range",
+        "rounds/weak_driven.py",
+        ("else wmss.mixing_weight,", "else 1.0 + wmss.mixing_weight,"),
+        tests=[f"{WEAK_DRIVEN}::test_controls_train_the_strong_model_alone"],
+    ),
+    mutation(
+        "a planned phase is not run",
+        "rounds/weak_driven.py",
+        ("stage.once(phase, Weighed, partial(stage.weigh, number))", "pass"),
+        tests=[f"{WEAK_DRIVEN}::test_controls_train_the_strong_model_alone"],
+    ),
+    mutation(
+        "a phase is planned that a job does not need",
+        "rounds/phases.py",
+        ('_knobs(spec).weighting != "all"', "number > 0"),
+        tests=[f"{WEAK_DRIVEN}::test_a_draw_of_all_needs_no_scores"],
+    ),
+    mutation(
+        "a round's weak model is its strong one",
+        "rounds/weak_driven.py",
+        ("return self.strong(number - 1)", "return self.strong(number)"),
+        tests=[f"{WEAK_DRIVEN}::test_rounds_pair_each_model_with_its_predecessor"],
     ),
     mutation(
         "the table of tokens has the token before",

@@ -75,7 +75,9 @@ class MemoryJournal:
 def make_job(tmp_path, checkpoints, files, method=None, **changes):
     knobs = {"learning_rate": 1e-3, "max_steps": 4}
     method = method or {"type": "wmss", "wmss": {"hyperparameters": knobs}}
-    values = {"model": "qwen3", "training_file": "t", "validation_file": "v", "method": method}
+    values = {"model": "qwen3", "training_file": "t", "method": method}
+    if changes.get("validation_file", files) is not None:
+        values["validation_file"] = "v"
     job = Job(
         id="ftjob-1",
         spec=parse_job(values),
@@ -109,8 +111,6 @@ def run_wmss(tmp_path, checkpoints, files, *, hyperparameters=None, job_changes=
     changes = {"validation_file": None, **(job_changes or {})}
     job = make_job(tmp_path, checkpoints, files, method, **changes)
     values = job.spec.model_dump(exclude_unset=True) | {"checkpointing": checkpointing or {}}
-    if job.validation_file is None:
-        values.pop("validation_file")
     job = dataclasses.replace(job, spec=parse_job(values))
     engines, journal = LocalEngines(tmp_path / "runs"), MemoryJournal()
     run_job(job, engines, journal)

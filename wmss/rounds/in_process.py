@@ -75,7 +75,7 @@ def in_process(engine: Literal["auto", "vllm", "torch"], dtype: DType) -> InProc
 
 
 class PassingJournal:
-    """A journal for a request that is run from its beginning to its end by one process."""
+    """A journal in memory, for work that one process does from start to end."""
 
     def __init__(self, *, tell: Callable[[str], None], progress: Callable[[str, int, int], None]) -> None:
         """`tell` takes messages, `progress` how many samples of all are done in a phase."""

@@ -1,4 +1,4 @@
-"""What a job is, and what it needs from whoever runs it."""
+"""What a job is, and what it needs from the process that runs it."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -97,7 +97,7 @@ class Engines(ScoringEngines, SamplingEngines, Protocol):
     """What runs models in a fine-tuning job."""
 
     def train(self, run: TrainingRun, *, name: str) -> Path:
-        """Run one training phase to its end; returns its last checkpoint folder. The same name resumes."""
+        """Run one training phase; returns its last checkpoint folder. The same name resumes."""
 
 
 def once(

@@ -45,7 +45,7 @@ def parsed(artifacts: Artifacts, phase: str, kind: type[Kind]) -> Kind:
     """The record of a phase from its stored form.
 
     Raises:
-        RecordError: it was stored by a release whose record of this phase had other fields.
+        RecordError: it was stored by a release that recorded other fields of this phase.
     """
     try:
         return kind.model_validate(artifacts)

@@ -1,6 +1,6 @@
 """What the phases of weak-driven, supervised and scoring jobs leave. Importing this loads no torch.
 
-Trained checkpoints, whose record says how to train on from them, stand in `training.py`.
+The records of trained checkpoints stand in `training.py`: they say how to train on from one, which needs torch.
 """
 
 from pathlib import Path

@@ -30,7 +30,7 @@ class Tuned(Trained):
 
 
 def train_phase(job: Job, engines: Engines, journal: Journal, run: TrainingRun) -> tuple[Path, Trained]:
-    """Run a phase to its end; returns its last checkpoint's folder and what to record."""
+    """Run a phase; returns the folder of its last checkpoint and what to record."""
     journal.event(messages.about_to_train(run))
     kind, number = kind_and_round(run.phase)
     folder = engines.train(run, name=f"{job.id}-{kind}-{number}")

@@ -62,7 +62,7 @@ class Findings:
 
 
 Refusals = Callable[[Mapping[str, Path]], list[WmssError]]
-"""What speaks against running checkpoints {field: folder} on the engines there are."""
+"""Why checkpoints {field: folder} cannot run on the engines there are; empty if they can."""
 
 
 def examine(sources: Sources, refusals: Refusals) -> Findings:
@@ -121,7 +121,7 @@ def _sound(
     digests: Mapping[str, CheckpointDigests],
     refusals: Refusals,
 ) -> dict[str, Path]:
-    """The models {field: folder} that nothing speaks against in themselves, and how long a sample may be with them."""
+    """The models {field: folder} without a problem of their own; sets how long a sample may be with them."""
     for param, expected in digests.items():
         if param in models and not _concerns(found.problems, param):
             found.attempt(check_digests, models[param], expected, param=param)
