@@ -1,5 +1,5 @@
 """The `wmss` command: serve, models, checkpoints, convert, check, submit, score, watch, jobs, samples, rounds,
-cancel, chat, export, plan, simulate, audit, knobs, demo."""
+cancel, chat, export, plan, simulate, tasks, audit, knobs, demo."""
 
 import logging
 import os
@@ -517,6 +517,22 @@ def simulate(
     numbers = {"complexity": complexity, "num_samples": samples, "rounds": rounds, "repetitions": repetitions}
     starts = simulation.level_starts(start, kappa, levels)
     simulation.simulate(starts, out, console, **numbers, alpha=alpha, seed=seed)
+
+
+@app.command()
+def tasks(
+    name: Annotated[str, typer.Argument(help="arithmetic, graph_hops or graph_path.")],
+    out: Annotated[Path, typer.Option(help="Folder for the files; made if it is not there.")],
+    training: Annotated[int, typer.Option(help="Training rows of each level.")] = 64,
+    validation: Annotated[int, typer.Option(help="Held-out rows of each level, by which rounds stop.")] = 16,
+    test: Annotated[int, typer.Option(help="Held-out rows of each level for the final report.")] = 16,
+    levels: Annotated[int, typer.Option(help="Levels, from 1 to this number.")] = 4,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same rows.")] = 0,
+) -> None:
+    """Write the files of a shipped task, with levels, and a self-improvement job that reads them."""
+    from services.commands.tasks import write_tasks
+
+    write_tasks(name, out, console, training=training, validation=validation, test=test, levels=levels, seed=seed)
 
 
 @app.command()

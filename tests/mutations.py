@@ -498,6 +498,12 @@ MUTATIONS = (
         tests=[f"{WEAK_DRIVEN}::test_rounds_pair_each_model_with_its_predecessor"],
     ),
     mutation(
+        "an evaluated model's own end tokens end no answer",
+        "scoring/evaluation.py",
+        ("sorted({*end_token_ids, *own_end_ids(checkpoint)})", "sorted({*end_token_ids})"),
+        tests=["tests/scoring/test_evaluation.py"],
+    ),
+    mutation(
         "the table of tokens has the token before",
         "scoring/token_table.py",
         ("s.input_ids[where]", "s.input_ids[where - 1]"),

@@ -51,8 +51,12 @@ class EngineReplica:
 
     def build(self, function: Any) -> Any:
         """Make the engine on its thread; waits."""
-        self._engine = self._thread.submit(function).result()
+        self._engine: Any = self._thread.submit(function).result()
         return self._engine
+
+    async def provenance(self) -> dict[str, Any]:
+        """Engine, version, precision."""
+        return dict(self._engine.provenance())
 
     def check_health(self) -> None:
         """Called by Serve from time to time, also while a call is under way."""
@@ -129,6 +133,18 @@ def delete_apps(apps: Iterable[str]) -> None:
     for app in apps:
         if app in deployed:
             serve.delete(app)
+
+
+class ServeEngine:
+    """The driver's side of an engine that lives in a Serve application."""
+
+    def __init__(self, handle: DeploymentHandle[Any], *, num_replicas: int = 1) -> None:
+        self._handle = handle
+        self.calls_at_once = CALLS_PER_REPLICA * num_replicas
+
+    def provenance(self) -> dict[str, Any]:
+        """What the engine says of itself."""
+        return dict(call_replica(self._handle.provenance))
 
 
 def call_replica(method: Any, *arguments: Any) -> Any:

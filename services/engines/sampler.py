@@ -10,9 +10,9 @@ from ray import serve
 from ray.serve.handle import DeploymentHandle
 
 from services.engines.replicas import (
-    CALLS_PER_REPLICA,
     ENGINE_DEPLOYMENT,
     EngineReplica,
+    ServeEngine,
     call_replica,
     comes_and_goes,
     deploy,
@@ -80,17 +80,9 @@ class SamplerReplica(EngineReplica):
             np.array([completion.logprob for completion in completions], dtype=np.float64),
         )
 
-    async def provenance(self) -> dict[str, Any]:
-        """Engine, version, precision."""
-        return dict(self._sampler.provenance())
 
-
-class ServeSampler:
+class ServeSampler(ServeEngine):
     """The driver's side: a `Sampler` whose engine lives in a Serve application."""
-
-    def __init__(self, handle: DeploymentHandle[Any], *, num_replicas: int = 1) -> None:
-        self._handle = handle
-        self.calls_at_once = CALLS_PER_REPLICA * num_replicas
 
     def sample(
         self,
@@ -107,10 +99,6 @@ class ServeSampler:
         )
         rows = zip(found.token_ids.lists(), found.stopped.tolist(), found.logprobs.tolist(), strict=True)
         return [Completion(tuple(ids), "stop" if stopped else "length", logprob) for ids, stopped, logprob in rows]
-
-    def provenance(self) -> dict[str, Any]:
-        """What the engine says of itself."""
-        return dict(call_replica(self._handle.provenance))
 
 
 def deploy_sampler(

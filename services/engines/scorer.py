@@ -9,9 +9,9 @@ from ray import serve
 from ray.serve.handle import DeploymentHandle
 
 from services.engines.replicas import (
-    CALLS_PER_REPLICA,
     ENGINE_DEPLOYMENT,
     EngineReplica,
+    ServeEngine,
     call_replica,
     comes_and_goes,
     deploy,
@@ -46,17 +46,9 @@ class ScorerReplica(EngineReplica):
         sequences = [part.tolist() for part in np.split(token_ids, np.cumsum(lengths)[:-1])]
         return np.concatenate(await self.run(self._scorer.score, sequences, starts.tolist()))
 
-    async def provenance(self) -> dict[str, Any]:
-        """Engine, version, precision."""
-        return dict(self._scorer.provenance())
 
-
-class ServeScorer:
+class ServeScorer(ServeEngine):
     """The driver's side: a `Scorer` whose engine lives in a Serve application."""
-
-    def __init__(self, handle: DeploymentHandle[Any], *, num_replicas: int = 1) -> None:
-        self._handle = handle
-        self.calls_at_once = CALLS_PER_REPLICA * num_replicas
 
     def score(self, sequences: list[list[int]], starts: list[int] | None = None) -> list[npt.NDArray[np.float32]]:
         """As `Scorer.score`; a call that dies with its replica is made again."""
@@ -65,10 +57,6 @@ class ServeScorer:
         firsts = np.zeros_like(lengths) if starts is None else np.array(starts, dtype=np.int64)
         statistics = call_replica(self._handle.score, flat, lengths, firsts)
         return np.split(statistics, np.cumsum(lengths - firsts)[:-1])
-
-    def provenance(self) -> dict[str, Any]:
-        """What the engine says of itself."""
-        return dict(call_replica(self._handle.provenance))
 
 
 def deploy_scorer(

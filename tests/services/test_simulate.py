@@ -35,6 +35,7 @@ def test_the_table_and_the_recommendation(run):
     for policy in ("acceptance_target", "uniform", "hard_only", "hard_to_easy"):
         assert re.search(rf"{policy}\s+│ none", text)
     assert "takes off above 0.110 and saturates at 0.890" in text
+    assert "The easiest level alone, from 0.300, ends at 0.890 (closed form), simulated 0.8" in text
     assert "Recommended: clock" in text
     assert "our reconstruction" in text
     assert "…" not in text  # nothing is cut at 80 columns
@@ -51,6 +52,8 @@ def test_nothing_recommended(run):
     assert "Recommended: none" in text and "over 563 samples a round" in text
     past_the_fold = run("--start", "0.9", "--complexity", "100", "--samples", "300")
     assert "takes off" not in past_the_fold.split("Recommended")[0]
+    assert "The easiest level alone, from 0.900, ends at 0.000 (recursion)" in past_the_fold
+    assert "(recursion)" in run("--start", "0.9", "--complexity", "10", "--samples", "300", "--alpha", "0.5")
 
 
 def test_pictures(run, tmp_path):

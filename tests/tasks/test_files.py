@@ -53,3 +53,4 @@ def test_arithmetic_has_steps_by_level_and_a_final_value(tmp_path):
 def test_a_level_with_too_few_instances_is_refused(tmp_path):
     with pytest.raises(ValueError, match="arithmetic: expected 500 more instances of level 1, found"):
         write_task_files(tmp_path, "arithmetic", seed=0, num_training=500, num_validation=1)
+    assert not list(tmp_path.iterdir())

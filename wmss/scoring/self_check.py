@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from wmss.errors import ScoringError
+from wmss.errors import ConfigError, ScoringError
 from wmss.models.loading import model_config
 from wmss.scoring.interfaces import Scorer
 from wmss.scoring.torch_scorer import TorchEntropyScorer
@@ -20,6 +20,13 @@ EXACT = {"float32": 1e-3}
 """Difference allowed at every position, in nats, by the engine's precision. SmolLM2-135M: 8e-5."""
 ROUNDED = {"float16": 0.05, "bfloat16": 0.25}
 """The same as a mean over positions: rounding alone moves single ones by half a nat. SmolLM2-135M: 0.02 and 0.09."""
+
+
+def check_dtype(dtype: str) -> None:
+    """Refuse a precision without a bound on its error."""
+    known = [*EXACT, *ROUNDED]
+    if dtype not in known:
+        raise ConfigError(f"dtype: expected one of {known}, got {dtype!r}", param="dtype")
 
 
 class Expected(NamedTuple):

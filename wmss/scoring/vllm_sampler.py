@@ -6,14 +6,15 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from wmss.errors import ConfigError, ModelError, ScoringError
+from wmss.errors import ModelError, ScoringError
 from wmss.models.files import file_stamps
 from wmss.models.loading import model_config, weight_files
 from wmss.records import Completion
 from wmss.scoring.interfaces import Sampling, response_limits
-from wmss.scoring.sampling_probe import ALLOWED, Probe, check_probe, make_probe
-from wmss.scoring.vllm_engine import check_alive, telling_deaths
-from wmss.scoring.vllm_scorer import device_here, keep_freed_memory, provenance
+from wmss.scoring.sampling_probe import Probe, check_probe, make_probe
+from wmss.scoring.self_check import check_dtype
+from wmss.scoring.vllm_engine import telling_deaths
+from wmss.scoring.vllm_scorer import VllmEngine, keep_freed_memory
 
 MAX_BATCHED_TOKENS = 8192
 """Prompt tokens a step."""
@@ -22,7 +23,7 @@ _MAY_DIFFER = {"_name_or_path", "transformers_version", "dtype", "torch_dtype", 
 """Fields of config.json that say nothing of a model's arithmetic or shape."""
 
 
-class VllmSampler:
+class VllmSampler(VllmEngine):
     """A vLLM engine made for one checkpoint, which samples from every model of the same shape.
 
     A call is a function of its arguments where the engine runs in this process (`VLLM_ENABLE_V1_MULTIPROCESSING=0`, as
@@ -47,8 +48,7 @@ class VllmSampler:
             ConfigError: `dtype` is none of float32, float16, bfloat16.
             ScoringError: the engine does not give what PyTorch does with the same weights.
         """
-        if dtype not in ALLOWED:
-            raise ConfigError(f"dtype: expected one of {[*ALLOWED]}, got {dtype!r}", param="dtype")
+        check_dtype(dtype)
         # Before the engine is there: the two do not hold their weights at the same time.
         first = make_probe(checkpoint, max_length=max_length)
         keep_freed_memory()
@@ -136,14 +136,6 @@ class VllmSampler:
             )
             for output in self._generate(prompts, parameters)
         ]
-
-    def check_alive(self) -> None:
-        """Raise `EngineDiedError` if the engine's process is gone."""
-        check_alive(self._llm)
-
-    def provenance(self) -> dict[str, Any]:
-        """Engine, version, precision and batch invariance."""
-        return provenance(self._dtype, device_here())
 
     def _make_probe(self, weights: Path) -> Probe:
         if not self._llm.llm_engine.model_config.using_transformers_backend():

@@ -11,8 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from wmss.errors import ConfigError
-from wmss.scoring.self_check import EXACT, ROUNDED, check_statistics, expected_statistics
+from wmss.scoring.self_check import check_dtype, check_statistics, expected_statistics
 from wmss.scoring.vllm_engine import check_alive, telling_deaths
 from wmss.scoring.vllm_families import check_family
 
@@ -31,7 +30,22 @@ def keep_freed_memory() -> None:
             ctypes.CDLL(None).mallopt(parameter, value)
 
 
-class VllmEntropyScorer:
+class VllmEngine:
+    """A vLLM engine in this process: what its owner asks of it, whatever it computes."""
+
+    _llm: Any
+    _dtype: str
+
+    def check_alive(self) -> None:
+        """Raise `EngineDiedError` if the engine's process is gone."""
+        check_alive(self._llm)
+
+    def provenance(self) -> dict[str, Any]:
+        """Engine, version, precision and batch invariance."""
+        return provenance(self._dtype, device_here())
+
+
+class VllmEntropyScorer(VllmEngine):
     """A vLLM engine that scores token sequences under one checkpoint.
 
     `enforce_eager` and float32 make the figures exact and the start short; on GPU the caller may choose otherwise.
@@ -57,9 +71,7 @@ class VllmEntropyScorer:
             ModelError: vLLM cannot score the checkpoint's architecture.
             ScoringError: the engine's figures are not those of plain PyTorch on the same weights.
         """
-        known = [*EXACT, *ROUNDED]
-        if dtype not in known:
-            raise ConfigError(f"dtype: expected one of {known}, got {dtype!r}", param="dtype")
+        check_dtype(dtype)
         family = check_family(checkpoint)
         # Before the engine is there: the two never hold their weights at the same time, and where vLLM runs a family on
         # transformers' own classes, it changes these classes for good.
@@ -101,14 +113,6 @@ class VllmEntropyScorer:
                 use_tqdm=False,
             )
         return [output.outputs.data.numpy() for output in outputs]
-
-    def check_alive(self) -> None:
-        """Raise `EngineDiedError` if the engine's process is gone."""
-        check_alive(self._llm)
-
-    def provenance(self) -> dict[str, Any]:
-        """Engine, version, precision and batch invariance."""
-        return provenance(self._dtype, device_here())
 
 
 def device_here() -> str:

@@ -14,6 +14,13 @@ SHIPPED_TASKS: tuple[ShippedTask, ...] = get_args(ShippedTask)
 TRAINING_FILE, HELD_OUT_FILE = "tasks_train.jsonl", "tasks_held_out.jsonl"
 ARITHMETIC_STEPS = (1, 2, 4, 6)
 """Operations in a problem of level 1, 2, 3, 4."""
+MOST_LEVELS: dict[ShippedTask, int] = {
+    "graph_hops": len(graph_hops.HOPS),
+    "graph_path": 6,  # among 12 nodes; a graph with two nodes 7 apart takes half a second to find, 8 apart 40
+    "arithmetic": len(ARITHMETIC_STEPS),
+}
+VERIFIERS: dict[ShippedTask, str] = {"graph_hops": "exact", "graph_path": "graph_path", "arithmetic": "final_value"}
+"""Type of the verifier that tells right responses."""
 MAX_FRUITLESS = 1000
 """Draws in a row without a new instance after which a level is taken for exhausted."""
 
@@ -78,15 +85,16 @@ def write_task_files(
                 found, fruitless = found + 1, 0
                 yield row
 
-    held_out = list(rows(_HELD_OUT, num_validation + num_test))
+    # Both before any is written: a level with too few instances leaves no file.
+    held_out, training = list(rows(_HELD_OUT, num_validation + num_test)), list(rows(_TRAINING, num_training))
     for place, row in enumerate(held_out):
         row["split"] = "validation" if place % (num_validation + num_test) < num_validation else "test"
     paths = folder / TRAINING_FILE, folder / HELD_OUT_FILE
-    _write(rows(_TRAINING, num_training), paths[0])
+    _write(training, paths[0])
     _write(held_out, paths[1])
     return paths
 
 
-def _write(rows: Iterator[dict[str, Any]] | list[dict[str, Any]], path: Path) -> None:
+def _write(rows: list[dict[str, Any]], path: Path) -> None:
     with path.open("w", encoding="utf-8") as file:
         file.writelines(json.dumps(row) + "\n" for row in rows)

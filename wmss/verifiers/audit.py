@@ -1,7 +1,7 @@
 """Can a verifier be trusted? How often it errs on labelled responses, and what in a round's verdicts looks wrong.
 
 An accepted error is learned again: with true-positive rate t_p and false-positive rate f_p, a round without end of data
-multiplies the odds of a right response by t_p / f_p (our reconstruction, see `wmss.theory`). An audit reports that
+multiplies the odds of a right response by t_p / f_p (our reconstruction). An audit reports that
 ratio and corrects nothing.
 """
 
