@@ -9,11 +9,16 @@ OLDEST := requirements/openai-oldest.lock
 # folder or a mirror may have it), then this index.
 export TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
 
+PYTEST    := $(BIN)/python -m pytest
+ALL_CORES := --numprocesses auto --maxprocesses 4
+FAST      := $(wildcard tests/test_*.py) $(addprefix tests/,core data docs services theory verifiers) \
+             --ignore tests/verifiers/test_sandbox.py -k "not postgresql"
+
 export OMP_NUM_THREADS ?= 1
 export HF_HUB_OFFLINE ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow check serve bench clean lock
+.PHONY: help setup demo test test-units test-stack test-fast test-slow check serve bench clean lock
 
 help: ## show the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -23,13 +28,22 @@ setup: $(VENV)/ready ## install everything into .venv (the other targets do it t
 demo: $(VENV)/ready ## run the main job on this machine and print what came of it
 	$(BIN)/wmss demo
 
-# Unit tests on all cores; then what shares a running service, on two services at a time, because much of it is waiting.
-test: $(VENV)/ready ## run the test suite (CPU, about twelve minutes)
-	$(BIN)/python -m pytest --ignore tests/integration --numprocesses auto --maxprocesses 4
-	$(BIN)/python -m pytest tests/integration --numprocesses 2 --dist loadfile
+# Much of what shares a running service is waiting. It runs on two services at a time, beside the unit tests, which are
+# nice to it: they take the CPU time that it leaves.
+test: $(VENV)/ready ## run the test suite: test-units and test-stack side by side
+	@$(MAKE) --no-print-directory --jobs=2 --keep-going test-units test-stack
+
+test-units: $(VENV)/ready ## run what needs no running service
+	nice -n 5 $(PYTEST) --ignore tests/integration $(ALL_CORES)
+
+test-stack: $(VENV)/ready ## run what needs a running service (Ray, vLLM)
+	$(PYTEST) tests/integration --numprocesses 2 --dist loadfile
+
+test-fast: $(VENV)/ready ## run the tests of a few seconds each: no engine, no service, no PostgreSQL
+	$(PYTEST) $(FAST) $(ALL_CORES)
 
 test-slow: $(VENV)/ready ## run the long tests as well
-	$(BIN)/python -m pytest -m "not gpu"
+	$(PYTEST) -m "not gpu"
 
 check: $(VENV)/ready ## formatting, lint, types
 	$(BIN)/ruff format --check .

@@ -37,7 +37,7 @@ class Target(NamedTuple):
     """What a figure must be; `aim` is what it should be."""
 
     id: str
-    """Its name in the project's performance plan, e.g. `P-T1`."""
+    """Its name in the table of targets in docs/benchmarks.md, e.g. `P-T1`."""
     at_most: float | None = None
     at_least: float | None = None
     aim: float | None = None

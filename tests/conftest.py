@@ -13,10 +13,16 @@ import pytest
 import torch
 
 from tests.checkpoints import make_checkpoint
+from tests.durations import Durations
 from tests.postgres import Postgres, find_binaries, running_postgres
 from wmss.models.importing import add_model, is_available
 
 torch.set_num_threads(1)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if not hasattr(config, "workerinput"):
+        config.pluginmanager.register(Durations())
 
 
 @pytest.fixture(scope="session")

@@ -20,7 +20,7 @@ def mixed_cross_entropy(
     weak_bias: Tensor | None = None,
     reduction: str = "mean",
 ) -> Tensor:
-    """The loss as a product of experts (identity D1): P_mix = P_s^λ P_w^(1-λ) / C; no logits are ever mixed."""
+    """The loss as a product of experts (D1, docs/method.md): P_mix = P_s^λ P_w^(1-λ) / C; logits are never mixed."""
 
     def log_probabilities(hidden: Tensor, head: Tensor, bias: Tensor | None) -> Tensor:
         logits = torch.einsum("nd,vd->nv", hidden, head)

@@ -1,4 +1,4 @@
-"""Easy-to-hard against mixture and hard-only with a real transformer (S-T20, S-T21, S-T22).
+"""Easy-to-hard against mixture and hard-only with a real transformer: docs/self_improvement.md, “What the demo shows”.
 
 A run near the threshold goes either way with its seed, so means over runs are held, with room for the spread measured.
 """
@@ -41,7 +41,7 @@ def over_the_rounds(runs):
 
 
 def test_in_the_window_easy_to_hard_climbs_further(results):
-    """S-T20. Measured: easy-to-hard .990 .991 on base 0 and .000 .018 on base 1, mixture .010 .650 and .001 .000,
+    """Measured: easy-to-hard .990 .991 on base 0 and .000 .018 on base 1, mixture .010 .650 and .001 .000,
     hard-only at most .005. Base 1 needs more than these 128 responses a round for either arm."""
     found = results("window", 2)
     easy, mixture, hard = (at_the_end(found[arm]) for arm in ("easy_to_hard", "mixture", "hard_only"))
@@ -51,7 +51,7 @@ def test_in_the_window_easy_to_hard_climbs_further(results):
 
 
 def test_with_many_samples_the_mixture_is_as_good(results):
-    """S-T21. Measured: easy-to-hard .997 1.000, mixture .976 1.000, hard-only .002 .005."""
+    """Measured: easy-to-hard .997 1.000, mixture .976 1.000, hard-only .002 .005."""
     found = results("parity", 1)
     assert min(at_the_end(found["easy_to_hard"])) > 0.9
     assert min(at_the_end(found["mixture"])) > 0.9
@@ -59,7 +59,7 @@ def test_with_many_samples_the_mixture_is_as_good(results):
 
 
 def test_from_a_good_start_easy_to_hard_wastes_rounds(results):
-    """S-T22. Measured, mean over rounds: easy-to-hard .881 .756, mixture .961 .964, hard-only .967 .960. All end at
+    """Measured, mean over rounds: easy-to-hard .881 .756, mixture .961 .964, hard-only .967 .960. All end at
     1.000."""
     found = results("good_start", 1)
     easy, mixture, hard = (over_the_rounds(found[arm]) for arm in ("easy_to_hard", "mixture", "hard_only"))

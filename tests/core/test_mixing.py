@@ -5,40 +5,13 @@ pytest tests/core/test_mixing.py
 
 import pytest
 import torch
-from torch import Tensor
 
 from tests import reference
+from tests.core.mixes import make_inputs, relative_error
 from wmss.core import mixing
 from wmss.core.mixing import LogitBranch, _side, branch_cross_entropy, mixed_linear_cross_entropy, mixing_weight_at
 
 NAMES = ("strong_hidden", "strong_head", "weak_hidden", "weak_head", "strong_bias", "weak_bias")
-
-
-def make_inputs(
-    *,
-    rows: int = 37,
-    vocabulary: int = 53,
-    strong_width: int = 12,
-    weak_width: int = 7,
-    bias: bool = True,
-    seed: int = 0,
-) -> tuple[dict[str, Tensor], Tensor]:
-    generator = torch.Generator().manual_seed(seed)
-
-    def normal(*shape: int) -> Tensor:
-        return torch.randn(*shape, generator=generator, dtype=torch.float64)
-
-    tensors = {
-        "strong_hidden": normal(rows, strong_width),
-        "strong_head": normal(vocabulary, strong_width),
-        "weak_hidden": normal(rows, weak_width),
-        "weak_head": normal(vocabulary, weak_width),
-    }
-    if bias:
-        tensors |= {"strong_bias": normal(vocabulary), "weak_bias": normal(vocabulary)}
-    labels = torch.randint(vocabulary, (rows,), generator=generator)
-    labels[::5] = -100
-    return tensors, labels
 
 
 def run(function, tensors, labels, *, dtype, frozen=(), **options):
@@ -55,12 +28,6 @@ def run(function, tensors, labels, *, dtype, frozen=(), **options):
     )
     loss.backward()
     return loss.detach(), {name: leaf.grad for name, leaf in leaves.items()}
-
-
-def relative_error(value: Tensor, truth: Tensor) -> float:
-    value, truth = value.detach(), truth.detach()
-    scale = truth.double().norm()
-    return float((value.double() - truth.double()).norm() / scale if scale > 0 else value.double().norm())
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 2e-6)])

@@ -1,4 +1,4 @@
-"""Selection (S-T25, S-T26): steps and counts by hand, the rules as properties, the cap's tilt against its formula."""
+"""Selection: steps and counts by hand, the rules as properties, the cap's tilt against its formula."""
 
 from collections import Counter
 from dataclasses import replace
@@ -184,7 +184,7 @@ def test_order_is_shuffled_by_the_seed():
 
 
 def test_cap_of_one_tilts_by_the_chance_of_any_success():
-    """S-T26: K samples of success rate p, at most one kept: weight 1 − (1 − p)^K; without a cap, K p."""
+    """K samples of success rate p, at most one kept: weight 1 − (1 − p)^K; without a cap, K p."""
     rng = np.random.default_rng(0)
     rates, num_samples, num_prompts = (0.02, 0.1, 0.5), 8, 4000
     right = rng.random((len(rates), num_prompts, num_samples)) < np.array(rates)[:, None, None]

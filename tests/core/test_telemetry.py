@@ -65,7 +65,7 @@ def test_a_constant_added_to_all_logits_changes_nothing(shifted):
 
 
 def test_mixed_loss_is_the_weighted_losses_less_the_divergence():
-    """CE_mix = Σ w_i CE_i − D_λ, with every loss from `branch_cross_entropy` (D1)."""
+    """CE_mix = Σ w_i CE_i − D_λ, with every loss from `branch_cross_entropy` (D1 in docs/method.md)."""
     branches, labels = make_branches((0.4, 0.35, 0.25))
     alone = [float(branch_cross_entropy([branch._replace(weight=1.0)], labels)) for branch in branches]
     found = means(branches, labels)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from tests import reference
-from tests.core.test_mixing import make_inputs, relative_error
+from tests.core.mixes import make_inputs, relative_error
 from wmss.core.entropy import token_entropy
 from wmss.core.mixing import mixed_linear_cross_entropy
 

@@ -15,7 +15,7 @@ import ray
 from ray import serve
 
 from services.engines.sampler import ServeSampler, deploy_sampler
-from tests.scoring.test_torch_sampler import ENDS, prompts_of
+from tests.scoring.responses import ENDS, prompts_of
 from wmss.errors import WmssError
 from wmss.scoring.interfaces import Sampling
 from wmss.scoring.rollouts import Request, sample_rollouts, sample_seed

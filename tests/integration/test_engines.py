@@ -9,8 +9,8 @@ import pytest
 
 from tests.checkpoints import FAMILIES, make_checkpoint
 from tests.integration.stack import wait_for
+from tests.scoring.exact import ragged, truth
 from tests.scoring.test_smollm2 import rows
-from tests.scoring.test_torch_scorer import ragged, truth
 from wmss.data.tokenization import save_tokenized, tokenize_samples
 from wmss.models.loading import load_tokenizer
 from wmss.scoring.interfaces import NUM_STATISTICS

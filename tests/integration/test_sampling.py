@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from tests.scoring.test_torch_sampler import logprobs_by_torch
+from tests.scoring.responses import logprobs_by_torch
 from wmss.records import Completion
 
 pytestmark = pytest.mark.stack

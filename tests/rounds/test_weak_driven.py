@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from tests.rounds.engines import LocalEngines, MemoryJournal, make_job, run_wmss
-from tests.scoring.test_torch_scorer import truth
+from tests.scoring.exact import truth
 from wmss.data.tokenization import load_tokenized
 from wmss.errors import ConfigError, DataError, ModelError
 from wmss.models.loading import load_model, load_tokenizer

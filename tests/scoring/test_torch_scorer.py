@@ -2,40 +2,12 @@
 
 import numpy as np
 import pytest
-import torch
 
-from tests import reference
-from wmss.models.loading import load_model
+from tests.scoring.exact import ragged, truth
 from wmss.records import TokenizedSample
 from wmss.scoring.interfaces import NUM_STATISTICS
 from wmss.scoring.tables import EntropyTable, _batches, score_samples
 from wmss.scoring.torch_scorer import TorchEntropyScorer
-
-
-def ragged(num_samples, *, seed, longest=120, vocabulary=277):
-    rng = np.random.default_rng(seed)
-    samples = []
-    for line in range(1, num_samples + 1):
-        length = int(rng.integers(2, longest))
-        mask = rng.random(length) < 0.6
-        mask[0], mask[-1] = False, True
-        ids = rng.integers(0, vocabulary, length).astype(np.int32)
-        samples.append(TokenizedSample(line=line, input_ids=ids, target_mask=mask))
-    return samples
-
-
-def truth(checkpoint, samples):
-    """Per sample float64 [targets, 2]: entropy and NLL at the predicting positions, from full logits."""
-    model = load_model(checkpoint, dtype=torch.float64)
-    results = []
-    for sample in samples:
-        ids = torch.from_numpy(sample.input_ids).long()
-        with torch.no_grad():
-            logits = model(ids[None]).logits[0]
-        positions = torch.from_numpy(sample.predicting_positions)
-        nll = torch.nn.functional.cross_entropy(logits[positions], ids[positions + 1], reduction="none")
-        results.append(torch.stack([reference.entropy(logits[positions]), nll], dim=1).numpy())
-    return results
 
 
 @pytest.mark.parametrize("name", ["qwen3", "llama"])

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 from tests.checkpoints import FAMILIES, make_checkpoint
-from tests.scoring.sample_in_process import run_samplers
-from tests.scoring.test_torch_sampler import (
+from tests.scoring.responses import (
     ENDS,
     FILTERED,
     PLAIN,
@@ -16,6 +15,7 @@ from tests.scoring.test_torch_sampler import (
     logprobs_by_torch,
     prompts_of,
 )
+from tests.scoring.sample_in_process import run_samplers
 from wmss.errors import ConfigError
 from wmss.scoring.interfaces import Sampling
 from wmss.scoring.torch_sampler import TorchSampler

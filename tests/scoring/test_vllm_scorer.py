@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from tests.checkpoints import FAMILIES, make_checkpoint
+from tests.scoring.exact import ragged, truth
 from tests.scoring.score_in_process import score_with_vllm
-from tests.scoring.test_torch_scorer import ragged, truth
 from wmss.errors import ConfigError
 from wmss.scoring.interfaces import NUM_STATISTICS
 from wmss.scoring.torch_scorer import TorchEntropyScorer

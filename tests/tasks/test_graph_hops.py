@@ -1,4 +1,4 @@
-"""The graph_hops task by hand, its base model, and the experiment in one process (S-T23)."""
+"""The graph_hops task by hand, its base model, and the experiment in one process."""
 
 from itertools import pairwise
 
@@ -103,7 +103,7 @@ def test_success_is_the_mean_probability_of_the_right_answer(small):
 
 
 def test_a_run_is_a_function_of_its_seed(small, tmp_path):
-    """S-T23: the same accepted responses, in the same order, and the same figures."""
+    """The same accepted responses, in the same order, and the same figures."""
     tokenizer, model = small
     # A model that nearly always says one thing: some of its answers are right from the start.
     rows = [make_task(np.random.default_rng(i), level=1) for i in range(64)]

@@ -17,6 +17,11 @@ def make_task(answer: str | None = None, *, line: int = 1, level: int | None = N
     return Task(line=line, prompt="?", answer=answer, level=level, data=data)
 
 
+SQUARE = make_task(tests=["assert f(2) == 4", "assert f(-3) == 9"])
+RIGHT = "def f(x): return x * x"
+"""The right program for SQUARE."""
+
+
 def no_progress(done: int, total: int) -> None:
     return None
 

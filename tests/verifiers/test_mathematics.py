@@ -1,4 +1,4 @@
-"""Mathematics: equal forms, hostile LaTeX from many threads (S-T32), and answers that are no reference."""
+"""Mathematics: equal forms, hostile LaTeX from many threads, and answers that are no reference."""
 
 import os
 import signal

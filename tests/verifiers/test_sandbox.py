@@ -1,4 +1,4 @@
-"""Programs that attack the sandbox or the tests: none is accepted, none takes longer than its limit + 2 s (S-T31).
+"""Programs that attack the sandbox or the tests: none is accepted, none takes longer than its limit + 2 s.
 
 All run through one verifier with one process, which has to be the same process, alive, at the end.
 """
@@ -16,7 +16,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.verifiers.tasks import make_task, need_sandbox, no_progress
+from tests.verifiers.tasks import RIGHT, SQUARE, make_task, need_sandbox, no_progress
 from wmss.config import CodeVerifier, SandboxLimits
 from wmss.records import Verdict
 from wmss.verifiers.interfaces import Verifier
@@ -24,8 +24,6 @@ from wmss.verifiers.registry import make_verifier
 from wmss.verifiers.sandbox.host import WORK
 
 LIMITS = SandboxLimits(timeout_s=2.0, memory_mb=256, processes=8, file_mb=4)
-SQUARE = make_task(tests=["assert f(2) == 4", "assert f(-3) == 9"])
-RIGHT = "def f(x): return x * x"
 
 
 @pytest.fixture(scope="module")
@@ -277,7 +275,7 @@ def test_limits_of_time_are_those_given():
 def test_where_namespaces_are_refused_nothing_runs(tmp_path):
     """As in a container with the usual filter: a refusal with its remedy, and verdicts of `error` alone."""
     program = f"""
-from tests.verifiers.test_sandbox import RIGHT, SQUARE
+from tests.verifiers.tasks import RIGHT, SQUARE
 from wmss.config import CodeVerifier
 from wmss.verifiers.registry import make_verifier
 from wmss.verifiers.sandbox import kernel
