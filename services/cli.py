@@ -16,8 +16,8 @@ from rich.markup import escape
 from rich.table import Column, Table
 
 from services.commands import client as service
-from services.commands.checking import show
-from services.commands.watching import JobView, round_table
+from services.commands.check import show
+from services.commands.watch import JobView, round_table
 from services.control.supervisor import Endpoint, ServeError, Supervisor
 from services.settings import Settings
 from wmss.config import JobSpec, parse_job, parse_scores, read_toml
@@ -153,9 +153,9 @@ def plan(
     """Try a self-improvement job's model on its own tasks, without a service, and say which curriculum to take."""
     spec = _read_job(file, None, {})
     _bars_on_terminals_only()
-    from services.commands import planning
+    from services.commands.plan import plan as run_plan
 
-    planning.plan(
+    run_plan(
         spec,
         _settings(home),
         console,

@@ -24,8 +24,8 @@ from rich.progress import Progress
 from rich.table import Table
 
 from services.commands import client as service
-from services.commands.checking import show
-from services.commands.watching import JobView
+from services.commands.check import show
+from services.commands.watch import JobView
 from services.control.supervisor import Endpoint, ServeError, die_with_parent, free_port, running_endpoint
 from services.settings import Settings
 from wmss.config import parse_job

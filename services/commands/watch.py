@@ -1,4 +1,4 @@
-"""A job on the terminal: one line per phase with its progress, messages above them as they come."""
+"""`wmss watch`: a job on the terminal, one line per phase with its progress, messages above them as they come."""
 
 import time
 from types import TracebackType
@@ -7,6 +7,8 @@ from typing import Any, Self
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.table import Table
+
+from wmss.units import clock_time
 
 LEVEL_STYLES = {"info": "", "warn": "yellow", "error": "red"}
 
@@ -66,8 +68,8 @@ def clock(phase: dict[str, Any]) -> str:
     ended = phase["finished_at"]
     taken = (ended or time.time()) - phase["started_at"]
     if ended or not 0 < phase["done"] < phase["total"]:
-        return minutes(taken)
-    return f"{minutes(taken)}, {minutes(taken * (phase['total'] - phase['done']) / phase['done'])} left"
+        return clock_time(taken)
+    return f"{clock_time(taken)}, {clock_time(taken * (phase['total'] - phase['done']) / phase['done'])} left"
 
 
 def round_table(rounds: list[dict[str, Any]]) -> Table:
@@ -89,10 +91,3 @@ def round_table(rounds: list[dict[str, Any]]) -> Table:
         table.add_row(f"{one['round']}{mark}", one["label"], *cells, str(learned), *told)
     table.caption = "accepted/sampled → held-out pass@1 after the round; * the best round"
     return table
-
-
-def minutes(seconds: float) -> str:
-    """3725 -> "1:02:05", 65 -> "1:05"."""
-    whole = max(0, round(seconds))
-    hours, rest = divmod(whole, 3600)
-    return f"{hours}:{rest // 60:02}:{rest % 60:02}" if hours else f"{rest // 60}:{rest % 60:02}"
