@@ -5,6 +5,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.table import Table
 
@@ -90,4 +91,16 @@ def round_table(rounds: list[dict[str, Any]]) -> Table:
         mark = "*" if one["round"] == best else ""
         table.add_row(f"{one['round']}{mark}", one["label"], *cells, str(learned), *told)
     table.caption = "accepted/sampled → held-out pass@1 after the round; * the best round"
+    return table
+
+
+def sample_table(rows: list[dict[str, Any]]) -> Table:
+    """Samples of a draw as the service lists them, one line each."""
+    table = Table("line", "H weak", "H strong", "ΔH", "weight", "drawn")
+    table.add_column("completion", no_wrap=True, overflow="ellipsis")
+    for row in rows:
+        entropies = [row["weak_entropy"], row["strong_entropy"], row["entropy_delta"]]
+        figures = ["" if value is None else f"{value:.4f}" for value in entropies]
+        text = " ".join((row["completion"] or "").split())
+        table.add_row(str(row["line"]), *figures, f"{row['weight']:.3g}", str(row["times_drawn"]), escape(text))
     return table
