@@ -3,10 +3,9 @@ cancel, chat, export, plan, simulate, tasks, audit, knobs, demo."""
 
 import logging
 import os
-import shutil
 import sys
 from pathlib import Path
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Literal
 
 import openai
 import typer
@@ -16,15 +15,19 @@ from rich.markup import escape
 from rich.table import Column, Table
 
 from services.commands import client as service
-from services.commands.checking import show
-from services.commands.watching import JobView, round_table
+from services.commands.chat import converse
+from services.commands.check import show
+from services.commands.convert import convert as convert_rows
+from services.commands.export import export_model
+from services.commands.job_options import JobOptions, takes_job
+from services.commands.watch import JobView, round_table, sample_table
 from services.control.supervisor import Endpoint, ServeError, Supervisor
 from services.settings import Settings
-from wmss.config import JobSpec, parse_job, parse_scores, read_toml
-from wmss.data.convert import FORMATS, CalculatorMarks, Format, convert_file
-from wmss.data.convert_tasks import TASK_FORMATS, TaskFormat, convert_tasks
+from wmss.config import parse_scores
+from wmss.data.convert import FORMATS, CalculatorMarks
+from wmss.data.convert_tasks import TASK_FORMATS
 from wmss.errors import WmssError
-from wmss.ids import is_checkpoint, is_job
+from wmss.ids import is_checkpoint
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 models_app = typer.Typer(no_args_is_help=True, help="Models a job may start from.")
@@ -85,51 +88,27 @@ def serve(
     Supervisor(settings, host=host, port=port).run(ready)
 
 
-JobFile = Annotated[Path | None, typer.Argument(help="Job as TOML; the options below override it.")]
-Model = Annotated[str | None, typer.Option(help="Start checkpoint.")]
-TrainingFile = Annotated[Path | None, typer.Option(help="JSONL file to train on.")]
-ValidationFile = Annotated[Path | None, typer.Option(help="Held-out JSONL file.")]
-Method = Annotated[str | None, typer.Option(help="wmss, supervised or self_improvement.")]
-Seed = Annotated[int | None, typer.Option(help="Seed of the draw and of the order.")]
-Suffix = Annotated[str | None, typer.Option(help="Part of the finished model's name.")]
-
-
 @app.command()
+@takes_job
 def submit(
-    file: JobFile = None,
-    model: Model = None,
-    training_file: TrainingFile = None,
-    validation_file: ValidationFile = None,
-    method: Method = None,
-    seed: Seed = None,
-    suffix: Suffix = None,
+    job: JobOptions,
     follow: Annotated[bool, typer.Option("--watch", help="Watch the job until it ends.")] = False,
     base_url: BaseUrl = None,
 ) -> None:
     """Upload the files of a job and submit it. Prints the job's id."""
-    options = {"model": model, "training_file": training_file, "validation_file": validation_file}
-    spec = _read_job(file, method, options | {"seed": seed, "suffix": suffix})
+    spec = job.read()
     api = service.connect(base_url)
-    job_id = service.submit(api, _with_uploads(api, spec))
+    job_id = service.submit(api, service.with_uploads(api, spec))
     console.print(job_id, highlight=False)
     if follow:
         _watch(api, job_id)
 
 
 @app.command()
-def check(
-    file: JobFile = None,
-    model: Model = None,
-    training_file: TrainingFile = None,
-    validation_file: ValidationFile = None,
-    method: Method = None,
-    seed: Seed = None,
-    suffix: Suffix = None,
-    home: Home = None,
-) -> None:
+@takes_job
+def check(job: JobOptions, home: Home = None) -> None:
     """Say what a job would do, cost and be refused for, without a service. Exits 1 if it would be refused."""
-    options = {"model": model, "training_file": training_file, "validation_file": validation_file}
-    spec = _read_job(file, method, options | {"seed": seed, "suffix": suffix})
+    spec = job.read()
     from services.preview import check_here
 
     report = check_here(spec, _settings(home))
@@ -151,11 +130,11 @@ def plan(
     home: Home = None,
 ) -> None:
     """Try a self-improvement job's model on its own tasks, without a service, and say which curriculum to take."""
-    spec = _read_job(file, None, {})
+    spec = JobOptions(file).read()
     _bars_on_terminals_only()
-    from services.commands import planning
+    from services.commands.plan import plan as run_plan
 
-    planning.plan(
+    run_plan(
         spec,
         _settings(home),
         console,
@@ -174,37 +153,6 @@ def _job_id(value: str) -> str:
 
 
 JobId = Annotated[str, typer.Argument(help="Id of the job.", callback=_job_id)]
-
-
-def _read_job(file: Path | None, method: str | None, options: dict[str, Any]) -> JobSpec:
-    """A job from a TOML file and the options that override it."""
-    values: dict[str, Any] = {}
-    if file is not None:
-        values = read_toml(file)
-        for key in ("training_file", "validation_file"):
-            path = values.get(key)
-            if isinstance(path, str) and path and "\0" not in path:  # else it is refused as it stands
-                values[key] = str((file.parent / path).resolve())  # paths in a file are relative to it
-    values |= {
-        key: str(value) if isinstance(value, Path) else value for key, value in options.items() if value is not None
-    }
-    if method is not None and values.get("method", {}).get("type", method) != method:
-        raise WmssError(f"--method {method}: {file} has [{values['method']['type']}]; remove one of them")
-    if method is not None:
-        values.setdefault("method", {"type": method})
-    return parse_job(values)
-
-
-def _with_uploads(api: openai.OpenAI, spec: JobSpec) -> JobSpec:
-    uploaded = {}
-    for key in ("training_file", "validation_file"):
-        path = getattr(spec, key)
-        if path is None:
-            continue
-        if not Path(path).is_file():
-            raise WmssError(f"{key}: there is no file {path}", param=key)
-        uploaded[key] = service.upload(api, Path(path))
-    return parse_job(spec.model_dump(mode="json", exclude_unset=True) | uploaded)
 
 
 @app.command()
@@ -272,14 +220,7 @@ def samples(
 ) -> None:
     """Show why samples were drawn: both entropies (nats), their difference, weight and draws."""
     page = service.samples(service.connect(base_url), job_id, sort=sort, limit=limit, round=round)
-    table = Table("line", "H weak", "H strong", "ΔH", "weight", "drawn")
-    table.add_column("completion", no_wrap=True, overflow="ellipsis")
-    for row in page["data"]:
-        entropies = [row["weak_entropy"], row["strong_entropy"], row["entropy_delta"]]
-        figures = ["" if value is None else f"{value:.4f}" for value in entropies]
-        text = " ".join((row["completion"] or "").split())
-        table.add_row(str(row["line"]), *figures, f"{row['weight']:.3g}", str(row["times_drawn"]), escape(text))
-    console.print(table)
+    console.print(sample_table(page["data"]))
     _say(f"{len(page['data'])} of {page['total']:,} samples")
 
 
@@ -324,31 +265,7 @@ def chat(
 ) -> None:
     """Talk to a model. The first question waits until its engine has started."""
     api = service.connect(base_url)
-    if is_job(model):
-        model = api.fine_tuning.jobs.retrieve(model).fine_tuned_model or model
-    options: dict[str, Any] = {"temperature": temperature, "max_tokens": max_tokens}
-    options = {key: value for key, value in options.items() if value is not None}
-    messages: list[Any] = [{"role": "system", "content": system}] if system else []
-    questions = iter([message]) if message is not None else iter(_ask, None)
-    for question in questions:
-        messages.append({"role": "user", "content": question})
-        parts = service.chat(api, model, messages, **options)
-        with console.status(f"waiting for {escape(model)}"):  # its engine may have to start
-            answer = next(parts, "")
-        console.print(answer, end="", markup=False, highlight=False, soft_wrap=True)
-        for part in parts:
-            console.print(part, end="", markup=False, highlight=False, soft_wrap=True)
-            answer += part
-        console.print()
-        messages.append({"role": "assistant", "content": answer})
-
-
-def _ask() -> str | None:
-    """The next question; None ends the conversation."""
-    try:
-        return console.input("> ").strip() or None
-    except EOFError:
-        return None
+    converse(api, model, message, system, console, temperature=temperature, max_tokens=max_tokens)
 
 
 @app.command()
@@ -358,15 +275,7 @@ def export(
     base_url: BaseUrl = None,
 ) -> None:
     """Copy a finished model to a folder: config, safetensors and tokenizer, ready for transformers or vLLM."""
-    job = service.connect(base_url).fine_tuning.jobs.retrieve(job_id)
-    if job.status != "succeeded":
-        raise WmssError(f"{job_id} is {job.status}; only a succeeded job has a model")
-    if target.exists():
-        raise WmssError(f"{target} exists already; name a folder to be made")
-    source = Settings().models / job_id
-    if not source.is_dir():
-        raise WmssError(f"the model is not in {source}; set WMSS_HOME to the home of the service that ran the job")
-    shutil.copytree(source, target)
+    export_model(service.connect(base_url), job_id, target, Settings())
     console.print(str(target), highlight=False)
 
 
@@ -467,31 +376,16 @@ def convert(
     ] = "strip",
 ) -> None:
     """Turn a file into rows a job takes, and say what was changed."""
-    forms = TASK_FORMATS if to == "tasks" else FORMATS
-    if format is not None and format not in forms:
-        raise WmssError(f"--format: expected one of {', '.join(forms)} with --to {to}, got {format!r}")
-    if to == "tasks":
-        if system is not None:
-            raise WmssError("--system: not with --to tasks; put it into the rows, or leave it out")
-        done = convert_tasks(
-            source,
-            target,
-            format=cast(TaskFormat | None, format),
-            limit=limit,
-            level=level,
-            calculator_marks=calculator_marks,
-        )
-    else:
-        if level is not None:
-            raise WmssError("--level: only tasks have one; add --to tasks, or leave it out")
-        done = convert_file(
-            source,
-            target,
-            format=cast(Format | None, format),
-            limit=limit,
-            system=system,
-            calculator_marks=calculator_marks,
-        )
+    done = convert_rows(
+        source,
+        target,
+        to=to,
+        format=format,
+        level=level,
+        limit=limit,
+        system=system,
+        calculator_marks=calculator_marks,
+    )
     _say(f"{done.format}: {done.num_read} rows read, {done.num_written} written")
     for change, count in done.changes.items():
         _say(f"{count} rows: {change}")

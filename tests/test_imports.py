@@ -1,116 +1,113 @@
-"""Imports point one way: services -> rounds -> training, scoring -> data, models -> core; config, records, errors are
-leaves. And what must stay light is light."""
-
-import ast
-import subprocess
-import sys
-from pathlib import Path
+"""Imports point one way, in the library and in the service; and what must stay light is light."""
 
 import pytest
 
-ROOT = Path(__file__).parent.parent
-LEAVES = {
-    "wmss",
-    "wmss.__version__",
-    "wmss.config",
-    "wmss.records",
-    "wmss.errors",
-    "wmss.ids",
-    "wmss.units",
-    "wmss.choices",
+from tests.imports import ROOT, arrows, circle, loaded_by, modules
+
+LEAVES = {"__version__", "choices", "config", "errors", "ids", "records", "units"}
+LIBRARY = {
+    "choices": set(),
+    "config": {"choices", "errors"},
+    "errors": set(),
+    "ids": set(),
+    "records": set(),
+    "units": set(),
+    "core": {"choices"},
+    "theory": LEAVES | {"core"},
+    "data": LEAVES | {"core"},
+    "models": LEAVES | {"core"},
+    "training": LEAVES | {"core", "data", "models"},
+    "verifiers": LEAVES | {"core", "data"},
+    "scoring": LEAVES | {"core", "data", "models", "verifiers"},
+    "integrations": LEAVES | {"core", "models"},
+    "tasks": LEAVES | {"core", "data", "models", "training", "scoring", "verifiers"},
+    "rounds": LEAVES | {"core", "theory", "data", "models", "training", "scoring", "verifiers"},
 }
-ALLOWED = {
-    "wmss.config": {"wmss.choices", "wmss.config", "wmss.errors"},
-    "wmss.choices": set(),
-    "wmss.records": set(),
-    "wmss.errors": set(),
-    "wmss.ids": set(),
-    "wmss.units": set(),
-    "wmss.core": {"wmss.choices", "wmss.core"},
-    "wmss.theory": {"wmss.core", "wmss.theory"},
-    "wmss.data": {"wmss.core", "wmss.data"},
-    "wmss.models": {"wmss.core", "wmss.models"},
-    "wmss.training": {"wmss.core", "wmss.data", "wmss.models", "wmss.training"},
-    "wmss.verifiers": {"wmss.core", "wmss.data", "wmss.verifiers"},
-    "wmss.scoring": {"wmss.core", "wmss.data", "wmss.models", "wmss.scoring", "wmss.verifiers"},
-    "wmss.integrations": {"wmss.core", "wmss.models"},
-    "wmss.tasks": {
-        "wmss.core",
-        "wmss.data",
-        "wmss.models",
-        "wmss.training",
-        "wmss.scoring",
-        "wmss.verifiers",
-        "wmss.tasks",
-    },
-    "wmss.rounds": {
-        "wmss.core",
-        "wmss.theory",
-        "wmss.data",
-        "wmss.models",
-        "wmss.training",
-        "wmss.scoring",
-        "wmss.verifiers",
-        "wmss.rounds",
-    },
+"""What each part of `wmss` may import of the others."""
+SERVICE = (
+    {"settings", "failures"},
+    {"jobs"},
+    {"catalog", "engines", "results"},
+    {"chat"},
+    {"control", "driver", "preview"},
+    {"api", "commands"},
+    {"cli"},
+)
+"""Layers of `services`, the lowest first; none imports its own layer or one above."""
+METHODS = {"improvement", "scores", "weak_driven", "run", "in_process"}
+ROUNDS = {
+    "job": METHODS | {"before"},
+    "journal": METHODS | {"before"},
+    "phases": METHODS | {"before"},
+    "messages": METHODS,
+    "before": METHODS,
+    "scores": {"improvement", "weak_driven", "run"},
+    "improvement": {"scores", "weak_driven", "run"},
+    "weak_driven": {"run"},
 }
+"""What parts of `wmss.rounds` may not import: what happens before the first GPU second, and what every phase uses,
+knows neither the methods nor the run."""
 FORBIDDEN_IN_LIBRARY = {"ray", "fastapi", "sqlalchemy", "alembic", "uvicorn", "openai", "typer", "services"}
+MAX_LOOSE_FILES = 5
+HEAVY = {"torch", "ray", "vllm", "transformers"}
 
 
-def imports_of(file: Path) -> set[str]:
-    names = set()
-    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Import):
-            names |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            names.add(node.module)
-            names |= {f"{node.module}.{alias.name}" for alias in node.names if node.module == "wmss"}
-    return names
+@pytest.mark.parametrize("part", sorted(arrows("wmss").keys() - {"__version__"}))
+def test_the_library_points_one_way(part):
+    assert part in LIBRARY, f"wmss/{part}: say in this file what it may import"
+    assert arrows("wmss")[part] <= LIBRARY[part]
 
 
-def package_of(module: str) -> str:
-    return ".".join(module.split(".")[:2])
+@pytest.mark.parametrize("part", sorted(arrows("services")))
+def test_the_service_points_one_way(part):
+    place = next((place for place, layer in enumerate(SERVICE) if part in layer), None)
+    assert place is not None, f"services/{part}: give it a layer in this file"
+    assert arrows("services")[part] <= set().union(*SERVICE[:place])
 
 
-LIBRARY_FILES = sorted((ROOT / "wmss").rglob("*.py"))
+@pytest.mark.parametrize("part", sorted(ROUNDS))
+def test_the_rounds_point_one_way(part):
+    assert not arrows("wmss.rounds").get(part, set()) & ROUNDS[part]
 
 
-@pytest.mark.parametrize("file", LIBRARY_FILES, ids=lambda f: str(f.relative_to(ROOT)))
-def test_imports_point_one_way(file: Path):
-    parts = file.relative_to(ROOT).with_suffix("").parts
-    package = package_of(".".join(parts))
-    if package == "wmss.__init__":
-        return
-    ours = {package_of(name) for name in imports_of(file) if name.split(".")[0] == "wmss"}
-    allowed = ALLOWED[package] | (LEAVES if package not in LEAVES and package != "wmss.core" else set())
-    assert ours <= allowed, f"{file.name} imports {ours - allowed}"
+@pytest.mark.parametrize("package", ["wmss", "services", "wmss.rounds"])
+def test_no_folders_import_each_other(package):
+    assert circle(package) == []
 
 
-@pytest.mark.parametrize("file", LIBRARY_FILES, ids=lambda f: str(f.relative_to(ROOT)))
-def test_library_knows_no_service(file: Path):
-    roots = {name.split(".")[0] for name in imports_of(file)}
-    assert not roots & FORBIDDEN_IN_LIBRARY
-    if not file.name.startswith("vllm_"):
-        assert "vllm" not in roots
+def test_the_library_knows_no_service():
+    found = {name: {each.split(".")[0] for each in names} for name, names in modules("wmss").items()}
+    assert {name: roots & FORBIDDEN_IN_LIBRARY for name, roots in found.items() if roots & FORBIDDEN_IN_LIBRARY} == {}
 
 
-def loaded_by(statement: str) -> set[str]:
-    code = f"{statement}\nimport sys\nprint(' '.join(sys.modules))"
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    return {name.split(".")[0] for name in run.stdout.split()}
+def test_vllm_is_imported_in_files_of_its_own():
+    found = [name for name, names in modules("wmss").items() if "vllm" in {each.split(".")[0] for each in names}]
+    assert [name for name in found if not name.split(".")[-1].startswith("vllm_")] == []
 
 
-def test_config_is_light():
-    assert not loaded_by("import wmss.config") & {"torch", "ray", "vllm", "transformers", "fastapi", "sqlalchemy"}
+def test_few_files_lie_loose_in_the_service():
+    assert len(list((ROOT / "services").glob("*.py"))) <= MAX_LOOSE_FILES
 
 
-def test_core_and_training_need_neither_ray_nor_vllm():
-    modules = (
-        "wmss.core.mixing, wmss.core.entropy, wmss.core.sample_weights, wmss.training.loop, wmss.scoring.torch_scorer"
-    )
-    assert not loaded_by(f"import {modules}") & {"ray", "vllm", "peft", "fastapi", "sqlalchemy"}
+@pytest.fixture(scope="module")
+def light():
+    """What is loaded after the configuration, then also the command, then also the API."""
+    modules_in_turn = ("wmss.config", "services.cli", "services.api.app")
+    return dict(zip(modules_in_turn, loaded_by(*(f"import {each}" for each in modules_in_turn)), strict=True))
+
+
+def test_config_is_light(light):
+    assert not light["wmss.config"] & (HEAVY | {"fastapi", "sqlalchemy"})
 
 
 @pytest.mark.parametrize("module", ["services.cli", "services.api.app"])
-def test_command_and_api_start_light(module):
-    assert not loaded_by(f"import {module}") & {"torch", "ray", "vllm", "transformers"}
+def test_command_and_api_start_light(light, module):
+    assert not light[module] & HEAVY
+
+
+def test_core_and_training_need_neither_ray_nor_vllm():
+    names = (
+        "wmss.core.mixing, wmss.core.entropy, wmss.core.sample_weights, wmss.training.loop, wmss.scoring.torch_scorer"
+    )
+    (loaded,) = loaded_by(f"import {names}")
+    assert not loaded & {"ray", "vllm", "peft", "fastapi", "sqlalchemy"}

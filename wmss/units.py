@@ -13,3 +13,10 @@ def duration(seconds: float) -> str:
 def gigabytes(num_bytes: int) -> str:
     """1,234,000,000 -> "1.2 GB"; less than that in MB."""
     return f"{num_bytes / 1e9:.1f} GB" if num_bytes >= 1e9 else f"{num_bytes / 1e6:.1f} MB"
+
+
+def clock_time(seconds: float) -> str:
+    """3725 -> "1:02:05", 65 -> "1:05"; less than nothing is "0:00"."""
+    whole = max(0, round(seconds))
+    hours, rest = divmod(whole, 3600)
+    return f"{hours}:{rest // 60:02}:{rest % 60:02}" if hours else f"{rest // 60}:{rest % 60:02}"

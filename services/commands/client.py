@@ -18,7 +18,7 @@ from openai.types.fine_tuning import FineTuningJobEvent
 from services.control.supervisor import running_endpoint
 from services.jobs.states import TERMINAL
 from services.settings import Settings
-from wmss.config import JobSpec, ScoreSpec
+from wmss.config import JobSpec, ScoreSpec, parse_job
 from wmss.errors import WmssError
 from wmss.ids import is_scores
 
@@ -44,6 +44,19 @@ def connect(base_url: str | None = None) -> OpenAI:
 def upload(client: OpenAI, path: Path) -> str:
     """Upload a training file; returns its id."""
     return client.files.create(file=path, purpose="fine-tune").id
+
+
+def with_uploads(client: OpenAI, spec: JobSpec) -> JobSpec:
+    """A job whose files are paths here, with the ids of their uploads in their place."""
+    uploaded = {}
+    for key in ("training_file", "validation_file"):
+        path = getattr(spec, key)
+        if path is None:
+            continue
+        if not Path(path).is_file():
+            raise WmssError(f"{key}: there is no file {path}", param=key)
+        uploaded[key] = upload(client, Path(path))
+    return parse_job(spec.model_dump(mode="json", exclude_unset=True) | uploaded)
 
 
 def submit(client: OpenAI, spec: JobSpec) -> str:

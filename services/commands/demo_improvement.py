@@ -5,7 +5,6 @@ All arms of a setting begin with one model and draw equally many responses and t
 The numbers are printed as they come out.
 """
 
-import contextlib
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ from rich.table import Table
 
 from services.commands import client as service
 from services.commands.charts import draw_rounds
-from services.commands.demo_wmss import home_of, running_service, timed
+from services.commands.demo_service import home_of, made_earlier, running_service, show_times, timed
 from services.settings import Settings
 from wmss.choices import CurriculumPolicy
 from wmss.config import parse_job
@@ -74,11 +73,7 @@ def run_improvement_demo(settings: Settings, console: Console) -> None:
     with timed(times, "base models and tasks"):
         bases = {s.base_success: _base(home, s.base_success, console) for s in SETTINGS}
         files = _task_files(home.root)
-    with contextlib.ExitStack() as stack:
-        with timed(times, "start of Ray and API"):
-            console.print("starting Ray and the API")
-            endpoint = stack.enter_context(running_service(home, {}))
-        console.print(f"  REST API {endpoint.base_url}   Ray dashboard {endpoint.dashboard_url}", highlight=False)
+    with running_service(home, console, times) as endpoint:
         api = service.connect(endpoint.base_url)
         uploaded = {name: service.upload(api, file) for name, file in files.items()}
         for number, setting in enumerate(SETTINGS, start=1):
@@ -89,19 +84,13 @@ def run_improvement_demo(settings: Settings, console: Console) -> None:
             picture = home.root / f"self-improvement-{number}.png"
             draw_rounds({arm.name: arm.rounds for arm in arms}, picture)
             console.print(f"picture  {picture}", soft_wrap=True, highlight=False)
-        with timed(times, "stop"):
-            stack.close()
-    clock = Table("where the time went", "s")
-    for name, seconds in times.items():
-        clock.add_row(name, f"{seconds:.0f}")
-    console.print(clock)
+    show_times(times, console, {})
 
 
 def _base(home: Settings, success: float, console: Console) -> Path:
     """Made once and kept."""
     folder = home.models / f"graph-hops-{round(100 * success)}"
-    if (folder / "config.json").is_file():
-        console.print(f"base model: {folder} (made earlier)", highlight=False, soft_wrap=True)
+    if made_earlier(folder, "base model", console):
         return folder
     import transformers
 

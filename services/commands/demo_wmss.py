@@ -5,14 +5,8 @@ Base model -> service -> weak-driven job over REST -> plain fine-tuning of the s
 number of steps -> one table, one picture. Whatever the numbers say is what is printed.
 """
 
-import contextlib
 import os
-import signal
-import subprocess
-import sys
 import tempfile
-import time
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,9 +18,9 @@ from rich.progress import Progress
 from rich.table import Table
 
 from services.commands import client as service
-from services.commands.checking import show
-from services.commands.watching import JobView
-from services.control.supervisor import Endpoint, ServeError, die_with_parent, free_port, running_endpoint
+from services.commands.check import show
+from services.commands.demo_service import home_of, made_earlier, running_service, show_times, timed
+from services.commands.watch import JobView
 from services.settings import Settings
 from wmss.config import parse_job
 from wmss.data.convert import convert_file
@@ -35,7 +29,6 @@ from wmss.tasks.arithmetic import make_problems, question, write_jsonl
 
 NUM_TRAINING = 2000
 NUM_VALIDATION = 300
-START_TIMEOUT_S = 180.0
 
 DEFAULT_LIMIT = 64
 MIN_ROWS = 16
@@ -47,7 +40,7 @@ MODEL_MAX_STEPS = 8
 
 
 @dataclass(frozen=True)
-class Plan:
+class DemoSetup:
     """One demo: what is trained on what, and how. The rest of the way is the same for all of them."""
 
     name: str
@@ -70,6 +63,11 @@ class FinishedJob:
     phases: dict[str, dict[str, Any]]
     metrics: list[dict[str, Any]]
 
+    @property
+    def seconds(self) -> dict[str, float]:
+        """Of every phase."""
+        return {name: phase["finished_at"] - phase["started_at"] for name, phase in self.phases.items()}
+
 
 def run_demo(settings: Settings, console: Console, *, control: bool = True) -> None:
     """The demo that brings its own model and data: a toy."""
@@ -78,7 +76,7 @@ def run_demo(settings: Settings, console: Console, *, control: bool = True) -> N
     with timed(times, "base model"):
         base = _base_model(home, console)
     training, validation = _data(home.root)
-    plan = Plan(
+    setup = DemoSetup(
         name="demo",
         model=base.name,
         training=training,
@@ -88,7 +86,7 @@ def run_demo(settings: Settings, console: Console, *, control: bool = True) -> N
         wmss_epochs=2,
         control=control,
     )
-    _run_plan(plan, home, console, times)
+    _run(setup, home, console, times)
 
 
 def run_model_demo(
@@ -104,7 +102,7 @@ def run_model_demo(
 
     # Nothing else of the job runs while it trains.
     num_threads = int(os.environ.get("WMSS_TRAINING_THREADS") or len(os.sched_getaffinity(0)))
-    plan = Plan(
+    setup = DemoSetup(
         name=f"demo-{folder.name}",
         model=folder.name,
         training=training,
@@ -123,43 +121,31 @@ def run_model_demo(
     )
     files = {"training_file": str(training), "validation_file": str(validation)}
     show(
-        check_here(parse_job(files | _wmss_job(plan)), Settings(home=home.root, training_threads=num_threads)), console
+        check_here(parse_job(files | _wmss_job(setup)), Settings(home=home.root, training_threads=num_threads)), console
     )
-    _run_plan(plan, home, console, times)
+    _run(setup, home, console, times)
 
 
-def home_of(settings: Settings) -> Settings:
-    home = Settings(home=settings.root / "demo")
-    home.models.mkdir(parents=True, exist_ok=True)
-    return home
-
-
-def _run_plan(plan: Plan, home: Settings, console: Console, times: dict[str, float]) -> None:
-    """Run the jobs of a plan; leaves a picture and the models, and no process."""
+def _run(setup: DemoSetup, home: Settings, console: Console, times: dict[str, float]) -> None:
+    """Run the jobs of a demo; leaves a picture and the models, and no process."""
     control = None
-    with contextlib.ExitStack() as stack:
-        with timed(times, "start of Ray and API"):
-            console.print("starting Ray and the API")
-            endpoint = stack.enter_context(running_service(home, plan.environment))
-        console.print(f"  REST API {endpoint.base_url}   Ray dashboard {endpoint.dashboard_url}", highlight=False)
+    with running_service(home, console, times, **setup.environment) as endpoint:
         api = service.connect(endpoint.base_url)
         files = {
-            "training_file": service.upload(api, plan.training),
-            "validation_file": service.upload(api, plan.validation),
+            "training_file": service.upload(api, setup.training),
+            "validation_file": service.upload(api, setup.validation),
         }
         with timed(times, "weak-driven job"):
-            wmss = run_to_end(api, console, "weak-driven job", files | _wmss_job(plan))
-        if plan.control:
+            wmss = run_to_end(api, console, "weak-driven job", files | _wmss_job(setup))
+        if setup.control:
             with timed(times, "control job"):
                 control = run_to_end(
                     api,
                     console,
                     "control: plain fine-tuning of the same strong checkpoint",
-                    files | _control(plan, wmss),
+                    files | _control(setup, wmss),
                 )
-        with timed(times, "stop"):
-            stack.close()
-    picture = home.root / f"{plan.name}.png"
+    picture = home.root / f"{setup.name}.png"
     _draw(wmss, control, picture)
     _report(console, wmss, control, times)
     console.print(
@@ -168,18 +154,10 @@ def _run_plan(plan: Plan, home: Settings, console: Console, times: dict[str, flo
     console.print(f"picture  {picture}", soft_wrap=True, highlight=False)
 
 
-@contextlib.contextmanager
-def timed(times: dict[str, float], name: str) -> Iterator[None]:
-    started = time.perf_counter()
-    yield
-    times[name] = time.perf_counter() - started
-
-
 def _base_model(home: Settings, console: Console) -> Path:
     """Made once and kept."""
     folder = home.models / "arithmetic-base"
-    if (folder / "config.json").is_file():
-        console.print(f"base model: {folder} (made earlier)", highlight=False, soft_wrap=True)
+    if made_earlier(folder, "base model", console):
         return folder
     console.print("base model: training a small Qwen3 on arithmetic chains of up to 3 steps")
     partial = folder.with_name("arithmetic-base.partial")
@@ -211,8 +189,7 @@ def _real_model(home: Settings, source: str, console: Console) -> Path:
     from wmss.models.importing import add_model, default_name
 
     folder = home.models / default_name(source)
-    if (folder / "config.json").is_file():
-        console.print(f"model: {folder} (made earlier)", highlight=False, soft_wrap=True)
+    if made_earlier(folder, "model", console):
         return folder
     console.print(f"model: {source}", highlight=False, soft_wrap=True)
     return add_model(source, home.models, report=lambda message: console.print(f"  {message}", highlight=False))
@@ -241,62 +218,20 @@ def _real_data(folder: Path, source: Path, limit: int, console: Console) -> tupl
     return training, validation
 
 
-@contextlib.contextmanager
-def running_service(home: Settings, environment: dict[str, str]) -> Iterator[Endpoint]:
-    """`wmss serve` as a child, on a free port, stopped on the way out whatever happens."""
-    command = [sys.executable, "-m", "services.cli", "serve", "--home", str(home.root), "--port", str(free_port())]
-    log_path = home.root / "serve.log"
-    with log_path.open("wb") as log:
-        # A session of its own: Ctrl-C then reaches this process alone, which stops the child in order.
-        child = subprocess.Popen(
-            command,
-            env=os.environ | environment,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-            preexec_fn=die_with_parent,
-        )
-    try:
-        deadline = time.monotonic() + START_TIMEOUT_S
-        while True:
-            if child.poll() is not None:
-                raise ServeError(f"the service ended while starting: {log_path.read_text(encoding='utf-8').strip()}")
-            if time.monotonic() > deadline:
-                raise ServeError(f"the service was not ready within {START_TIMEOUT_S:.0f} s; see {log_path}")
-            endpoint = running_endpoint(home)
-            if endpoint is not None and endpoint.pid == child.pid:
-                break
-            time.sleep(0.2)
-        yield endpoint
-    finally:
-        _stop(child)
-
-
-def _stop(child: subprocess.Popen[bytes]) -> None:
-    """A second Ctrl-C must not leave Ray behind: it is ignored while the child stops."""
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        if child.poll() is None:
-            os.kill(child.pid, signal.SIGTERM)
-            child.wait()
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-
-def _wmss_job(plan: Plan) -> dict[str, Any]:
-    hyperparameters = plan.hyperparameters | {"sft_epochs": plan.sft_epochs, "n_epochs": plan.wmss_epochs}
+def _wmss_job(setup: DemoSetup) -> dict[str, Any]:
+    hyperparameters = setup.hyperparameters | {"sft_epochs": setup.sft_epochs, "n_epochs": setup.wmss_epochs}
     return {
-        "model": plan.model,
+        "model": setup.model,
         "suffix": "demo",
         "method": {"type": "wmss", "wmss": {"hyperparameters": hyperparameters}},
     }
 
 
-def _control(plan: Plan, wmss: FinishedJob) -> dict[str, Any]:
+def _control(setup: DemoSetup, wmss: FinishedJob) -> dict[str, Any]:
     """Plain fine-tuning from the same strong checkpoint, for as many steps as the weak-driven phase took."""
     num_steps = wmss.phases["joint"]["artifacts"]["num_steps"]
     name = f"{wmss.job.fine_tuned_model}:ckpt-sft-{wmss.phases['sft']['artifacts']['num_steps']}"
-    hyperparameters = plan.hyperparameters | {"n_epochs": num_steps, "max_steps": num_steps}
+    hyperparameters = setup.hyperparameters | {"n_epochs": num_steps, "max_steps": num_steps}
     return {
         "model": name,
         "suffix": "control",
@@ -342,14 +277,8 @@ def _report(console: Console, wmss: FinishedJob, control: FinishedJob | None, ti
     for name, result in results.items():
         table.add_row(name, str(steps[name]), _accuracy(result["accuracy"]), f"{result['nll']:.4f}")
     console.print(table)
-    clock = Table("where the time went", "s")
-    for name, seconds in times.items():
-        clock.add_row(name, f"{seconds:.0f}")
-        finished = {"weak-driven job": wmss, "control job": control}.get(name)
-        if finished is not None:
-            for phase, record in finished.phases.items():
-                clock.add_row(f"  {phase}", f"{record['finished_at'] - record['started_at']:.0f}")
-    console.print(clock)
+    jobs = {"weak-driven job": wmss} | ({} if control is None else {"control job": control})
+    show_times(times, console, {name: job.seconds for name, job in jobs.items()})
 
 
 def _accuracy(accuracy: dict[str, Any] | None) -> str:

@@ -18,7 +18,7 @@ from rich.table import Table
 
 from services.catalog.names import local_store, resolve_anywhere
 from services.commands import client as service
-from services.commands.watching import JobView
+from services.commands.watch import JobView
 from services.results.scores import json_lines
 from services.settings import Settings
 from wmss.config import ScoreSpec, parse_scores

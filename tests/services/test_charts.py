@@ -6,7 +6,7 @@ import pytest
 from matplotlib import image
 
 from services.commands.charts import check_suffix, draw_rounds
-from services.commands.watching import round_table
+from services.commands.watch import round_table
 from wmss.errors import WmssError
 
 

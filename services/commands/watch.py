@@ -1,12 +1,15 @@
-"""A job on the terminal: one line per phase with its progress, messages above them as they come."""
+"""`wmss watch`: a job on the terminal, one line per phase with its progress, messages above them as they come."""
 
 import time
 from types import TracebackType
 from typing import Any, Self
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.table import Table
+
+from wmss.units import clock_time
 
 LEVEL_STYLES = {"info": "", "warn": "yellow", "error": "red"}
 
@@ -66,8 +69,8 @@ def clock(phase: dict[str, Any]) -> str:
     ended = phase["finished_at"]
     taken = (ended or time.time()) - phase["started_at"]
     if ended or not 0 < phase["done"] < phase["total"]:
-        return minutes(taken)
-    return f"{minutes(taken)}, {minutes(taken * (phase['total'] - phase['done']) / phase['done'])} left"
+        return clock_time(taken)
+    return f"{clock_time(taken)}, {clock_time(taken * (phase['total'] - phase['done']) / phase['done'])} left"
 
 
 def round_table(rounds: list[dict[str, Any]]) -> Table:
@@ -91,8 +94,13 @@ def round_table(rounds: list[dict[str, Any]]) -> Table:
     return table
 
 
-def minutes(seconds: float) -> str:
-    """3725 -> "1:02:05", 65 -> "1:05"."""
-    whole = max(0, round(seconds))
-    hours, rest = divmod(whole, 3600)
-    return f"{hours}:{rest // 60:02}:{rest % 60:02}" if hours else f"{rest // 60}:{rest % 60:02}"
+def sample_table(rows: list[dict[str, Any]]) -> Table:
+    """Samples of a draw as the service lists them, one line each."""
+    table = Table("line", "H weak", "H strong", "ΔH", "weight", "drawn")
+    table.add_column("completion", no_wrap=True, overflow="ellipsis")
+    for row in rows:
+        entropies = [row["weak_entropy"], row["strong_entropy"], row["entropy_delta"]]
+        figures = ["" if value is None else f"{value:.4f}" for value in entropies]
+        text = " ".join((row["completion"] or "").split())
+        table.add_row(str(row["line"]), *figures, f"{row['weight']:.3g}", str(row["times_drawn"]), escape(text))
+    return table

@@ -7,12 +7,13 @@ from types import SimpleNamespace
 import pytest
 from rich.console import Console
 
-from services.commands.watching import JobView, clock, minutes
+from services.commands.watch import JobView, clock
+from wmss.units import clock_time
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(0, "0:00"), (65.4, "1:05"), (3725, "1:02:05"), (-3, "0:00")])
-def test_minutes(seconds, text):
-    assert minutes(seconds) == text
+def test_clock_time(seconds, text):
+    assert clock_time(seconds) == text
 
 
 def test_clock_estimates_from_the_mean_speed():

@@ -1,4 +1,4 @@
-"""A dry run on the terminal. Fits 80 columns, and reads without colours: supervised text has a mark in its margin."""
+"""`wmss check`: a dry run on the terminal. Fits 80 columns and reads without colours: supervised text is marked."""
 
 from collections.abc import Iterator
 
@@ -6,7 +6,6 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from services.commands.watching import minutes
 from wmss.rounds.before.report import (
     Cost,
     FileFigures,
@@ -17,7 +16,7 @@ from wmss.rounds.before.report import (
     Report,
     TaskFigures,
 )
-from wmss.units import gigabytes
+from wmss.units import clock_time, gigabytes
 
 MAX_SAMPLE_LINES = 40
 SUPERVISED, OTHER = "  > ", "    "
@@ -116,7 +115,7 @@ def _cost(console: Console, cost: Cost) -> None:
     workers = f"{cost.num_workers} worker{'s' if cost.num_workers > 1 else ''} of {gigabytes(cost.worker_memory_bytes)}"
     engine = f", then an engine of {gigabytes(cost.engine_memory_bytes)}" if cost.engine_memory_bytes else ""
     kept, moment = gigabytes(cost.disk_bytes), gigabytes(cost.temporary_disk_bytes)
-    taken = "unknown" if cost.training_s is None else f"{minutes(cost.training_s)} of training"
+    taken = "unknown" if cost.training_s is None else f"{clock_time(cost.training_s)} of training"
     console.print("\nCost, estimated")
     for name, text in {
         "memory": f"{workers}{engine}",

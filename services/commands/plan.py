@@ -14,7 +14,7 @@ from rich.text import Text
 from services.catalog.names import local_store, named_models, registered_digests, registered_models, resolve_anywhere
 from services.commands.score import ViewedJournal
 from services.commands.simulate import CAVEAT, check_out, html_table, write_chart
-from services.commands.watching import JobView
+from services.commands.watch import JobView
 from services.settings import Settings, engine_environment
 from wmss.config import JobSpec, SelfImprovementConfig, SelfImprovementMethod
 from wmss.errors import WmssError

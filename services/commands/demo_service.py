@@ -1,0 +1,110 @@
+"""What every demo shares: a service of its own that is started, timed and stopped, and a home that keeps models."""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from services.control.supervisor import Endpoint, ServeError, die_with_parent, free_port, running_endpoint
+from services.settings import Settings
+
+START_TIMEOUT_S = 180.0
+
+
+def home_of(settings: Settings) -> Settings:
+    """The demos' own home, inside the one they are given."""
+    home = Settings(home=settings.root / "demo")
+    home.models.mkdir(parents=True, exist_ok=True)
+    return home
+
+
+def made_earlier(folder: Path, what: str, console: Console) -> bool:
+    """Whether an earlier demo left this model; says so."""
+    if not (folder / "config.json").is_file():
+        return False
+    console.print(f"{what}: {folder} (made earlier)", highlight=False, soft_wrap=True)
+    return True
+
+
+@contextlib.contextmanager
+def timed(times: dict[str, float], name: str) -> Iterator[None]:
+    """Put the seconds of the block into `times`."""
+    started = time.perf_counter()
+    yield
+    times[name] = time.perf_counter() - started
+
+
+def show_times(times: Mapping[str, float], console: Console, parts: Mapping[str, Mapping[str, float]]) -> None:
+    """Print what took how long; `parts` are the seconds of the parts of some of them."""
+    table = Table("where the time went", "s")
+    for name, seconds in times.items():
+        table.add_row(name, f"{seconds:.0f}")
+        for part, taken in parts.get(name, {}).items():
+            table.add_row(f"  {part}", f"{taken:.0f}")
+    console.print(table)
+
+
+@contextlib.contextmanager
+def running_service(
+    home: Settings, console: Console, times: dict[str, float], **environment: str
+) -> Iterator[Endpoint]:
+    """`wmss serve` as a child, on a free port, stopped when the block is left; both are timed.
+
+    `environment` is the service's, on top of this process's own.
+    """
+    with contextlib.ExitStack() as stack:
+        with timed(times, "start of Ray and API"):
+            console.print("starting Ray and the API")
+            endpoint = stack.enter_context(_served(home, environment))
+        console.print(f"  REST API {endpoint.base_url}   Ray dashboard {endpoint.dashboard_url}", highlight=False)
+        yield endpoint
+        with timed(times, "stop"):
+            stack.close()
+
+
+@contextlib.contextmanager
+def _served(home: Settings, environment: Mapping[str, str]) -> Iterator[Endpoint]:
+    command = [sys.executable, "-m", "services.cli", "serve", "--home", str(home.root), "--port", str(free_port())]
+    log_path = home.root / "serve.log"
+    with log_path.open("wb") as log:
+        # A session of its own: Ctrl-C then reaches this process alone, which stops the child in order.
+        child = subprocess.Popen(
+            command,
+            env=os.environ | dict(environment),
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            preexec_fn=die_with_parent,
+        )
+    try:
+        deadline = time.monotonic() + START_TIMEOUT_S
+        while True:
+            if child.poll() is not None:
+                raise ServeError(f"the service ended while starting: {log_path.read_text(encoding='utf-8').strip()}")
+            if time.monotonic() > deadline:
+                raise ServeError(f"the service was not ready within {START_TIMEOUT_S:.0f} s; see {log_path}")
+            endpoint = running_endpoint(home)
+            if endpoint is not None and endpoint.pid == child.pid:
+                break
+            time.sleep(0.2)
+        yield endpoint
+    finally:
+        _stop(child)
+
+
+def _stop(child: subprocess.Popen[bytes]) -> None:
+    """A second Ctrl-C must not leave Ray behind: it is ignored while the child stops."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        if child.poll() is None:
+            os.kill(child.pid, signal.SIGTERM)
+            child.wait()
+    finally:
+        signal.signal(signal.SIGINT, before)
