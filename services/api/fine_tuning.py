@@ -138,7 +138,7 @@ def phases(service: Service, job_id: str) -> Page[PhaseObject]:
     rows = service.store.phases(job_id)
     rounds = rounds_decided({row.name: row.artifacts for row in rows})
     names = phases_of(JobSpec.model_validate(job.spec), rounds=rounds)
-    return Page(data=PhaseObject.plan(names, rows), has_more=False)
+    return Page(data=PhaseObject.in_order(names, rows), has_more=False)
 
 
 def find_job(service: ServiceState, job_id: str) -> JobRow:

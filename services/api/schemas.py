@@ -191,7 +191,7 @@ class PhaseProgress(BaseModel):
     total: int = 0
 
     @classmethod
-    def plan(cls, names: Sequence[str], rows: Sequence[PhaseRow]) -> list[Self]:
+    def in_order(cls, names: Sequence[str], rows: Sequence[PhaseRow]) -> list[Self]:
         """All phases of a job in order, those to come included."""
         known = {row.name: row for row in rows}
         return [cls.of(known[name]) if name in known else cls(name=name, status="pending") for name in names]
@@ -285,7 +285,7 @@ class ScoresObject(BaseModel):
             created_at=row.created_at,
             finished_at=row.finished_at,
             status=public_status(State(row.state)),
-            progress=PhaseProgress.plan(names, phases),
+            progress=PhaseProgress.in_order(names, phases),
             results=results,
             error=row.error,
             **row.spec,

@@ -7,7 +7,7 @@ from typing import Any
 from ray import serve
 from ray.serve.handle import DeploymentHandle
 
-from services.engines.replicas import ENGINE_DEPLOYMENT, EngineReplica, call_replica, comes_and_goes, deploy
+from services.engines.replicas import ENGINE_DEPLOYMENT, EngineReplica, call_replica, deploy, scale_to_zero_options
 
 
 @serve.deployment
@@ -41,5 +41,5 @@ class ServeGenerator:
 
 def deploy_generator(app: str, checkpoint: Path, *, max_length: int, use_gpu: bool) -> DeploymentHandle[Any]:
     """Deploy one checkpoint as the application `app` and wait until it generates."""
-    deployment = GeneratorReplica.options(**ENGINE_DEPLOYMENT | comes_and_goes(1))  # type: ignore[attr-defined]
+    deployment = GeneratorReplica.options(**ENGINE_DEPLOYMENT | scale_to_zero_options(1))  # type: ignore[attr-defined]
     return deploy(deployment, app, str(checkpoint), max_length, use_gpu=use_gpu)
