@@ -19,6 +19,10 @@ from wmss.models.importing import add_model, is_available
 torch.set_num_threads(1)
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--all-databases", action="store_true", help="run every test of a database on PostgreSQL as well")
+
+
 @pytest.fixture(scope="session")
 def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Random small checkpoints that share a tokenizer: Qwen3 (two seeds, one wider), and Llama."""
