@@ -34,7 +34,7 @@ BUSY_RETRY_AFTER_S = 10
 Result = TypeVar("Result")
 
 
-class Completion(BaseModel):
+class CompletionRequest(BaseModel):
     """What is read here; the rest goes to vLLM as it came (temperature, max_tokens, stop, seed, logprobs, ...)."""
 
     model_config = ConfigDict(extra="allow")
@@ -43,14 +43,14 @@ class Completion(BaseModel):
     """Any name of /v1/models, or that of a checkpoint."""
 
 
-class TextCompletion(Completion):
+class TextCompletion(CompletionRequest):
     """Body of /v1/completions."""
 
     prompt: str | list[Any]
     """Text, token ids, or several of either."""
 
 
-class ChatCompletion(Completion):
+class ChatCompletion(CompletionRequest):
     """Body of /v1/chat/completions."""
 
     messages: Annotated[list[dict[str, Any]], Field(min_length=1)]
@@ -69,7 +69,7 @@ async def completions(service: Service, request: Request, body: TextCompletion) 
     return await _complete(service, request, body)
 
 
-async def _complete(service: ServiceState, request: Request, body: Completion) -> Response:
+async def _complete(service: ServiceState, request: Request, body: CompletionRequest) -> Response:
     relay = await _admit(service, request, body.model)
     try:
         answer = await relay.send(await request.body())

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import FileResponse, StreamingResponse
 
-from services.api.jobs import Limit, OfSending, cancel_job, create_once, events_of, look_up, metadata_pairs
+from services.api.jobs import Limit, OfSending, accept, cancel_job, earlier_job, events_of, look_up, metadata_pairs
 from services.api.problems import Problem, cursor, not_found
 from services.api.schemas import EventObject, Page, ScoresObject
 from services.api.state import Service, ServiceState
@@ -29,22 +29,22 @@ Format = Literal["parquet", "jsonl"]
 @router.post("")
 def create(service: Service, spec: ScoreSpec, sending: OfSending) -> ScoresObject:
     """Accept a request. It waits among the jobs; what was scored before costs nothing. Sent again, as for jobs."""
+    earlier = earlier_job(service, spec, sending)
+    if earlier is not None:
+        return _object(service, earlier)
+    from wmss.rounds.before.preflight import check_scored  # it loads torch, which the API starts without
 
-    def accept(request_digest: str) -> JobRow:
-        from wmss.rounds.before.preflight import check_scored  # it loads torch, which the API starts without
-
-        models, registered = look_up(service, spec, check_scored)
-        return service.store.create_job(
-            new_id(SCORES),
-            kind=Kind.ENTROPY_SCORES,
-            spec=spec.model_dump(mode="json"),
-            paths={"models": [str(folder) for folder in models.values()], "registered": registered},
-            fine_tuned_model=None,
-            request_digest=request_digest,
-            request_key=sending.idempotency_key,
-        )
-
-    return _object(service, create_once(service, spec, sending, accept))
+    models, registered = look_up(service, spec, check_scored)
+    row = accept(
+        service,
+        spec,
+        sending,
+        new_id(SCORES),
+        kind=Kind.ENTROPY_SCORES,
+        paths={"models": [str(folder) for folder in models.values()], "registered": registered},
+        fine_tuned_model=None,
+    )
+    return _object(service, row)
 
 
 @router.get("")

@@ -9,9 +9,10 @@ from fastapi import APIRouter, Request
 from services.api.jobs import (
     Limit,
     OfSending,
+    accept,
     asking_ray,
     cancel_job,
-    create_once,
+    earlier_job,
     events_of,
     find_files,
     look_up,
@@ -38,23 +39,22 @@ def create(service: Service, spec: JobSpec, sending: OfSending) -> JobObject:
     A create that is sent again makes no second job: with an `Idempotency-Key`, ever; without one, when the OpenAI
     client says that it is a retry, within ten minutes.
     """
+    earlier = earlier_job(service, spec, sending)
+    if earlier is not None:
+        return JobObject.of(earlier)
+    from wmss.rounds.before.preflight import check_models  # it loads torch, which the API starts without
 
-    def accept(request_digest: str) -> JobRow:
-        # It loads tokenizers: imported late so that the API starts (and answers health checks) without torch.
-        from wmss.rounds.before.preflight import check_models
-
-        models, registered = look_up(service, spec, check_models)
-        job_id = new_id(JOB)
-        return service.store.create_job(
-            job_id,
-            spec=spec.model_dump(mode="json"),
-            paths=_paths(models) | {"registered": registered},
-            fine_tuned_model=fine_tuned_name(name_of(spec.model, service.store), spec.suffix, job_id),
-            request_digest=request_digest,
-            request_key=sending.idempotency_key,
-        )
-
-    return JobObject.of(create_once(service, spec, sending, accept))
+    models, registered = look_up(service, spec, check_models)
+    job_id = new_id(JOB)
+    row = accept(
+        service,
+        spec,
+        sending,
+        job_id,
+        paths=_paths(models) | {"registered": registered},
+        fine_tuned_model=fine_tuned_name(name_of(spec.model, service.store), spec.suffix, job_id),
+    )
+    return JobObject.of(row)
 
 
 @router.post("/validate")
@@ -138,7 +138,7 @@ def phases(service: Service, job_id: str) -> Page[PhaseObject]:
     rows = service.store.phases(job_id)
     rounds = rounds_decided({row.name: row.artifacts for row in rows})
     names = phases_of(JobSpec.model_validate(job.spec), rounds=rounds)
-    return Page(data=PhaseObject.plan(names, rows), has_more=False)
+    return Page(data=PhaseObject.in_order(names, rows), has_more=False)
 
 
 def find_job(service: ServiceState, job_id: str) -> JobRow:

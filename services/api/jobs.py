@@ -15,6 +15,7 @@ from services.api.problems import Problem, cursor, ray_unavailable
 from services.api.schemas import EventObject, Page
 from services.api.state import ServiceState
 from services.catalog.names import named_models, registered_digests, registered_models, resolve_models
+from services.jobs.kinds import Kind
 from services.jobs.states import State
 from services.jobs.store import FILE_FIELDS, KeyTakenError, UnknownCheckpointError, UnknownFileError
 from services.jobs.tables import JobRow
@@ -37,38 +38,57 @@ class Sending:
 OfSending = Annotated[Sending, Depends()]
 
 
-def create_once(
-    service: ServiceState, spec: JobSpec | ScoreSpec, sending: Sending, accept: Callable[[str], JobRow]
+def earlier_job(service: ServiceState, spec: JobSpec | ScoreSpec, sending: Sending) -> JobRow | None:
+    """The job that an earlier sending of this create made, if there is one."""
+    return _sent_before(service, spec, sending.idempotency_key, is_retry=sending.x_stainless_retry_count > 0)
+
+
+def accept(
+    service: ServiceState,
+    spec: JobSpec | ScoreSpec,
+    sending: Sending,
+    job_id: str,
+    *,
+    kind: Kind = Kind.FINE_TUNING,
+    paths: dict[str, Any],
+    fine_tuned_model: str | None,
 ) -> JobRow:
-    """The job that an earlier sending of the request made, or else the one that `accept(request digest)` makes."""
-    digest = hashlib.sha256(spec.model_dump_json().encode()).hexdigest()
-    key = sending.idempotency_key
-    earlier = _earlier_job(service, digest, key, is_retry=sending.x_stainless_retry_count > 0)
-    if earlier is not None:
-        return earlier
+    """Make the job; or the one that the same create, sent at the same moment, has made."""
     try:
-        row = accept(digest)
+        row = service.store.create_job(
+            job_id,
+            kind=kind,
+            spec=spec.model_dump(mode="json"),
+            paths=paths,
+            fine_tuned_model=fine_tuned_model,
+            request_digest=_digest(spec),
+            request_key=sending.idempotency_key,
+        )
     except UnknownFileError as error:  # deleted since it was looked up, as the next
         missing = str(error)
         raise _no_file(next(name for name in FILE_FIELDS if getattr(spec, name, None) == missing), missing) from None
     except UnknownCheckpointError as error:
         raise ModelError(f"there is no registered checkpoint {error} any more; register it again") from None
-    except KeyTakenError:  # the same key came twice at once, and the other request was faster
-        faster = _earlier_job(service, digest, key, is_retry=True)
+    except KeyTakenError:
+        faster = _sent_before(service, spec, sending.idempotency_key, is_retry=True)
         assert faster is not None
         return faster
     service.reconciler.wake()
     return row
 
 
-def _earlier_job(service: ServiceState, digest: str, key: str | None, *, is_retry: bool) -> JobRow | None:
+def _sent_before(service: ServiceState, spec: JobSpec | ScoreSpec, key: str | None, *, is_retry: bool) -> JobRow | None:
     if key is None:
-        return service.store.recent_job_of_body(digest, within_s=RETRY_WINDOW_S) if is_retry else None
+        return service.store.recent_job_of_body(_digest(spec), within_s=RETRY_WINDOW_S) if is_retry else None
     earlier = service.store.job_of_key(key)
-    if earlier is not None and earlier.request_digest != digest:
+    if earlier is not None and earlier.request_digest != _digest(spec):
         message = f"Idempotency-Key: {key!r} was used for another request (job {earlier.id}); use a new key"
         raise Problem(422, "idempotency_key_reused", message, param="Idempotency-Key")
     return earlier
+
+
+def _digest(spec: JobSpec | ScoreSpec) -> str:
+    return hashlib.sha256(spec.model_dump_json().encode()).hexdigest()
 
 
 def look_up(

@@ -136,59 +136,72 @@ def _unreadable(why: str) -> Problem:
     return Problem(400, "invalid_json", f"the body is not usable JSON: {why}")
 
 
+async def _with_request_id(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
+    """Middleware: every answer has an `x-request-id`, also the one to a failure that no handler took."""
+    identifier = new_id(REQUEST)
+    try:
+        response = await call_next(request)
+    except Exception:  # the outermost frame of a request
+        logger.exception("%s %s failed (%s)", request.method, request.url.path, identifier)
+        problem = Problem(500, "internal_error", f"the service failed; its log has {identifier}")
+        response = problem_response(request, problem)
+    response.headers["x-request-id"] = identifier
+    return response
+
+
+async def _on_problem(request: Request, error: Problem) -> Response:
+    return problem_response(request, error)
+
+
+async def _on_wmss_error(request: Request, error: WmssError) -> Response:
+    return problem_response(request, Problem(400, error.code, error.message, param=error.param))
+
+
+async def _on_validation_error(request: Request, error: RequestValidationError) -> Response:
+    items = [{**item, "loc": item["loc"][1:]} for item in error.errors()]
+    if any(item["type"] == "json_invalid" for item in items):
+        return problem_response(request, _unreadable(f"not valid JSON ({items[0]['ctx']['error']})"))
+    if any(not item["loc"] for item in items):
+        message = "the body: expected a JSON object, sent with content-type: application/json"
+        return problem_response(request, Problem(400, "invalid_body", message))
+    explained = explain(items)
+    return problem_response(request, Problem(400, explained.code, explained.message, param=explained.param))
+
+
+async def _on_http_exception(request: Request, error: HTTPException) -> Response:
+    match error.__cause__:  # what FastAPI met in a body that `known_json` never saw
+        case UnicodeDecodeError():
+            return problem_response(request, _unreadable("expected UTF-8"))
+        case ValueError() | RecursionError() as cause:
+            return problem_response(request, _unreadable(f"not valid JSON ({cause})"))
+    message = f"{request.method} {request.url.path}: {error.detail}"
+    response = problem_response(request, Problem(error.status_code, "http_error", message))
+    response.headers.update(error.headers or {})
+    return response
+
+
+async def _on_database_error(request: Request, error: DBAPIError | PoolTimeoutError) -> Response:
+    if not may_be_retried(error):
+        logger.error("%s %s failed in the database: %s", request.method, request.url.path, error)
+        message = "the service failed in its database; its log says how"
+        return problem_response(request, Problem(500, "internal_error", message))
+    logger.error("database: %s", error)
+    message = "the job database does not answer; try again"
+    return problem_response(request, Problem(503, "database_unavailable", message, retry_after=5))
+
+
+HANDLERS: dict[type[Exception], Any] = {
+    Problem: _on_problem,
+    WmssError: _on_wmss_error,
+    RequestValidationError: _on_validation_error,
+    HTTPException: _on_http_exception,
+    DBAPIError: _on_database_error,
+    PoolTimeoutError: _on_database_error,
+}
+
+
 def install(app: FastAPI) -> None:
     """Answer every failure as a problem, and give every answer an `x-request-id`."""
-
-    @app.middleware("http")
-    async def request_id(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
-        identifier = new_id(REQUEST)
-        try:
-            response = await call_next(request)
-        except Exception:  # the outermost frame of a request
-            logger.exception("%s %s failed (%s)", request.method, request.url.path, identifier)
-            problem = Problem(500, "internal_error", f"the service failed; its log has {identifier}")
-            response = problem_response(request, problem)
-        response.headers["x-request-id"] = identifier
-        return response
-
-    @app.exception_handler(Problem)
-    async def on_problem(request: Request, error: Problem) -> Response:
-        return problem_response(request, error)
-
-    @app.exception_handler(WmssError)
-    async def on_wmss_error(request: Request, error: WmssError) -> Response:
-        return problem_response(request, Problem(400, error.code, error.message, param=error.param))
-
-    @app.exception_handler(RequestValidationError)
-    async def on_validation_error(request: Request, error: RequestValidationError) -> Response:
-        items = [{**item, "loc": item["loc"][1:]} for item in error.errors()]
-        if any(item["type"] == "json_invalid" for item in items):
-            return problem_response(request, _unreadable(f"not valid JSON ({items[0]['ctx']['error']})"))
-        if any(not item["loc"] for item in items):
-            message = "the body: expected a JSON object, sent with content-type: application/json"
-            return problem_response(request, Problem(400, "invalid_body", message))
-        explained = explain(items)
-        return problem_response(request, Problem(400, explained.code, explained.message, param=explained.param))
-
-    @app.exception_handler(HTTPException)
-    async def on_http_exception(request: Request, error: HTTPException) -> Response:
-        match error.__cause__:  # what FastAPI met in a body that `known_json` never saw
-            case UnicodeDecodeError():
-                return problem_response(request, _unreadable("expected UTF-8"))
-            case ValueError() | RecursionError() as cause:
-                return problem_response(request, _unreadable(f"not valid JSON ({cause})"))
-        message = f"{request.method} {request.url.path}: {error.detail}"
-        response = problem_response(request, Problem(error.status_code, "http_error", message))
-        response.headers.update(error.headers or {})
-        return response
-
-    @app.exception_handler(DBAPIError)
-    @app.exception_handler(PoolTimeoutError)
-    async def on_database_error(request: Request, error: DBAPIError | PoolTimeoutError) -> Response:
-        if not may_be_retried(error):
-            logger.error("%s %s failed in the database: %s", request.method, request.url.path, error)
-            message = "the service failed in its database; its log says how"
-            return problem_response(request, Problem(500, "internal_error", message))
-        logger.error("database: %s", error)
-        message = "the job database does not answer; try again"
-        return problem_response(request, Problem(503, "database_unavailable", message, retry_after=5))
+    app.middleware("http")(_with_request_id)
+    for error, handler in HANDLERS.items():
+        app.exception_handler(error)(handler)

@@ -13,7 +13,7 @@ from services.api.schemas import SampleObject, SamplePage
 from services.api.state import Service, ServiceState
 from services.jobs.states import TERMINAL
 from services.jobs.tables import JobRow
-from services.results.samples import COLUMNS, Filter, MissingColumnError, select, texts
+from services.results.draws import COLUMNS, Filter, MissingColumnError, select, texts
 from wmss.config import JobSpec
 from wmss.data.dataset import samples_at
 from wmss.errors import shown

@@ -3,12 +3,11 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, Generic, Literal, Self, TypeVar
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict, Field
 
-from services.catalog.names import KnownModel
 from services.jobs.kinds import Kind
 from services.jobs.states import State, public_status
-from services.jobs.tables import CheckpointRow, EventRow, FileRow, JobRow, PhaseRow, WeakCheckpointRow
+from services.jobs.tables import CheckpointRow, EventRow, JobRow, PhaseRow
 from wmss.config import ScoreSpec
 from wmss.ids import event_id
 from wmss.rounds.journal import parsed
@@ -28,7 +27,18 @@ class Page(BaseModel, Generic[Item]):
     has_more: bool
 
 
-class FileObject(BaseModel):
+class RowObject(BaseModel):
+    """What is shown of a row as it is kept; a field with another name in the row says so."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+    @classmethod
+    def of(cls, row: object) -> Self:
+        """From its row."""
+        return cls.model_validate(row)
+
+
+class FileObject(RowObject):
     """An uploaded file."""
 
     id: str
@@ -38,19 +48,7 @@ class FileObject(BaseModel):
     filename: str
     purpose: str
     status: Literal["processed"] = "processed"
-    x_sha256: str
-
-    @classmethod
-    def of(cls, row: FileRow) -> "FileObject":
-        """From its row."""
-        return cls(
-            id=row.id,
-            bytes=row.bytes,
-            created_at=row.created_at,
-            filename=row.filename,
-            purpose=row.purpose,
-            x_sha256=row.sha256,
-        )
+    x_sha256: str = Field(validation_alias="sha256")
 
 
 class DeletedFile(BaseModel):
@@ -61,13 +59,13 @@ class DeletedFile(BaseModel):
     deleted: Literal[True] = True
 
 
-class WeakCheckpointObject(BaseModel):
+class WeakCheckpointObject(RowObject):
     """A registered checkpoint; its id can be used wherever a job names a model."""
 
     id: str
     object: Literal["weak_checkpoint"] = "weak_checkpoint"
     created_at: int
-    model: str
+    model: str = Field(validation_alias="name")
     path: str
     revision: str | None
     architecture: str
@@ -75,24 +73,7 @@ class WeakCheckpointObject(BaseModel):
     vocab_size: int
     weights_digest: str
     tokenizer_digest: str
-    metadata: dict[str, str] | None
-
-    @classmethod
-    def of(cls, row: WeakCheckpointRow) -> "WeakCheckpointObject":
-        """From its row."""
-        return cls(
-            id=row.id,
-            created_at=row.created_at,
-            model=row.name,
-            path=row.path,
-            revision=row.revision,
-            architecture=row.architecture,
-            num_parameters=row.num_parameters,
-            vocab_size=row.vocab_size,
-            weights_digest=row.weights_digest,
-            tokenizer_digest=row.tokenizer_digest,
-            metadata=row.labels,
-        )
+    metadata: dict[str, str] | None = Field(validation_alias="labels")
 
 
 class DeletedWeakCheckpoint(BaseModel):
@@ -212,7 +193,7 @@ class PhaseProgress(BaseModel):
     total: int = 0
 
     @classmethod
-    def plan(cls, names: Sequence[str], rows: Sequence[PhaseRow]) -> list[Self]:
+    def in_order(cls, names: Sequence[str], rows: Sequence[PhaseRow]) -> list[Self]:
         """All phases of a job in order, those to come included."""
         known = {row.name: row for row in rows}
         return [cls.of(known[name]) if name in known else cls(name=name, status="pending") for name in names]
@@ -308,7 +289,7 @@ class ScoresObject(BaseModel):
             created_at=row.created_at,
             finished_at=row.finished_at,
             status=public_status(State(row.state)),
-            progress=PhaseProgress.plan(names, phases),
+            progress=PhaseProgress.in_order(names, phases),
             results=results,
             error=row.error,
             **row.spec,
@@ -413,15 +394,10 @@ class RolloutPage(Page[RolloutObject]):
     round: int
 
 
-class ModelObject(BaseModel):
+class ModelObject(RowObject):
     """A model that can be named in a job."""
 
     id: str
     object: Literal["model"] = "model"
-    created: int
+    created: int = Field(validation_alias="created_at")
     owned_by: str
-
-    @classmethod
-    def of(cls, model: KnownModel) -> "ModelObject":
-        """From the registry."""
-        return cls(id=model.id, created=model.created_at, owned_by=model.owned_by)

@@ -27,7 +27,7 @@ class ChatCluster(Protocol):
     def start_chat(self, app: str, checkpoint: str, model: str) -> None:
         """Start deploying an engine."""
 
-    def last_words(self, submission_id: str) -> str:
+    def error_tail(self, submission_id: str) -> str:
         """The last line that a Ray job wrote."""
 
     def stop(self, submission_id: str) -> None:
@@ -78,7 +78,7 @@ class ChatKeeper:
         elif status is None:
             self._fail(row, "Ray does not know its start; send the request again")
         elif status.ended:
-            self._fail(row, self._cluster.last_words(row.app))
+            self._fail(row, self._cluster.error_tail(row.app))
         elif time.time() > row.since + self._settings.chat_start_s:
             self._cluster.stop(row.app)
             self._fail(row, f"not ready after {self._settings.chat_start_s:g} s (WMSS_CHAT_START_S)")

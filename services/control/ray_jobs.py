@@ -89,7 +89,7 @@ class RayDrivers:
         """Deploy a chat engine as the Serve application `app`, by a Ray job of this name that ends when it is up."""
         self._submit(app, "services.chat.engine", app, checkpoint, model, metadata={"wmss_chat": model})
 
-    def last_words(self, submission_id: str) -> str:
+    def error_tail(self, submission_id: str) -> str:
         """The last line that a Ray job wrote itself, or nothing where its log is gone."""
         response = self._http.get(f"/api/jobs/{submission_id}/logs")
         if response.is_error:
@@ -107,7 +107,7 @@ class RayDrivers:
                 raise RuntimeError(f"Serve applications {apps} are not gone after {DELETE_ENGINES_TIMEOUT_S:.0f} s")
             time.sleep(0.2)
         if status is not DriverStatus.SUCCEEDED:
-            raise RuntimeError(f"Serve applications {apps} could not be deleted: {self.last_words(submission_id)}")
+            raise RuntimeError(f"Serve applications {apps} could not be deleted: {self.error_tail(submission_id)}")
 
     def _submit(self, submission_id: str, module: str, *arguments: str, metadata: dict[str, str]) -> None:
         """Run a Python module as the Ray job `submission_id`; Ray refuses an id that it has seen."""

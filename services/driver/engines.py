@@ -43,7 +43,7 @@ class RayEngines:
 
     def _free(self) -> dict[str, float]:
         chat = ChatStore(self._store).engine() is not None
-        return room_left(ray.cluster_resources(), running_jobs(self._store, but_for=self._job.id), chat=chat)
+        return room_left(ray.cluster_resources(), running_jobs(self._store, exclude=self._job.id), chat=chat)
 
     def refusals(self, checkpoints: Mapping[str, Path], *, scoring: bool) -> list[WmssError]:
         """What this cluster can never run: the job would otherwise wait for resources for ever."""

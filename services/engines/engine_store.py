@@ -35,7 +35,7 @@ class EngineState(StrEnum):
     LEAVING = "leaving"
 
 
-class Found(StrEnum):
+class TakeResult(StrEnum):
     """What a driver that wants an engine finds."""
 
     NEW = "new"
@@ -72,7 +72,7 @@ class EngineStore:
     def __init__(self, database: Database) -> None:
         self._sessions = database.sessions
 
-    def take(self, engine: Engine, fence: Fence, *, places: int) -> Found:
+    def take(self, engine: Engine, fence: Fence, *, places: int) -> TakeResult:
         """Become a user of an engine, which is given one of the `places` if it has none and one is free."""
         with fence.transaction() as session:
             _lock(session)
@@ -80,19 +80,19 @@ class EngineStore:
             row = session.get(EngineRow, engine.app, populate_existing=True)
             if row is None:
                 if (session.scalar(select(func.count()).select_from(EngineRow)) or 0) >= places:
-                    return Found.FULL
+                    return TakeResult.FULL
                 values = {"label": engine.label, "num_replicas": engine.num_replicas, "use_gpu": engine.use_gpu}
                 session.add(EngineRow(app=engine.app, state=EngineState.STARTING, used_at=now, **values))
                 session.flush()
-                found = Found.NEW
+                found = TakeResult.NEW
             elif row.state == EngineState.LEAVING:
-                return Found.LEAVING
+                return TakeResult.LEAVING
             elif row.state == EngineState.STARTING:
                 if session.scalar(select(_in_use(engine.app))):
-                    return Found.STARTING
-                found = Found.NEW  # whoever was deploying it died
+                    return TakeResult.STARTING
+                found = TakeResult.NEW  # whoever was deploying it died
             else:
-                found = Found.READY
+                found = TakeResult.READY
             session.execute(update(EngineRow).where(EngineRow.app == engine.app).values(used_at=now))
             # What drivers that died have left would make it look abandoned once it is idle.
             session.execute(delete(EngineUserRow).where(EngineUserRow.app == engine.app, ~_user_is_alive()))

@@ -11,15 +11,15 @@ from typing import Any
 from ray import serve
 from ray.serve.handle import DeploymentHandle
 
-from services.engines.engine_store import Engine, EngineStore, Found, too_many
+from services.engines.engine_store import Engine, EngineStore, TakeResult, too_many
 from services.engines.replicas import delete_apps
 from services.jobs.fence import Fence, NewEvent
 
 POLL_S = 0.5
 REASONS = {
-    Found.STARTING: "another job is starting it",
-    Found.LEAVING: "it is just leaving",
-    Found.FULL: "every place is taken",
+    TakeResult.STARTING: "another job is starting it",
+    TakeResult.LEAVING: "it is just leaving",
+    TakeResult.FULL: "every place is taken",
 }
 
 Deploy = Callable[[], DeploymentHandle[Any]]
@@ -55,10 +55,13 @@ class EnginePool:
         for engine in too_many(self._store.idle(), free):
             self._let_go(engine, f"its place is needed for {purpose}")
 
-    def _take(self, engine: Engine) -> Found:
+    def _take(self, engine: Engine) -> TakeResult:
         told = None
-        while (found := self._store.take(engine, self._fence, places=self._places)) not in (Found.NEW, Found.READY):
-            if found is Found.FULL and self._let_oldest_go(engine):
+        while (found := self._store.take(engine, self._fence, places=self._places)) not in (
+            TakeResult.NEW,
+            TakeResult.READY,
+        ):
+            if found is TakeResult.FULL and self._let_oldest_go(engine):
                 continue
             if found is not told:
                 users = ", ".join(self._store.users()) or "nobody any more"
@@ -80,10 +83,10 @@ class EnginePool:
             self._tell(f"the {engine.label} left: {reason}")
         return True
 
-    def _handle(self, engine: Engine, found: Found, deploy: Deploy) -> DeploymentHandle[Any]:
+    def _handle(self, engine: Engine, found: TakeResult, deploy: Deploy) -> DeploymentHandle[Any]:
         """A ready engine that Serve knows it also brings back if it does not run; calls wait for that. One that Serve
         does not know was lost with its cluster."""
-        while found is Found.READY:
+        while found is TakeResult.READY:
             if engine.app in serve.status().applications:
                 self._tell(f"the {engine.label} is there already")
                 return serve.get_app_handle(engine.app)

@@ -81,7 +81,7 @@ def app_name(kind: str, checkpoint: Path, options: Mapping[str, Any]) -> str:
     return f"{kind}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
 
 
-def comes_and_goes(num_replicas: int) -> dict[str, Any]:
+def scale_to_zero_options(num_replicas: int) -> dict[str, Any]:
     """Serve options of an engine that has all its replicas or, after `WMSS_ENGINE_IDLE_S` without a call, none."""
     idle_s = Settings().engine_idle_s
     return {

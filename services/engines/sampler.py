@@ -14,8 +14,8 @@ from services.engines.replicas import (
     EngineReplica,
     ServeEngine,
     call_replica,
-    comes_and_goes,
     deploy,
+    scale_to_zero_options,
 )
 from wmss.records import Completion
 from wmss.scoring.interfaces import Sampling
@@ -105,5 +105,5 @@ def deploy_sampler(
     app: str, checkpoint: Path, *, max_length: int, use_gpu: bool, num_replicas: int = 1, dtype: str = "float32"
 ) -> DeploymentHandle[Any]:
     """Deploy an engine for models of this checkpoint's shape as the application `app` and wait until it samples."""
-    deployment = SamplerReplica.options(**ENGINE_DEPLOYMENT | comes_and_goes(num_replicas))  # type: ignore[attr-defined]
+    deployment = SamplerReplica.options(**ENGINE_DEPLOYMENT | scale_to_zero_options(num_replicas))  # type: ignore[attr-defined]
     return deploy(deployment, app, str(checkpoint), max_length, dtype, use_gpu=use_gpu)

@@ -13,8 +13,8 @@ from services.engines.replicas import (
     EngineReplica,
     ServeEngine,
     call_replica,
-    comes_and_goes,
     deploy,
+    scale_to_zero_options,
 )
 
 
@@ -71,6 +71,6 @@ def deploy_scorer(
     max_batched_tokens: int = 8192,
 ) -> DeploymentHandle[Any]:
     """Deploy one checkpoint as the application `app` and wait until it scores."""
-    deployment = ScorerReplica.options(**ENGINE_DEPLOYMENT | comes_and_goes(num_replicas))  # type: ignore[attr-defined]
+    deployment = ScorerReplica.options(**ENGINE_DEPLOYMENT | scale_to_zero_options(num_replicas))  # type: ignore[attr-defined]
     arguments = (str(checkpoint), max_length, keep_states, dtype, max_batched_tokens)
     return deploy(deployment, app, *arguments, use_gpu=use_gpu)

@@ -36,9 +36,9 @@ def room_left(total: Mapping[str, float], running: Iterable[Resources], *, chat:
     return {kind: total.get(kind, 0) - sum(each[kind] for each in taken) for kind in ("CPU", "GPU")}
 
 
-def running_jobs(store: Store, *, but_for: str | None = None) -> list[Resources]:
+def running_jobs(store: Store, *, exclude: str | None = None) -> list[Resources]:
     """What the jobs that run asked for."""
-    jobs = [job for job in store.active_jobs() if job.state != State.QUEUED and job.id != but_for]
+    jobs = [job for job in store.active_jobs() if job.state != State.QUEUED and job.id != exclude]
     return [resources_of(job) for job in jobs]
 
 

@@ -8,13 +8,13 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from services.jobs.store import UnknownCursorError
-from services.results.samples import Selected
+from services.results.draws import TablePage
 
 COLUMNS = ("line", "level", "purpose", "sample", "seed", "text", "finish_reason", "logprob", "label", "detail", "ms")
 """Of one row per response, without its tokens."""
 
 
-def select(file: Path, *, equal: dict[str, Any], after: str | None, limit: int) -> Selected:
+def select(file: Path, *, equal: dict[str, Any], after: str | None, limit: int) -> TablePage:
     """One page of the responses, in the order they were asked for, whose columns `equal` these values.
 
     Raises:
@@ -32,4 +32,4 @@ def select(file: Path, *, equal: dict[str, Any], after: str | None, limit: int) 
         start = int(pc.index(table["id"], after).as_py()) + 1
         if start == 0:
             raise UnknownCursorError(after)
-    return Selected(table.slice(start, limit).to_pylist(), len(table), start + limit < len(table))
+    return TablePage(table.slice(start, limit).to_pylist(), len(table), start + limit < len(table))

@@ -1,4 +1,8 @@
-"""Every test that touches the job database runs on both databases that are supported."""
+"""The job database, a service without Ray, and commands against it.
+
+Tests of what depends on the database (transactions, locks, retries) run on SQLite and PostgreSQL; the others, where the
+same statements are asked through more layers, on SQLite, and with `--all-databases` on both.
+"""
 
 import pytest
 from fastapi.testclient import TestClient
@@ -10,8 +14,18 @@ from services.api.app import create_app
 from services.jobs.store import Store
 from tests.services.scripted_ray import QuietRay, put_in_place_of_ray
 
+ON_BOTH_DATABASES = {"test_engines", "test_lease", "test_reconcile", "test_store"}
 
-@pytest.fixture(params=["sqlite", "postgresql"])
+
+def pytest_generate_tests(metafunc):
+    if "database_url" in metafunc.fixturenames:
+        name = metafunc.module.__name__.split(".")[-1]
+        both = name in ON_BOTH_DATABASES or metafunc.config.getoption("all_databases")
+        databases = ["sqlite", "postgresql"] if both else ["sqlite"]
+        metafunc.parametrize("database_url", databases, indirect=True, scope="function")
+
+
+@pytest.fixture
 def database_url(request, tmp_path):
     """URL of a fresh, empty database."""
     if request.param == "sqlite":

@@ -45,7 +45,7 @@ class ScriptedCluster:
     def start_chat(self, app, checkpoint, model):
         self.started.append((app, checkpoint, model))
 
-    def last_words(self, submission_id):
+    def error_tail(self, submission_id):
         return "ValueError: no such architecture"
 
     def stop(self, submission_id):
@@ -74,6 +74,6 @@ class QuietRay:
 def put_in_place_of_ray(monkeypatch, ray):
     """Every `RayDrivers` made from now on answers as `ray` does, as far as `ray` can, and its dashboard is there."""
     monkeypatch.setattr(RayDrivers, "ping", lambda self: None)
-    for name in ("cluster_resources", "submit", "status", "start_chat", "last_words", "delete_engines"):
+    for name in ("cluster_resources", "submit", "status", "start_chat", "error_tail", "delete_engines"):
         if hasattr(ray, name):
             monkeypatch.setattr(RayDrivers, name, getattr(ray, name))

@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from services.engines.engine_store import LEAVING_S, Engine, EngineStore, Found, too_many
+from services.engines.engine_store import LEAVING_S, Engine, EngineStore, TakeResult, too_many
 from services.jobs.fence import Fence, LostLeaseError
 from services.jobs.states import State
 
@@ -32,17 +32,17 @@ def fence(job_store):
 def deploy(engines, fence, *given, places=9):
     """Deployed and idle, the first one not used longest."""
     for each in given:
-        assert engines.take(each, fence, places=places) is Found.NEW
+        assert engines.take(each, fence, places=places) is TakeResult.NEW
         engines.ready(each.app, fence)
         engines.release(each.app, fence)
 
 
 def test_an_engine_is_deployed_once_and_then_there(engines, fence, job_store):
     other = driver(job_store, "ftjob-b")
-    assert engines.take(engine("a"), fence, places=1) is Found.NEW
-    assert engines.take(engine("a"), other, places=1) is Found.STARTING
+    assert engines.take(engine("a"), fence, places=1) is TakeResult.NEW
+    assert engines.take(engine("a"), other, places=1) is TakeResult.STARTING
     engines.ready("scorer-a", fence)
-    assert engines.take(engine("a"), other, places=1) is Found.READY
+    assert engines.take(engine("a"), other, places=1) is TakeResult.READY
     assert engines.users() == ["ftjob-a", "ftjob-b"]
     engines.release("scorer-a", fence)
     assert not engines.leave("scorer-a"), "the other driver uses it"
@@ -52,24 +52,24 @@ def test_an_engine_is_deployed_once_and_then_there(engines, fence, job_store):
 
 def test_the_engine_that_was_not_used_longest_makes_room(engines, fence):
     deploy(engines, fence, engine("a"), engine("b"))
-    assert engines.take(engine("a"), fence, places=2) is Found.READY
+    assert engines.take(engine("a"), fence, places=2) is TakeResult.READY
     engines.release("scorer-a", fence)
-    assert engines.take(engine("c"), fence, places=2) is Found.FULL
+    assert engines.take(engine("c"), fence, places=2) is TakeResult.FULL
     assert [each.app for each in engines.idle()] == ["scorer-b", "scorer-a"]
     assert engines.leave("scorer-b")
-    assert engines.take(engine("b"), fence, places=2) is Found.LEAVING
-    assert engines.take(engine("c"), fence, places=2) is Found.FULL, "until its application is gone"
+    assert engines.take(engine("b"), fence, places=2) is TakeResult.LEAVING
+    assert engines.take(engine("c"), fence, places=2) is TakeResult.FULL, "until its application is gone"
     engines.remove(["scorer-b"])
-    assert engines.take(engine("c"), fence, places=2) is Found.NEW
+    assert engines.take(engine("c"), fence, places=2) is TakeResult.NEW
 
 
 def test_an_engine_that_died_with_its_driver_is_deployed_by_the_next_one(engines, fence, job_store):
-    assert engines.take(engine("a"), fence, places=1) is Found.NEW
+    assert engines.take(engine("a"), fence, places=1) is TakeResult.NEW
     again = Fence(job_store, "ftjob-a", job_store.claim(job_store.job("ftjob-a"), message="Again"), lease_s=30)
     with pytest.raises(LostLeaseError):
         engines.ready("scorer-a", fence)
     assert engines.abandoned(idle_s=1e9) == ["scorer-a"]
-    assert engines.take(engine("a"), again, places=1) is Found.NEW
+    assert engines.take(engine("a"), again, places=1) is TakeResult.NEW
     assert engines.abandoned(idle_s=1e9) == []
 
 
@@ -77,7 +77,7 @@ def test_engines_are_abandoned_by_cancelled_drivers_and_by_time(engines, fence, 
     deploy(engines, fence, engine("a"))
     assert engines.abandoned(idle_s=60) == []
     assert engines.abandoned(idle_s=-1) == ["scorer-a"]
-    assert engines.take(engine("a"), fence, places=1) is Found.READY
+    assert engines.take(engine("a"), fence, places=1) is TakeResult.READY
     assert engines.abandoned(idle_s=-1) == []
     job_store.end_job(job_store.job("ftjob-a"), State.CANCELLED, error=None, message="Cancelled")
     assert engines.abandoned(idle_s=60) == ["scorer-a"]
@@ -103,9 +103,9 @@ def test_only_one_deletes_an_engine_and_another_if_that_one_died(engines, fence,
 def test_a_cancelled_driver_that_is_late_takes_no_engine_from_the_next_one(engines, fence, job_store):
     """It is told to stop while it deploys; by then another driver has taken the deployment over."""
     other = driver(job_store, "ftjob-b")
-    assert engines.take(engine("a"), fence, places=1) is Found.NEW
+    assert engines.take(engine("a"), fence, places=1) is TakeResult.NEW
     job_store.request_cancel("ftjob-a")
-    assert engines.take(engine("a"), other, places=1) is Found.NEW
+    assert engines.take(engine("a"), other, places=1) is TakeResult.NEW
     engines.release("scorer-a", fence)
     assert not engines.leave("scorer-a")
     engines.ready("scorer-a", other)
@@ -116,14 +116,14 @@ def test_a_cancelled_driver_that_is_late_takes_no_engine_from_the_next_one(engin
 def test_an_engine_lost_with_its_cluster_is_deployed_by_one_user_only(engines, fence, job_store):
     other = driver(job_store, "ftjob-b")
     deploy(engines, fence, engine("a"))
-    assert engines.take(engine("a"), fence, places=1) is Found.READY
-    assert engines.take(engine("a"), other, places=1) is Found.READY
+    assert engines.take(engine("a"), fence, places=1) is TakeResult.READY
+    assert engines.take(engine("a"), other, places=1) is TakeResult.READY
     assert not engines.restart("scorer-a", fence)
     engines.release("scorer-a", other)
     assert engines.restart("scorer-a", fence)
-    assert engines.take(engine("a"), other, places=1) is Found.STARTING
+    assert engines.take(engine("a"), other, places=1) is TakeResult.STARTING
     engines.ready("scorer-a", fence)
-    assert engines.take(engine("a"), other, places=1) is Found.READY
+    assert engines.take(engine("a"), other, places=1) is TakeResult.READY
 
 
 def test_never_more_engines_than_places_however_many_want_one(engines, job_store):
@@ -133,8 +133,8 @@ def test_never_more_engines_than_places_however_many_want_one(engines, job_store
 
     def work(fence, number):
         mine = engine(number)
-        while (found := engines.take(mine, fence, places=2)) is not Found.NEW:
-            assert found is Found.FULL
+        while (found := engines.take(mine, fence, places=2)) is not TakeResult.NEW:
+            assert found is TakeResult.FULL
             for idle in engines.idle()[:1]:
                 if engines.leave(idle.app):
                     engines.remove([idle.app])

@@ -17,5 +17,5 @@ def test_last_words_are_the_jobs_own(tmp_path):
     drivers._http = httpx.Client(
         base_url="http://ray", transport=httpx.MockTransport(lambda request: httpx.Response(200, json={"logs": LOG}))
     )
-    assert drivers.last_words("chat-1") == LOG.splitlines()[1]
+    assert drivers.error_tail("chat-1") == LOG.splitlines()[1]
     drivers.close()

@@ -12,7 +12,7 @@ from services.api.samples import SampleQuery
 from services.jobs.fence import Fence
 from services.jobs.states import State
 from services.jobs.store import Store
-from services.results.samples import COLUMNS
+from services.results.draws import COLUMNS
 from services.settings import Settings
 from tests.services.test_api import problem, upload
 from wmss.config import parse_job

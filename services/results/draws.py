@@ -43,7 +43,7 @@ class MissingColumnError(ValueError):
 
 
 @dataclass(frozen=True)
-class Selected:
+class TablePage:
     """A page of a table."""
 
     rows: list[dict[str, Any]]
@@ -53,7 +53,7 @@ class Selected:
     more: bool
 
 
-def select(file: Path, *, sort: str, filters: Sequence[Filter], after: str | None, limit: int) -> Selected:
+def select(file: Path, *, sort: str, filters: Sequence[Filter], after: str | None, limit: int) -> TablePage:
     """One page: the rows that pass all filters, by the column `sort`, with "-" before it falling.
 
     Rows of equal value are in the order of their lines, so the id of a sample says where a page begins.
@@ -75,7 +75,7 @@ def select(file: Path, *, sort: str, filters: Sequence[Filter], after: str | Non
     start = 0 if after is None else _position(table, after) + 1
     rows = table.slice(start, limit).to_pylist()
     complete = [{"id": f"sample-{row['line']}"} | {name: row.get(name) for name in COLUMNS} for row in rows]
-    return Selected(complete, len(table), start + limit < len(table))
+    return TablePage(complete, len(table), start + limit < len(table))
 
 
 def _passing(table: pa.Table, each: Filter) -> pa.Table:
