@@ -1,7 +1,6 @@
 """What a job is, and what it needs from the process that runs it."""
 
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any, Protocol
 from wmss.config import JobSpec
 from wmss.errors import WmssError
 from wmss.records import ADAPTER_FOLDER, STRONG_FOLDER, CheckpointDigests
-from wmss.rounds.journal import Artifacts, Journal, Record
+from wmss.rounds.journal import Record
 from wmss.scoring.interfaces import Sampler, Scorer
 from wmss.training.run import ModelSource, TrainingRun
 
@@ -98,26 +97,6 @@ class Engines(ScoringEngines, SamplingEngines, Protocol):
 
     def train(self, run: TrainingRun, *, name: str) -> Path:
         """Run one training phase; returns its last checkpoint folder. The same name resumes."""
-
-
-def once(
-    journal: Journal,
-    phase: str,
-    run: Callable[[], Artifacts],
-    *,
-    done: Callable[[float], str],
-    still_valid: Callable[[Artifacts], bool] = lambda recorded: True,
-) -> Artifacts:
-    """Run a phase unless its artifacts are recorded and still valid; `done(seconds)` is what its owner is told."""
-    recorded = journal.artifacts(phase)
-    if recorded is not None and still_valid(recorded):
-        return recorded
-    journal.start(phase)
-    started = time.monotonic()
-    artifacts = run()
-    journal.finish(phase, artifacts)
-    journal.event(done(time.monotonic() - started))
-    return artifacts
 
 
 @dataclass(frozen=True)

@@ -63,7 +63,7 @@ from wmss.rounds.improvement.round_records import (
     VerifiedResponses,
 )
 from wmss.rounds.job import Checkpoint, Engines, Job
-from wmss.rounds.journal import Journal, Kind, Record, once, recorded
+from wmss.rounds.journal import Journal, Kind, Record, once, recorded, required
 from wmss.rounds.messages import phase_done
 from wmss.rounds.phase_records import Exported
 from wmss.rounds.phases import IMPROVEMENT_ROUND, in_round, phases_of
@@ -270,7 +270,7 @@ class _Loop:
         """Maximum likelihood on what was selected, or weak-driven training on it."""
         knobs, number = self.knobs, state.round + 1
         phase = in_round("train", number)
-        num_samples = self._recorded(in_round("select", number), SelectedResponses).num_selected
+        num_samples = required(self.journal, in_round("select", number), SelectedResponses).num_selected
         if num_samples < knobs.accept.min_accepted:
             message = messages.too_few(phase, num_samples, knobs.accept.min_accepted)
             self.journal.event(message, level="warn")
@@ -309,7 +309,7 @@ class _Loop:
     def evaluate(self, state: LoopState) -> EvaluatedRound:
         """How good the new model is on the held-out tasks; one that did not change is not asked again."""
         number, files = state.round + 1, self._files
-        trained = self._recorded(in_round("train", number), RoundUpdate).trained
+        trained = required(self.journal, in_round("train", number), RoundUpdate).trained
         if trained is None:
             return EvaluatedRound(held_out=state.standing, errors=None)
         folder, phase = self._folder(number) / "held_out", in_round("evaluate", number)
@@ -323,8 +323,8 @@ class _Loop:
     def decide(self, state: LoopState) -> Decision:
         """How the round went, and what comes next."""
         number = state.round + 1
-        selected = self._recorded(in_round("select", number), SelectedResponses)
-        evaluated = self._recorded(in_round("evaluate", number), EvaluatedRound)
+        selected = required(self.journal, in_round("select", number), SelectedResponses)
+        evaluated = required(self.journal, in_round("evaluate", number), EvaluatedRound)
         num_levels = len(evaluated.held_out.levels)
         # Without training nothing can have changed.
         unchanged = {level.level: 0.0 for level in evaluated.held_out.levels}
@@ -332,8 +332,8 @@ class _Loop:
             levels=level_counts(self._judged(number), selected.levels, num_levels),
             held_out=evaluated.held_out,
             errors=unchanged if evaluated.errors is None else dict(evaluated.errors),
-            checkpoint=self._recorded(in_round("train", number), RoundUpdate).trained,
-            hours=(time.time() - self._recorded("pilot", StartModel).began_at) / 3600,
+            checkpoint=required(self.journal, in_round("train", number), RoundUpdate).trained,
+            hours=(time.time() - required(self.journal, "pilot", StartModel).began_at) / 3600,
         )
         decision = decide(self.knobs, self._curriculum(num_levels), state, done)
         for message in messages.decided(decision):
@@ -423,7 +423,7 @@ class _Loop:
     def _tell_alarms(self, number: int, rollouts: Sequence[Rollout], verdicts: Sequence[Verdict]) -> None:
         tasks = self._files.training.at_line
         judged = [(tasks[each.line], each.text, verdict) for each, verdict in zip(rollouts, verdicts, strict=True)]
-        plans = [self._recorded(in_round("plan", earlier), RoundPlan) for earlier in range(1, number)]
+        plans = [required(self.journal, in_round("plan", earlier), RoundPlan) for earlier in range(1, number)]
         before = {share.level for plan in plans for share in plan.levels}
         fresh = {rollout.level for rollout in rollouts} - before
         for alarm in round_alarms(judged, fresh_levels=fresh):
@@ -465,7 +465,7 @@ class _Loop:
 
     @cached_property
     def _validated(self) -> TaskCounts:
-        return self._recorded("validate", TaskCounts)
+        return required(self.journal, "validate", TaskCounts)
 
     @property
     def _files(self) -> TaskFiles:
@@ -484,7 +484,7 @@ class _Loop:
 
     @cached_property
     def _files_with_levels(self) -> TaskFiles:
-        levels, files = self._recorded("pilot", StartModel).estimated_levels, self._files_read
+        levels, files = required(self.journal, "pilot", StartModel).estimated_levels, self._files_read
         assert levels is not None
         return replace(
             files,
@@ -504,11 +504,6 @@ class _Loop:
     def _folder(self, part: int | str) -> Path:
         """Where the files of a round, or of another phase, lie."""
         return self.job.folder / (part if isinstance(part, str) else f"round-{part:03d}")
-
-    def _recorded(self, phase: str, kind: type[Kind]) -> Kind:
-        record = recorded(self.journal, phase, kind)
-        assert record is not None, f"phase {phase} has not run"
-        return record
 
 
 class _Step(NamedTuple):
