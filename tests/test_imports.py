@@ -103,3 +103,10 @@ def test_core_and_training_need_neither_ray_nor_vllm():
 @pytest.mark.parametrize("module", ["services.cli", "services.api.app"])
 def test_command_and_api_start_light(module):
     assert not loaded_by(f"import {module}") & {"torch", "ray", "vllm", "transformers"}
+
+
+def test_a_running_job_knows_no_dry_run():
+    importers = {
+        str(file.relative_to(ROOT)) for file in LIBRARY_FILES if "wmss.rounds.before.dry_run" in imports_of(file)
+    }
+    assert importers == set()
