@@ -111,3 +111,8 @@ def test_core_and_training_need_neither_ray_nor_vllm():
     )
     (loaded,) = loaded_by(f"import {names}")
     assert not loaded & {"ray", "vllm", "peft", "fastapi", "sqlalchemy"}
+
+
+def test_a_running_job_knows_no_dry_run():
+    importers = [name for name, names in modules("wmss").items() if "wmss.rounds.before.dry_run" in names]
+    assert importers == []

@@ -61,6 +61,7 @@ class FinishedJob:
 
     job: Any
     phases: dict[str, dict[str, Any]]
+    """By name, with the artifacts as the API shows them: the demo reads what any client can."""
     metrics: list[dict[str, Any]]
 
     @property
