@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from tests.checkpoints import make_checkpoint
-from tests.durations import Durations
+from tests.durations import Durations, slow_files_first
 from tests.postgres import Postgres, find_binaries, running_postgres
 from wmss.models.importing import add_model, is_available
 
@@ -23,6 +23,10 @@ torch.set_num_threads(1)
 def pytest_configure(config: pytest.Config) -> None:
     if not hasattr(config, "workerinput"):
         config.pluginmanager.register(Durations())
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    slow_files_first(items)
 
 
 @pytest.fixture(scope="session")
