@@ -10,7 +10,8 @@ OLDEST := requirements/openai-oldest.lock
 export TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
 
 PYTEST    := $(BIN)/python -m pytest
-ALL_CORES := --numprocesses auto --maxprocesses 4
+# By file, because tests of one file share engines, workers and models.
+ALL_CORES := --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 FAST      := $(wildcard tests/test_*.py) $(addprefix tests/,core data docs services theory verifiers) \
              --ignore tests/verifiers/test_sandbox.py -k "not postgresql"
 

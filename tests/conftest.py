@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from tests.checkpoints import make_checkpoint
-from tests.durations import Durations
+from tests.durations import Durations, slow_files_first
 from tests.postgres import Postgres, find_binaries, running_postgres
 from wmss.models.importing import add_model, is_available
 
@@ -27,6 +27,10 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--all-databases", action="store_true", help="run every test of a database on PostgreSQL as well")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    slow_files_first(items)
 
 
 @pytest.fixture(scope="session")
