@@ -42,7 +42,7 @@ finish() {
   [ $status = 0 ] || tail -n 30 "$WORK"/*.log >&2 || true
   for pid in "${started[@]}"; do kill -- "-$pid" 2>/dev/null || true; done
   sleep 5
-  # Whatever a killed Ray left behind; nobody had this number when we began.
+  # What a killed Ray left behind; no process had this number when we began.
   ps -o pid= -u 10001 | xargs -r kill -9 || true
   [ ${#containers[@]} = 0 ] || "${buildah[@]}" rm "${containers[@]}" >/dev/null || true
   [ -n "$STORAGE" ] || "${buildah[@]}" rmi --all --force >/dev/null || true
@@ -174,7 +174,7 @@ mapfile -d '' words < <(compose_words secrets command)
 run secrets "$node" "${words[@]}"
 before=$(sha256sum "$shared"/*secret*/*)
 run secrets "$node" "${words[@]}"
-[ "$before" = "$(sha256sum "$shared"/*secret*/*)" ] || die "secrets: made anew by a second run"
+[ "$before" = "$(sha256sum "$shared"/*secret*/*)" ] || die "secrets: made again by a second run"
 [ "$(stat -c '%u %a' "$shared"/secrets/* | sort -u)" = "10001 600" ] || die "secrets: readable by others"
 say "secrets are made once"
 

@@ -49,7 +49,7 @@ DemoMethod = Literal["wmss", "self_improvement"]
 
 
 def main() -> None:
-    """Entry point: whatever the user can cause ends in one line and exit code 1."""
+    """Entry point: every error that the user can cause ends in one line and exit code 1."""
     try:
         app()
     except (WmssError, ServeError) as error:

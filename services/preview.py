@@ -32,8 +32,8 @@ def dry_run(
     cluster: Mapping[str, float],
     settings: Settings,
 ) -> Report:
-    """Check a job whose names led to `models` and `files`, and to `problems` where they led nowhere; `registered` are
-    those of the models that must still be what was registered."""
+    """Check a job. Its names are resolved to `models` and `files`, or to `problems` where there is nothing of the name;
+    `registered` are the models that must still have the digests they were registered with."""
     sources = Sources(spec, models, files, {param: registered_digests(row) for param, row in registered.items()})
     found = examine(sources, partial(refusals, scoring=needs_engine(spec), spec=spec, cluster=cluster))
     found.problems[:0] = problems

@@ -25,7 +25,7 @@ DEFAULT_ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
 }
 """Environment of the Ray node and everything it starts: what the design relies on, and what the operator's own
-environment may say otherwise. No secrets: Ray shows both to whoever asks."""
+environment may override. No secrets: Ray shows both to every user of its dashboard."""
 
 DATABASE_DRIVERS = ("sqlite", "postgresql", "postgresql+psycopg")
 
@@ -60,21 +60,21 @@ class Settings(BaseSettings):
     hub: bool = False
     """Whether weak checkpoints may be downloaded from the Hugging Face hub (`HF_ENDPOINT`) when they are registered."""
     ray_dashboard_url: str = "http://127.0.0.1:8265"
-    """Address of the Ray dashboard, whose Jobs API runs the drivers."""
+    """Address of the Ray dashboard; its Jobs API runs the drivers."""
     serve_url: str = "http://127.0.0.1:8001"
     """Where the API reaches Ray Serve's HTTP proxy, behind which the chat engine is."""
     serve_host: str = "127.0.0.1"
-    """Address the proxy listens on, on the Ray head. It asks nobody for a key: keep it off public networks."""
+    """Address the proxy listens on, on the Ray head. It has no authentication: keep it off public networks."""
     serve_port: int = Field(default=8001, ge=1, le=65535)
     """Port the proxy listens on."""
     chat_idle_s: float = Field(default=300.0, gt=0)
-    """Seconds after its last request that a chat engine keeps its place."""
+    """Seconds after its last request that an idle chat engine is kept."""
     chat_start_s: float = Field(default=300.0, gt=0)
     """Longest start of a chat engine, and longest wait of a request for it."""
     max_engines: int = Field(default=2, ge=1)
-    """Scoring and generation engines that may be there at a time; the one that was not used longest leaves."""
+    """Scoring and generation engines that may exist at a time; the least recently used idle one is evicted."""
     engine_idle_s: float = Field(default=60.0, gt=0)
-    """Seconds after its last use that a scoring or generation engine keeps its memory, unless it is in the way."""
+    """Seconds after its last use that an idle scoring or generation engine is kept, unless it is evicted before."""
     max_running_jobs: int = Field(default=1, ge=1)
     """Jobs that run at a time; the others wait in order."""
     max_attempts: int = Field(default=3, ge=1)
@@ -82,7 +82,8 @@ class Settings(BaseSettings):
     training_threads: int = Field(default=1, ge=1)
     """CPU threads of one training worker; more only where the machine has cores to spare."""
     lease_s: float = Field(default=30.0, gt=0)
-    """Life of a driver's lease, renewed three times as often; one overdue by four lives is taken for hung."""
+    """Lease of a driver in seconds, renewed three times as often. A driver whose lease expired more than 4 × `lease_s`
+    ago is considered hung."""
     reconcile_s: float = Field(default=2.0, gt=0)
     """Seconds between two comparisons of the database with Ray."""
     max_file_bytes: int = Field(default=2**30, ge=1)

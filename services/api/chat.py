@@ -223,7 +223,7 @@ class _Relay:
             task.cancel()
 
     async def _lost(self, reason: str) -> Problem:
-        """The engine does not answer (its cluster was started anew, as a rule): the next request gets a new one."""
+        """The engine does not answer (usually the cluster was restarted): the next request gets a new one."""
         row = await run_in_threadpool(self._service.chat.engine)
         if row is not None and row.app == self._row.app and row.state == ChatState.READY:
             await run_in_threadpool(self._service.chat.move, row, ChatState.LEAVING)

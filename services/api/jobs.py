@@ -109,7 +109,7 @@ def look_up(
 
 @contextmanager
 def asking_ray(service: ServiceState, consequence: str) -> Iterator[None]:
-    """Answer 503 for whatever goes wrong inside: Ray does not answer."""
+    """Answer 503 for every error inside the block: Ray does not answer."""
     try:
         yield
     except Exception as error:

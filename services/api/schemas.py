@@ -127,7 +127,7 @@ class JobObject(BaseModel):
             hyperparameters={name: knobs[name] for name in OPENAI_KNOBS if name in knobs},
             trained_tokens=row.trained_tokens,
             error=row.error,
-            **row.spec,  # as it was accepted, whatever later versions would say of it
+            **row.spec,  # as it was accepted, also where a later release has other defaults
         )
 
 

@@ -41,7 +41,7 @@ def create(service: Service, body: NewWeakCheckpoint) -> WeakCheckpointObject:
         message = f"model: {error}; nothing was registered"
         raise Problem(503, "hub_unavailable", message, param="model", retry_after=10) from error
     if body.metadata is not None and body.metadata != row.labels:
-        message = f"metadata: {row.id} is the same checkpoint with other metadata; delete it to register it anew"
+        message = f"metadata: {row.id} is the same checkpoint with other metadata; delete it and register it again"
         raise Problem(409, "checkpoint_exists", message, param="metadata")
     return WeakCheckpointObject.of(row)
 

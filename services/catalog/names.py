@@ -112,10 +112,10 @@ def resolve_model(name: str, store: Store | None, settings: Settings, *, param: 
 
 
 def _registered_folder(checkpoint_id: str, store: Store | None, param: str) -> Path:
-    """The folder of a registered checkpoint whose files look as they did.
+    """The folder of a registered checkpoint; its files must look as they did.
 
-    Sizes and times of change are compared, which costs nothing; the files are read only where these differ. Whoever
-    computes with them reads them anyway, and compares the digests then.
+    Sizes and times of change are compared, which costs nothing; the files are read only where these differ. A
+    job that computes with them reads them in any case and compares the digests then.
     """
     row = store.weak_checkpoint(checkpoint_id) if store is not None else None
     if row is None:
@@ -149,7 +149,8 @@ def _folder_under(root: Path, name: str) -> Path | None:
 
 
 def _is_internal(folder: Path) -> bool:
-    """Folders of jobs are named through their jobs, which know whether they succeeded; imports under way by nobody."""
+    """Folders of jobs are named through their jobs, which know whether they succeeded; an import under way has no
+    name yet."""
     return is_job(folder.name) or folder.name.endswith(".partial")
 
 
@@ -172,7 +173,8 @@ def known_models(store: Store | None, settings: Settings) -> list[KnownModel]:
 
 @contextlib.contextmanager
 def local_store(settings: Settings) -> Iterator[Store | None]:
-    """The job database of a home whose service need not run; None, and none is made, where none has run yet."""
+    """The job database of a home, with or without a running service; None where no service has run yet (it is not
+    created)."""
     if settings.database_url is None and not settings.database_file.is_file():
         yield None
         return
@@ -181,6 +183,6 @@ def local_store(settings: Settings) -> Iterator[Store | None]:
 
 
 def local_models(settings: Settings) -> list[KnownModel]:
-    """`known_models` of a home whose service need not run."""
+    """`known_models` of a home, with or without a running service."""
     with local_store(settings) as store:
         return known_models(store, settings)

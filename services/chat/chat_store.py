@@ -20,7 +20,7 @@ from services.jobs.tables import ChatEngineRow, ChatRequestRow
 from wmss.ids import CHAT_ENGINE, CHAT_REQUEST, new_id
 
 LEASE_S = 30.0
-"""Life of a request's lease. Whoever relays the answer renews it three times as often."""
+"""Life of a request's lease. The relay of the answer renews it three times as often."""
 
 
 class ChatState(StrEnum):
@@ -40,7 +40,7 @@ class ChatStore:
         self._sessions = database.sessions
 
     def engine(self) -> ChatEngineRow | None:
-        """The engine in place, in whatever state."""
+        """The engine in place, in any state."""
         with self._sessions() as session:
             return session.scalars(select(ChatEngineRow)).one_or_none()
 
@@ -80,7 +80,7 @@ class ChatStore:
         ready = (ChatEngineRow.app == app, ChatEngineRow.state == ChatState.READY)
         request = new_id(CHAT_REQUEST)
         with self._sessions.begin() as session:
-            # The engine's row first: whoever wants it to leave sees that it was used, or this sees that it leaves.
+            # The engine's row first: either an eviction sees that the engine was used, or this sees that it is leaving.
             if not changed(session, update(ChatEngineRow).where(*ready).values(used_at=now)):
                 return None
             session.execute(insert(ChatRequestRow).values(id=request, app=app, expires_at=now + LEASE_S))

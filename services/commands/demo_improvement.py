@@ -2,7 +2,7 @@
 machine, through the real service, on a toy (`wmss.tasks.graph_hops`).
 
 All arms of a setting begin with one model and draw equally many responses and take equally many optimizer steps.
-The numbers are printed as they come out.
+The numbers are printed as they are.
 """
 
 from collections.abc import Mapping, Sequence

@@ -2,7 +2,7 @@
 real weights and a file of yours.
 
 Base model -> service -> weak-driven job over REST -> plain fine-tuning of the same strong checkpoint for the same
-number of steps -> one table, one picture. Whatever the numbers say is what is printed.
+number of steps -> one table, one picture. The numbers are printed as they are.
 """
 
 import os

@@ -1,4 +1,4 @@
-"""The Ray cluster over the dashboard's REST interface: drivers, and whatever else must run inside it, as Ray jobs.
+"""The Ray cluster over the dashboard's REST interface: drivers, and what else must run inside it, as Ray jobs.
 
 The API is never attached to Ray: a process that is dies with it.
 

@@ -2,7 +2,7 @@
 
     queued       a place is free             -> claim the next attempt, submit its driver
     running      driver ended                -> claim the next attempt, or fail the job after too many
-    running      lease long overdue          -> stop the driver
+    running      lease expired long ago      -> stop the driver
     cancelling   driver still there          -> stop it; driver gone -> cancelled
     engines      idle too long, left by a driver that died, in the chat engine's place -> delete their applications
     chat engine  see services/control/chat_keeper.py
@@ -31,7 +31,7 @@ from wmss.ids import submission_id
 logger = logging.getLogger(__name__)
 
 HANG_LEASES = 4
-"""Leases a live driver may miss before it is taken for hung (a busy machine may stall it for one)."""
+"""Leases a live driver may miss before it is considered hung (a busy machine may stall it for one)."""
 START_S = 300.0
 """Time a driver has between its submission and its first lease."""
 
@@ -108,7 +108,7 @@ class Reconciler:
     def _attempt(self, what: str, action: Callable[[], None]) -> None:
         try:
             action()
-        except Exception:  # whatever Ray or the database does to one job, the next pass tries again
+        except Exception:  # an error of Ray or of the database for one job: the next pass retries
             logger.exception("reconciling %s failed; next pass in %s s", what, self._settings.reconcile_s)
 
     def _tend_chat(self) -> None:
@@ -116,7 +116,7 @@ class Reconciler:
             self._wake_soon()
 
     def _tend_engines(self) -> None:
-        """Delete the engines that nobody comes back for, and idle ones in the place of a chat engine."""
+        """Delete abandoned engines, and idle ones that the chat engine needs the place of."""
         apps = self._engines.abandoned(idle_s=self._settings.engine_idle_s)
         if self._chat_store.engine() is not None and (idle := self._engines.idle()):
             left = room_left(self._drivers.cluster_resources(), running_jobs(self._store), chat=True)
@@ -134,8 +134,8 @@ class Reconciler:
         driver = submission_id(job.id, job.attempt)
         status = self._drivers.status(driver)
         if status is None:
-            # Whoever claimed it died before the submission, or the cluster was started anew: nobody's fault, and a
-            # driver that did start after all is fenced off by the new attempt.
+            # The process that claimed it died before the submission, or the cluster was restarted. It does not count
+            # as a lost driver, and one that did start after all is fenced off by the new attempt.
             self._next_attempt(
                 job, message="Ray does not know the driver; starting one that goes on from the last phase"
             )

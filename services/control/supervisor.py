@@ -1,7 +1,7 @@
 """`wmss serve`: one command that runs a Ray head and the API, and takes both down again.
 
-Both are children of this process. A dead API is started again and finds the cluster; when the supervisor goes, for
-whatever reason, its children go with it, and what they left behind is adopted and ended.
+Both are children of this process. A dead API is started again and finds the cluster; when the supervisor ends, for
+any reason, its children end with it, and processes that they left are adopted and ended.
 """
 
 import contextlib
@@ -127,7 +127,7 @@ class Supervisor:
                 ) from error
 
     def _lock_home(self) -> None:
-        """Two clusters on one database would each take the other's drivers for lost. The lock goes with the process."""
+        """Two clusters on one database would each consider the other's drivers lost. The lock goes with the process."""
         self._lock = (self._settings.root / "lock").open("a+")
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -243,7 +243,7 @@ class Supervisor:
             time.sleep(0.2)
 
     def _stop_children(self) -> None:
-        """SIGTERM to API and Ray, then whatever is still below this process; SIGKILL after a while."""
+        """SIGTERM to API and Ray, then all that still runs below this process; SIGKILL after a while."""
         for child in (self._api, self._ray):
             if child is not None and child.poll() is None:
                 child.terminate()
@@ -272,7 +272,7 @@ def _write_atomically(path: Path, text: str) -> None:
 
 
 def free_port() -> int:
-    """A port nobody listens on; above 32767, outside the range Ray gives to its workers."""
+    """A free port; above 32767, outside the range Ray gives to its workers."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

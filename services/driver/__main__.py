@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 
 
 def main(job_id: str, attempt: int) -> None:
-    """Run the job's phases to the end and record how it ended."""
+    """Run all phases of the job and record how it ended."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     settings = Settings()
     store = Store(settings.database, patience_s=PATIENCE_S)
@@ -47,8 +47,8 @@ def main(job_id: str, attempt: int) -> None:
                 run_job(job, RayEngines(job, settings, store, fence), journal)
     except LostLeaseError:
         raise
-    except Exception as error:  # the outermost frame: whatever it was, the job must say so
-        if may_be_retried(error):  # the database's trouble, not the job's: the next attempt goes on with it
+    except Exception as error:  # the outermost frame: the job must tell every error
+        if may_be_retried(error):  # the database failed, not the job: the next attempt resumes
             raise
         logger.error("job %s failed:\n%s", job_id, traceback.format_exc())
         fault = driver_error(error, log=submission_id(job_id, attempt))

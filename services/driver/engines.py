@@ -50,7 +50,7 @@ class RayEngines:
         return refusals(checkpoints, scoring=scoring, spec=self._job.spec, cluster=ray.cluster_resources())
 
     def train(self, run: TrainingRun, *, name: str) -> Path:
-        """Run one training phase to its end under Ray Train."""
+        """Run one whole training phase under Ray Train."""
         assert isinstance(self._job, Job), "a request for scores trains nothing"
         resources = self._job.spec.resources
         self._pool.make_room(occupied_by(resources, ray.cluster_resources()), purpose=f"training {self._job.id}")

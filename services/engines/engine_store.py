@@ -3,8 +3,8 @@
 States of an engine, moved by conditional updates only:
 
     starting  the driver that took the place deploys it     -> ready (that driver, or the next user if it died)
-    ready     answers whoever uses it, or idles             -> leaving (idle too long or in the way, abandoned)
-    leaving   takes no new users                            -> gone (whoever made it leave, or the reconcile loop)
+    ready     answers its users, or is idle                 -> leaving (idle too long, evicted, abandoned)
+    leaving   takes no new users                            -> gone (the process that evicted it, or the reconcile loop)
 
 A driver's use of an engine lives as long as its attempt is its job's current one: nothing has to be renewed, and a
 driver that dies gives up its engine.
@@ -45,9 +45,9 @@ class TakeResult(StrEnum):
     STARTING = "starting"
     """Another driver is deploying it: wait."""
     LEAVING = "leaving"
-    """It is on its way out: wait, then deploy it anew."""
+    """It is being deleted: wait, then deploy it again."""
     FULL = "full"
-    """All places are taken: make the engine that was not used longest leave, or wait for one to become idle."""
+    """All places are taken: evict the least recently used idle engine, or wait for one to become idle."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ class EngineStore:
             elif row.state == EngineState.STARTING:
                 if session.scalar(select(_in_use(engine.app))):
                     return TakeResult.STARTING
-                found = TakeResult.NEW  # whoever was deploying it died
+                found = TakeResult.NEW  # the driver that was deploying it died
             else:
                 found = TakeResult.READY
             session.execute(update(EngineRow).where(EngineRow.app == engine.app).values(used_at=now))
@@ -107,7 +107,7 @@ class EngineStore:
             assert found, f"{app} is not being started"
 
     def restart(self, app: str, fence: Fence) -> bool:
-        """Take it upon this user alone to deploy a ready engine anew; False if another one uses it or does so."""
+        """Become the one user that deploys a ready engine again; False if another one uses it or does so."""
         with fence.transaction() as session:
             _lock(session)
             others = _users(app).where((EngineUserRow.job_id != fence.job_id) & _is_alive())
@@ -115,14 +115,14 @@ class EngineStore:
             return changed(session, update(EngineRow).where(*lost).values(state=EngineState.STARTING))
 
     def release(self, app: str, fence: Fence) -> None:
-        """This driver uses it no more; it stays, idle."""
+        """This driver no longer uses it; it is kept idle."""
         user = (EngineUserRow.app == app, EngineUserRow.job_id == fence.job_id, EngineUserRow.attempt == fence.attempt)
         with self._sessions.begin() as session:
             session.execute(update(EngineRow).where(EngineRow.app == app).values(used_at=time.time()))
             session.execute(delete(EngineUserRow).where(*user))
 
     def idle(self) -> list[Engine]:
-        """Engines that nobody uses, the one that was not used longest first."""
+        """Idle engines, least recently used first."""
         with self._sessions() as session:
             query = select(EngineRow).where(EngineRow.state == EngineState.READY, ~_in_use(EngineRow.app))
             return [_engine(row) for row in session.scalars(query.order_by(EngineRow.used_at))]
@@ -134,9 +134,9 @@ class EngineStore:
             return list(session.scalars(query.distinct()))
 
     def leave(self, app: str) -> bool:
-        """Let an engine take no new users; whoever hears True deletes its application, then calls `remove`.
+        """Let an engine take no new users. After True, the caller deletes its application and then calls `remove`.
 
-        False if somebody uses it, or has it leave already, unless that was so long ago that nobody is at it any more.
+        False if it has a user, or another process is deleting it and began less than `LEAVING_S` ago.
         """
         now = time.time()
         with self._sessions.begin() as session:
@@ -146,13 +146,13 @@ class EngineStore:
             return changed(session, mine.values(state=EngineState.LEAVING, used_at=now))
 
     def abandoned(self, *, idle_s: float) -> list[str]:
-        """Engines that should leave: idle for `idle_s`, left behind by a driver that died, or half deleted by one."""
+        """Engines to delete: idle for `idle_s`, left by a driver that died, or half deleted by one that died."""
         now = time.time()
         with self._sessions() as session:
             died = exists().where(EngineUserRow.app == EngineRow.app)  # one that ends well takes its row with it
             unused = (EngineRow.state != EngineState.LEAVING) & ~_in_use(EngineRow.app)
-            overdue = EngineRow.used_at < now - idle_s
-            query = select(EngineRow.app).where((unused & (died | overdue)) | _forgotten(now))
+            expired = EngineRow.used_at < now - idle_s
+            query = select(EngineRow.app).where((unused & (died | expired)) | _forgotten(now))
             return list(session.scalars(query))
 
     def remove(self, apps: Sequence[str]) -> None:
@@ -196,7 +196,7 @@ def _user_is_alive() -> Exists:
 
 
 def _forgotten(now: float) -> ColumnElement[bool]:
-    """Somebody began to delete the engine, and died."""
+    """A process began to delete the engine, and died."""
     return (EngineRow.state == EngineState.LEAVING) & (EngineRow.used_at < now - LEAVING_S)
 
 

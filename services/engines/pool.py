@@ -1,4 +1,4 @@
-"""A driver's hand on the engines: takes one at a time, and makes others leave where there is no room.
+"""A driver's access to the engines: it uses one at a time and evicts idle ones where there is no room.
 
 Two drivers can never wait for each other: one that waits for an engine uses none, and one that trains uses none.
 """
@@ -39,7 +39,7 @@ class EnginePool:
 
     @contextlib.contextmanager
     def use(self, engine: Engine, deploy: Deploy) -> Iterator[DeploymentHandle[Any]]:
-        """The engine, deployed unless it is there; afterwards it stays, idle, until it is in somebody's way."""
+        """The engine, deployed unless it is there; afterwards it is kept idle for reuse until it is evicted."""
         assert self._uses is None, f"{self._fence.job_id} uses {self._uses} and wants {engine.app}"
         found = self._take(engine)
         self._uses = engine.app
@@ -50,10 +50,10 @@ class EnginePool:
             self._store.release(engine.app, self._fence)
 
     def make_room(self, needed: Mapping[str, float], *, purpose: str) -> None:
-        """Let idle engines leave, those first that were not used longest, until `needed` CPUs and GPUs are free."""
+        """Evict idle engines, least recently used first, until `needed` CPUs and GPUs are free."""
         free = {kind: number - needed.get(kind, 0) for kind, number in self._free().items()}
         for engine in too_many(self._store.idle(), free):
-            self._let_go(engine, f"its place is needed for {purpose}")
+            self._evict(engine, f"its place is needed for {purpose}")
 
     def _take(self, engine: Engine) -> TakeResult:
         told = None
@@ -61,20 +61,20 @@ class EnginePool:
             TakeResult.NEW,
             TakeResult.READY,
         ):
-            if found is TakeResult.FULL and self._let_oldest_go(engine):
+            if found is TakeResult.FULL and self._evict_oldest(engine):
                 continue
             if found is not told:
-                users = ", ".join(self._store.users()) or "nobody any more"
+                users = ", ".join(self._store.users()) or "no job any more"
                 self._tell(f"waiting for the {engine.label}: {REASONS[found]}; engines are in use by {users}")
                 told = found
             time.sleep(POLL_S)
         return found
 
-    def _let_oldest_go(self, engine: Engine) -> bool:
+    def _evict_oldest(self, engine: Engine) -> bool:
         reason = f"the {engine.label} needs its place ({self._places} in all)"
-        return any(self._let_go(idle, reason) for idle in self._store.idle()[:1])
+        return any(self._evict(idle, reason) for idle in self._store.idle()[:1])
 
-    def _let_go(self, engine: Engine, reason: str | None = None) -> bool:
+    def _evict(self, engine: Engine, reason: str | None = None) -> bool:
         if not self._store.leave(engine.app):
             return False
         delete_apps([engine.app])
@@ -100,7 +100,7 @@ class EnginePool:
         except BaseException:
             # Also where this driver is told to stop: another one may have taken the engine over by then, and keeps it.
             self._store.release(engine.app, self._fence)
-            self._let_go(engine)
+            self._evict(engine)
             raise
         self._store.ready(engine.app, self._fence)
         self._tell(f"the {engine.label} started in {time.monotonic() - started:.1f} s")

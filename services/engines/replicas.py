@@ -30,7 +30,7 @@ CALLS_PER_REPLICA = 2
 ENGINE_DEPLOYMENT: dict[str, Any] = {
     "max_ongoing_requests": 8,
     "health_check_period_s": 5,
-    # An engine may hold the interpreter for long stretches; a busy replica must not be taken for a dead one.
+    # An engine may hold the interpreter for long stretches; a busy replica must not be treated as dead.
     "health_check_timeout_s": 120,
     "graceful_shutdown_wait_loop_s": 0.1,
     "graceful_shutdown_timeout_s": 2,
@@ -66,7 +66,7 @@ class EngineReplica:
 
 @contextmanager
 def _ending_with_the_engine() -> Iterator[None]:
-    """A replica whose engine has died goes with it, and Serve makes a new one: whoever called calls again."""
+    """A replica exits when its engine has died. Serve starts a new one, and the callers retry."""
     try:
         yield
     except EngineDiedError:
@@ -82,7 +82,7 @@ def app_name(kind: str, checkpoint: Path, options: Mapping[str, Any]) -> str:
 
 
 def scale_to_zero_options(num_replicas: int) -> dict[str, Any]:
-    """Serve options of an engine that has all its replicas or, after `WMSS_ENGINE_IDLE_S` without a call, none."""
+    """Serve options: all replicas, or none after `WMSS_ENGINE_IDLE_S` without a call."""
     idle_s = Settings().engine_idle_s
     return {
         "autoscaling_config": {
@@ -108,7 +108,7 @@ def deploy(
     Without a `route_prefix` it can be reached through its handle only, not over HTTP.
     """
     settings = Settings()
-    # Whoever comes first starts Serve for the whole cluster, and its HTTP options cannot change afterwards.
+    # The first caller starts Serve for the whole cluster; its HTTP options cannot change afterwards.
     serve.start(proxy_location="HeadOnly", http_options={"host": settings.serve_host, "port": settings.serve_port})
     # Parts of vLLM compile themselves when first used (Cohere's norm, the ranking of log-probabilities). On a CPU that
     # takes a C++ compiler, which the image does not have, and a compilation that fails ends the engine's process.
@@ -148,7 +148,7 @@ class ServeEngine:
 
 
 def call_replica(method: Any, *arguments: Any) -> Any:
-    """One remote call, made again (a few times) when its replica dies under it; Serve starts a new replica."""
+    """One remote call, retried `MAX_RETRIES` times if its replica dies; Serve starts a new replica."""
     for attempt in range(MAX_RETRIES + 1):
         try:
             return method.remote(*arguments).result(timeout_s=CALL_TIMEOUT_S)

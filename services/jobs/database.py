@@ -1,4 +1,4 @@
-"""How a process reaches the job database, and which failures pass."""
+"""The connection to the job database: options, timeouts, retries."""
 
 import logging
 import sqlite3
@@ -20,16 +20,17 @@ from services.jobs.tables import Base
 logger = logging.getLogger(__name__)
 
 CONNECT_TIMEOUT_S = 5
-"""Time a database server has to take a connection; the address may say otherwise (`?connect_timeout=`)."""
+"""Timeout of connecting to a database server; `?connect_timeout=` in the address overrides it."""
 PATIENCE_S = 120.0
-"""How long drivers and training workers wait for a database server that is away."""
+"""How long drivers and training workers retry while the database server is away."""
 RETRY_S = 0.5
+"""Pause between two retries."""
 RETRIED_SQLSTATES = ("08", "40", "53", "57")
-"""PostgreSQL's classes of errors that pass: connections, transactions rolled back (a deadlock), resources, shutdown."""
+"""PostgreSQL's transient error classes: connections, transactions rolled back (a deadlock), resources, shutdown."""
 
 
 def may_be_retried(error: Exception) -> bool:
-    """Whether the database was away, busy or full of connections, rather than the statement wrong."""
+    """Whether the error is transient: the database was away, busy or out of connections; the statement is not wrong."""
     if isinstance(error, PoolTimeoutError):
         return True
     if not isinstance(error, DBAPIError):
@@ -45,7 +46,7 @@ def may_be_retried(error: Exception) -> bool:
 class Database:
     """Sessions on one database; safe to share between threads.
 
-    A server that cannot be reached is tried again for `patience_s` seconds before a call fails.
+    Connecting to a server that is away is retried for `patience_s` seconds before a call fails.
     """
 
     def __init__(self, url: str, *, patience_s: float = 0.0) -> None:
@@ -109,7 +110,7 @@ def _connect(
         except dialect.loaded_dbapi.OperationalError as error:
             if time.monotonic() >= deadline:
                 raise
-            logger.warning("the job database cannot be reached (%s); trying again", type(error).__name__)
+            logger.warning("the job database cannot be reached (%s); retrying", type(error).__name__)
         time.sleep(RETRY_S)
 
 

@@ -13,10 +13,10 @@ logger = logging.getLogger(__name__)
 
 @contextmanager
 def keep_lease(fence: Fence, *, every_s: float) -> Iterator[None]:
-    """Renew the lease inside the block. A driver whose lease is lost ends at once: another one may be running.
+    """Renew the lease inside the block. A driver that lost its lease exits at once: another one may be running.
 
-    The renewing has ended when the block is left, so that a job which is then closed by this very driver is not
-    taken for a job it has lost.
+    Renewal has stopped when the block is left: otherwise a driver that then closes its job would look like one that
+    lost it.
     """
     fence.renew()
     stop = threading.Event()
@@ -37,4 +37,4 @@ def _renew(fence: Fence, every_s: float, stop: threading.Event) -> None:
             logger.error("%s; this driver stops", error)
             os._exit(3)
         except Exception:
-            logger.exception("the lease could not be renewed; trying again")
+            logger.exception("the lease could not be renewed; retrying")

@@ -1,8 +1,8 @@
-"""The one rule about CPUs and GPUs: jobs come first, then a chat engine where a place is left over, then idle engines.
+"""The one rule about CPUs and GPUs: jobs first, then the chat engine where a place is left, then idle engines.
 
 A job's phases follow each other, and its training workers (of a request for entropy scores, its engines) are the most
-that any of them occupies. So a chat engine that leaves those of every running job their place can stay beside them, and
-nobody waits for anybody. An engine that no job uses stays only where nobody else needs its place.
+that any of them occupies. So a chat engine that leaves every running job its place can stay beside them without a wait
+on either side. An idle engine is kept only while no job and no chat needs its place.
 """
 
 from collections.abc import Iterable, Mapping

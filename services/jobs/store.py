@@ -64,7 +64,7 @@ class Store(Database):
         """Forget a file unless live jobs need it; returns those jobs."""
         named = or_(*(JobRow.spec[key].as_string() == file_id for key in FILE_FIELDS))
         with self.sessions.begin() as session:
-            # Takes the row from creates under way (`create_job`), so that the next statement sees the jobs they make.
+            # Locks the row against creates under way (`create_job`): the next statement then sees the jobs they make.
             session.execute(update(FileRow).where(FileRow.id == file_id).values(id=file_id))
             needed_by = select(JobRow.id).where(JobRow.state.in_(ACTIVE), named)
             deleted = delete(FileRow).where(FileRow.id == file_id, ~needed_by.exists())
@@ -102,7 +102,7 @@ class Store(Database):
         """Forget a registered checkpoint unless live jobs name it; returns those jobs."""
         this = WeakCheckpointRow.id == checkpoint_id
         with self.sessions.begin() as session:
-            # Takes the row from creates under way, as `delete_file` does.
+            # Locks the row against creates under way, as `delete_file` does.
             session.execute(update(WeakCheckpointRow).where(this).values(id=checkpoint_id))
             live = session.scalars(select(JobRow).where(JobRow.state.in_(ACTIVE)).order_by(JobRow.number))
             named_by = [job.id for job in live if checkpoint_id in registered_ids(job.paths)]
@@ -179,7 +179,7 @@ class Store(Database):
         return self._one(JobRow, JobRow.id == job_id)
 
     def job_of_model(self, name: str) -> JobRow | None:
-        """The succeeded job whose model has this name."""
+        """The succeeded job that made the model of this name."""
         return self._one(JobRow, JobRow.fine_tuned_model == name, JobRow.state == State.SUCCEEDED)
 
     def jobs(
@@ -231,7 +231,7 @@ class Store(Database):
         return self._page(CheckpointRow, [CheckpointRow.job_id == job_id], after=after, limit=limit)
 
     def checkpoint_of_model(self, name: str) -> CheckpointRow | None:
-        """The checkpoint whose model has this name."""
+        """The training checkpoint with this model name."""
         return self._one(CheckpointRow, CheckpointRow.model_name == name)
 
     def phases(self, job_id: str) -> list[PhaseRow]:

@@ -13,8 +13,10 @@ import psutil
 from openai import OpenAI
 from ray.job_submission import JobStatus, JobSubmissionClient
 
+from services.commands import client as service
 from services.control.supervisor import Endpoint, endpoint_file, free_port, running_endpoint
 from services.settings import Settings
+from wmss.config import parse_job
 
 ATTACH = "WMSS_TEST_ATTACH"
 """Variable with the home of a running service that the tests are to use in place of one of their own."""
@@ -144,3 +146,43 @@ def wait_for(condition, *, timeout_s: float, what: str):
         assert time.monotonic() < deadline, f"{what}: not within {timeout_s} s"
         time.sleep(0.2)
     return value
+
+
+def submit(stack, files, *, validation=False, **values):
+    api = stack.client
+    values = {"model": "qwen3", "training_file": service.upload(api, files / "train.jsonl")} | values
+    if validation:
+        values["validation_file"] = service.upload(api, files / "validation.jsonl")
+    return service.submit(api, parse_job(values))
+
+
+def wait_for_end(stack, job_id, timeout_s=300):
+    jobs = stack.client.fine_tuning.jobs
+    ended = wait_for(
+        lambda: (job := jobs.retrieve(job_id)).status in service.TERMINAL and job, timeout_s=timeout_s, what=job_id
+    )
+    return ended
+
+
+def messages(stack, job_id):
+    return [event.message for event in service.new_events(stack.client, job_id, None) if event.type == "message"]
+
+
+def metrics(stack, job_id):
+    return [event.data for event in service.new_events(stack.client, job_id, None) if event.type == "metrics"]
+
+
+def wait_for_step(stack, job_id, step):
+    def reached():
+        job = stack.client.fine_tuning.jobs.retrieve(job_id)
+        assert job.status not in service.TERMINAL, (job.status, job.error)
+        return [m for m in metrics(stack, job_id) if m["step"] >= step]
+
+    wait_for(reached, timeout_s=120, what=f"step {step}")
+
+
+def wmss(stack, *arguments):
+    """What a `wmss` command prints."""
+    run = subprocess.run([*WMSS, *arguments], env=stack.environment, capture_output=True, text=True, timeout=60)
+    assert run.returncode == 0, run.stdout + run.stderr
+    return run.stdout

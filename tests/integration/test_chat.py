@@ -10,8 +10,7 @@ import torch
 from services.chat.chat_store import ChatState, ChatStore
 from services.jobs.store import Store
 from services.settings import Settings
-from tests.integration.stack import WMSS, wait_for
-from tests.integration.test_stack import submit, wait_for_end
+from tests.integration.stack import WMSS, submit, wait_for, wait_for_end
 from wmss.models.loading import load_model, load_tokenizer
 from wmss.records import STRONG_FOLDER
 

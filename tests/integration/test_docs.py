@@ -12,8 +12,7 @@ from pathlib import Path
 import pytest
 
 from services.control.supervisor import free_port
-from tests.integration.stack import processes_of, wait_for
-from tests.integration.test_stack import wait_for_end
+from tests.integration.stack import processes_of, wait_for, wait_for_end
 from wmss.models.loading import load_model
 
 ROOT = Path(__file__).parents[2]

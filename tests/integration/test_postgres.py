@@ -7,8 +7,7 @@ import httpx
 import pytest
 from sqlalchemy import create_engine, text
 
-from tests.integration.stack import start, stop, wait_for
-from tests.integration.test_stack import metrics, submit, wait_for_end, wait_for_step
+from tests.integration.stack import metrics, start, stop, submit, wait_for, wait_for_end, wait_for_step
 from tests.postgres import PASSWORD
 
 pytestmark = pytest.mark.stack

@@ -12,8 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from services.commands import client as service
-from tests.integration.stack import WMSS, children_of, matching
-from tests.integration.test_stack import messages, wait_for_end, wmss
+from tests.integration.stack import WMSS, children_of, matching, messages, wait_for_end, wmss
 from tests.rounds.echo import MAX_NEW_TOKENS, make_echo_base, make_tasks
 from wmss.models.loading import load_model
 from wmss.verifiers.sandbox.availability import sandbox_refusals

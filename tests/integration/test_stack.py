@@ -26,9 +26,20 @@ from transformers import GraniteConfig, GraniteForCausalLM
 
 from services.commands import client as service
 from services.control.supervisor import free_port
-from tests.integration.stack import WMSS, start, stop, wait_for
+from tests.integration.stack import (
+    WMSS,
+    messages,
+    metrics,
+    start,
+    stop,
+    submit,
+    wait_for,
+    wait_for_end,
+    wait_for_step,
+    wmss,
+)
 from tests.training.runs import LocalHost
-from wmss.config import Hyperparameters, parse_job
+from wmss.config import Hyperparameters
 from wmss.models.loading import TOKENIZER_FILES, load_model
 from wmss.tasks.arithmetic import make_problems, write_jsonl
 from wmss.training.loop import train
@@ -37,51 +48,11 @@ from wmss.training.run import ModelSource, TrainingRun
 pytestmark = pytest.mark.stack
 
 
-def submit(stack, files, *, validation=False, **values):
-    api = stack.client
-    values = {"model": "qwen3", "training_file": service.upload(api, files / "train.jsonl")} | values
-    if validation:
-        values["validation_file"] = service.upload(api, files / "validation.jsonl")
-    return service.submit(api, parse_job(values))
-
-
-def wait_for_end(stack, job_id, timeout_s=300):
-    jobs = stack.client.fine_tuning.jobs
-    ended = wait_for(
-        lambda: (job := jobs.retrieve(job_id)).status in service.TERMINAL and job, timeout_s=timeout_s, what=job_id
-    )
-    return ended
-
-
-def messages(stack, job_id):
-    return [event.message for event in service.new_events(stack.client, job_id, None) if event.type == "message"]
-
-
-def metrics(stack, job_id):
-    return [event.data for event in service.new_events(stack.client, job_id, None) if event.type == "metrics"]
-
-
-def wait_for_step(stack, job_id, step):
-    def reached():
-        job = stack.client.fine_tuning.jobs.retrieve(job_id)
-        assert job.status not in service.TERMINAL, (job.status, job.error)
-        return [m for m in metrics(stack, job_id) if m["step"] >= step]
-
-    wait_for(reached, timeout_s=120, what=f"step {step}")
-
-
 def dashboard(stack, path):
     token = Path(stack.endpoint.token_path).read_text()
     request = urllib.request.Request(stack.endpoint.dashboard_url + path, headers={"Authorization": f"Bearer {token}"})
     with urllib.request.urlopen(request, timeout=10) as response:
         return json.load(response)
-
-
-def wmss(stack, *arguments):
-    """What a `wmss` command prints."""
-    run = subprocess.run([*WMSS, *arguments], env=stack.environment, capture_output=True, text=True, timeout=60)
-    assert run.returncode == 0, run.stdout + run.stderr
-    return run.stdout
 
 
 def check_samples(stack, job_id, phases, file):

@@ -8,7 +8,7 @@ import json
 import pytest
 
 from services.commands import client as service
-from tests.integration.test_stack import messages, metrics, wait_for_end
+from tests.integration.stack import messages, metrics, wait_for_end
 from wmss.config import parse_job, read_toml
 
 pytestmark = [pytest.mark.slow, pytest.mark.stack]

@@ -12,8 +12,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.integration.stack import WMSS
-from tests.integration.test_stack import submit, wait_for_end
+from tests.integration.stack import WMSS, submit, wait_for_end
 
 pytestmark = pytest.mark.stack
 

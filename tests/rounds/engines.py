@@ -5,11 +5,14 @@ import dataclasses
 import json
 from pathlib import Path
 
+import numpy as np
+
 from tests.training.runs import LocalHost
 from wmss.config import parse_job
 from wmss.rounds.job import Job
 from wmss.rounds.phases import phases_of
 from wmss.rounds.run import run_job
+from wmss.scoring.interfaces import NUM_STATISTICS
 from wmss.scoring.torch_sampler import TorchSampler
 from wmss.scoring.torch_scorer import TorchEntropyScorer, provenance
 from wmss.training.loop import train
@@ -140,3 +143,35 @@ class SamplingEngines(LocalEngines):
 
         sampler.sample = mortal
         yield sampler
+
+
+class ScriptedEngines:
+    """Scores that say which checkpoint they are of: entropy is its number, whatever the tokens."""
+
+    def __init__(self, checkpoints, version="1"):
+        self.checkpoints, self.version, self.asked = list(checkpoints), version, []
+
+    def refusals(self, checkpoints, *, scoring):
+        assert scoring
+        return []
+
+    def provenance(self):
+        return {"engine": "scripted", "version": self.version}
+
+    @contextlib.contextmanager
+    def scorer(self, checkpoint, *, max_length, keep_states):
+        number = self.checkpoints.index(checkpoint)
+        self.asked.append(number)
+        engines = self
+
+        class Scorer:
+            calls_at_once = 1
+
+            def score(self, sequences, starts):
+                pairs = zip(sequences, starts, strict=True)
+                return [np.full((len(ids) - start, NUM_STATISTICS), number, np.float32) for ids, start in pairs]
+
+            def provenance(self):
+                return engines.provenance()
+
+        yield Scorer()

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from tests.rounds.engines import LocalEngines, MemoryJournal, make_job
+from tests.rounds.engines import LocalEngines, MemoryJournal, ScriptedEngines, make_job
 from wmss.config import parse_scores
 from wmss.data.tokenization import load_tokenized
 from wmss.errors import ConfigError, DataError, ModelError, WmssError
@@ -20,7 +20,6 @@ from wmss.rounds.in_process import InProcess
 from wmss.rounds.phases import score_phases
 from wmss.rounds.run import run_job
 from wmss.rounds.scores.request import ScoreJob, run_scores, score_file
-from wmss.scoring.interfaces import NUM_STATISTICS
 from wmss.scoring.tables import EntropyTable, entropy_change
 from wmss.scoring.torch_scorer import TorchEntropyScorer, provenance
 
@@ -36,38 +35,6 @@ def make_request(tmp_path, checkpoints, files, names=NAMES, **values):
         folder=tmp_path / "job",
         cache=tmp_path / "cache",
     )
-
-
-class ScriptedEngines:
-    """Scores that say which checkpoint they are of: entropy is its number, whatever the tokens."""
-
-    def __init__(self, checkpoints, version="1"):
-        self.checkpoints, self.version, self.asked = list(checkpoints), version, []
-
-    def refusals(self, checkpoints, *, scoring):
-        assert scoring
-        return []
-
-    def provenance(self):
-        return {"engine": "scripted", "version": self.version}
-
-    @contextlib.contextmanager
-    def scorer(self, checkpoint, *, max_length, keep_states):
-        number = self.checkpoints.index(checkpoint)
-        self.asked.append(number)
-        engines = self
-
-        class Scorer:
-            calls_at_once = 1
-
-            def score(self, sequences, starts):
-                pairs = zip(sequences, starts, strict=True)
-                return [np.full((len(ids) - start, NUM_STATISTICS), number, np.float32) for ids, start in pairs]
-
-            def provenance(self):
-                return engines.provenance()
-
-        yield Scorer()
 
 
 def run(job, engines=None, journal=None):

@@ -4,6 +4,8 @@ Tests of what depends on the database (transactions, locks, retries) run on SQLi
 same statements are asked through more layers, on SQLite, and with `--all-databases` on both.
 """
 
+import shutil
+
 import pytest
 from fastapi.testclient import TestClient
 from openai import OpenAI
@@ -12,6 +14,7 @@ from typer.testing import CliRunner
 from services import cli
 from services.api.app import create_app
 from services.jobs.store import Store
+from services.settings import Settings
 from tests.services.scripted_ray import QuietRay, put_in_place_of_ray
 
 ON_BOTH_DATABASES = {"test_engines", "test_lease", "test_reconcile", "test_store"}
@@ -57,6 +60,19 @@ def serve(quiet_ray):
 
 
 @pytest.fixture
+def home(tmp_path, checkpoints):
+    for name in ("qwen3", "qwen3_other", "llama"):
+        shutil.copytree(checkpoints[name], tmp_path / "models" / name)
+    return tmp_path
+
+
+@pytest.fixture
+def api(home, database_url, serve):
+    with serve(Settings(home=home, database_url=database_url)) as client:
+        yield client
+
+
+@pytest.fixture
 def command(monkeypatch):
     """Runs `wmss` against a service in this process; returns what it printed."""
 
@@ -65,6 +81,22 @@ def command(monkeypatch):
         monkeypatch.setattr("services.commands.client.connect", lambda base_url: api)
         monkeypatch.setattr(cli.console, "width", 160)
         result = CliRunner(env={"NO_COLOR": "1"}).invoke(cli.app, list(arguments))
+        if isinstance(result.exception, Exception):
+            raise result.exception
+        return result.output
+
+    return run
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    """Runs `wmss` in a home of its own, without a service; returns what it printed."""
+    monkeypatch.setenv("WMSS_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.delenv("WMSS_BASE_URL", raising=False)
+
+    def run(*arguments):
+        result = CliRunner().invoke(cli.app, [str(argument) for argument in arguments])
         if isinstance(result.exception, Exception):
             raise result.exception
         return result.output

@@ -1,7 +1,6 @@
 """The REST front end over real HTTP parsing, a real database and no Ray: shapes, refusals, and 503 without Ray."""
 
 import json
-import shutil
 
 import pytest
 from fastapi.testclient import TestClient
@@ -11,39 +10,7 @@ from services.api.app import create_app
 from services.jobs.store import Store
 from services.settings import Settings
 from tests.postgres import PASSWORD
-from wmss.tasks.arithmetic import make_problems
-
-
-@pytest.fixture
-def home(tmp_path, checkpoints):
-    for name in ("qwen3", "qwen3_other", "llama"):
-        shutil.copytree(checkpoints[name], tmp_path / "models" / name)
-    return tmp_path
-
-
-@pytest.fixture
-def api(home, database_url, serve):
-    with serve(Settings(home=home, database_url=database_url)) as client:
-        yield client
-
-
-def upload(api, content=None, **form):
-    content = content or "".join(json.dumps(row) + "\n" for row in make_problems(16, seed=1)).encode()
-    return api.post("/v1/files", files={"file": ("../odd/train.jsonl", content)}, data={"purpose": "fine-tune"} | form)
-
-
-def problem(response, status):
-    assert response.status_code == status, response.text
-    assert response.headers["content-type"] == "application/problem+json"
-    assert response.headers["x-request-id"].startswith("req-")
-    body = response.json()
-    assert body["status"] == status
-    assert body["detail"] == body["error"]["message"]
-    return body["error"]
-
-
-def create(api, **values):
-    return api.post("/v1/fine_tuning/jobs", json=values)
+from tests.services.requests import create, problem, upload, validate
 
 
 def test_file_object(api):
@@ -179,10 +146,6 @@ def test_models_that_cannot_be_paired_or_trusted_are_refused(api, home):
     assert "model.safetensors cannot be read" in problem(create(api, **values, **weak), 400)["message"]
     (home / "models/llama/model.safetensors").rename(home / "models/llama/pytorch_model.bin")
     assert "pickled weights are not read" in problem(create(api, **values, **weak), 400)["message"]
-
-
-def validate(api, **values):
-    return api.post("/v1/fine_tuning/jobs/validate", json=values)
 
 
 def test_validate_says_what_a_job_would_do_and_makes_none(api, home):

@@ -3,25 +3,8 @@
 import json
 
 import pytest
-from typer.testing import CliRunner
 
-from services.cli import app
 from wmss.errors import WmssError
-
-
-@pytest.fixture
-def run(tmp_path, monkeypatch):
-    monkeypatch.setenv("WMSS_HOME", str(tmp_path / "home"))
-    monkeypatch.setenv("COLUMNS", "200")
-    monkeypatch.delenv("WMSS_BASE_URL", raising=False)
-
-    def run(*arguments):
-        result = CliRunner().invoke(app, [str(argument) for argument in arguments])
-        if isinstance(result.exception, Exception):
-            raise result.exception
-        return result.output
-
-    return run
 
 
 def test_convert_says_what_it_did(run, tmp_path):

@@ -11,8 +11,8 @@ from services.jobs.kinds import Kind
 from services.jobs.states import State
 from services.jobs.store import Store
 from services.results import scores as score_tables
-from tests.rounds.test_score_request import ScriptedEngines
-from tests.services.test_api import api, create, home, problem, upload  # noqa: F401
+from tests.rounds.engines import ScriptedEngines
+from tests.services.requests import create, problem, upload
 from wmss.errors import ModelError
 from wmss.rounds.scores.request import run_scores
 
@@ -21,15 +21,15 @@ pytestmark = pytest.mark.filterwarnings("ignore:Using extra keyword arguments") 
 
 
 @pytest.fixture
-def body(api):  # noqa: F811
+def body(api):
     return {"file": upload(api).json()["id"], "models": ["qwen3", "qwen3_other"], "tokens": True}
 
 
-def send(api, body, headers=None, **change):  # noqa: F811
+def send(api, body, headers=None, **change):
     return api.post(URL, json=body | change, headers=headers)
 
 
-def drive(api, scores_id, *, until=None):  # noqa: F811
+def drive(api, scores_id, *, until=None):
     """What the driver of the next attempt does, with scripted engines; stops before phase `until` if asked to."""
     from services.driver.journal import DatabaseJournal
     from services.driver.resolve import resolve_scores
@@ -51,12 +51,12 @@ def drive(api, scores_id, *, until=None):  # noqa: F811
 
 
 @pytest.fixture
-def quiet(api):  # noqa: F811
+def quiet(api):
     """The reconcile loop leaves the jobs to the test."""
     api.app.state.service.reconciler.stop()
 
 
-def test_a_request_echoes_every_default_and_is_no_job(api, body, quiet):  # noqa: F811
+def test_a_request_echoes_every_default_and_is_no_job(api, body, quiet):
     scores = send(api, body, metadata={"n": "1"}).json()
     assert scores["id"].startswith("score-")
     assert (scores["object"], scores["status"], scores["error"]) == ("entropy_scores", "queued", None)
@@ -96,14 +96,14 @@ def test_a_request_echoes_every_default_and_is_no_job(api, body, quiet):  # noqa
         ({"metadata": {"k": 1}}, "metadata.k", "valid string"),
     ],
 )
-def test_bad_requests_are_refused_by_field(api, body, change, param, message):  # noqa: F811
+def test_bad_requests_are_refused_by_field(api, body, change, param, message):
     error = problem(send(api, body, **change), 400)
     assert error["param"] == param
     assert message in error["message"]
     assert api.get(URL).json()["data"] == []
 
 
-def test_checkpoints_whose_tokenizers_differ_are_refused_together(api, body, home):  # noqa: F811
+def test_checkpoints_whose_tokenizers_differ_are_refused_together(api, body, home):
     tokenizer = home / "models/llama/tokenizer.json"
     assert send(api, body, models=["qwen3", "llama"]).status_code == 200
     tokenizer.write_text(tokenizer.read_text().replace('"<|im_end|>"', '"<|turn_end|>"'))
@@ -112,7 +112,7 @@ def test_checkpoints_whose_tokenizers_differ_are_refused_together(api, body, hom
     assert "differs from that of models.0" in error["message"]
 
 
-def test_a_request_that_is_sent_again_is_one(api, body, quiet):  # noqa: F811
+def test_a_request_that_is_sent_again_is_one(api, body, quiet):
     first = send(api, body).json()["id"]
     assert send(api, body, {"x-stainless-retry-count": "1"}).json()["id"] == first
     keyed = send(api, body, {"idempotency-key": "k"}).json()["id"]
@@ -123,7 +123,7 @@ def test_a_request_that_is_sent_again_is_one(api, body, quiet):  # noqa: F811
     assert problem(response, 422)["code"] == "idempotency_key_reused"
 
 
-def test_results_and_tables_come_checkpoint_by_checkpoint(api, body, quiet, monkeypatch):  # noqa: F811
+def test_results_and_tables_come_checkpoint_by_checkpoint(api, body, quiet, monkeypatch):
     monkeypatch.setattr(score_tables, "ROWS_AT_A_TIME", 5)
     scores_id = send(api, body).json()["id"]
     url = f"{URL}/{scores_id}"
@@ -152,7 +152,7 @@ def test_results_and_tables_come_checkpoint_by_checkpoint(api, body, quiet, monk
         assert {row["entropy"] for row in table} == {1.0}
 
 
-def test_what_has_no_table_is_refused(api, body, quiet):  # noqa: F811
+def test_what_has_no_table_is_refused(api, body, quiet):
     scores_id = send(api, body, tokens=False).json()["id"]
     drive(api, scores_id, until="score_2")
     url = f"{URL}/{scores_id}/content"
@@ -170,7 +170,7 @@ def test_what_has_no_table_is_refused(api, body, quiet):  # noqa: F811
     assert problem(api.get(url), 404)["param"] == "scores_id"
 
 
-def test_cancelled_while_it_waits_and_ended_requests(api, body, quiet):  # noqa: F811
+def test_cancelled_while_it_waits_and_ended_requests(api, body, quiet):
     scores_id = send(api, body).json()["id"]
     assert api.post(f"{URL}/{scores_id}/cancel").json()["status"] == "cancelled"
     done = send(api, body, tokens=False).json()["id"]
@@ -180,7 +180,7 @@ def test_cancelled_while_it_waits_and_ended_requests(api, body, quiet):  # noqa:
     assert [row.fine_tuned_model for row in rows] == [None, None]
 
 
-def test_registered_checkpoints_are_named_by_id_and_must_still_be_what_they_were(api, body, quiet, home):  # noqa: F811
+def test_registered_checkpoints_are_named_by_id_and_must_still_be_what_they_were(api, body, quiet, home):
     weak = api.post("/v1/weak_checkpoints", json={"model": "llama"}).json()["id"]
     scores_id = send(api, body, models=["qwen3", weak]).json()["id"]
     assert scores_id in problem(api.delete(f"/v1/weak_checkpoints/{weak}"), 409)["message"]

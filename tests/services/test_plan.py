@@ -10,7 +10,6 @@ import pytest
 
 from tests.rounds import echo
 from tests.rounds.test_improvement import echo_base  # noqa: F401
-from tests.services.test_cli import run  # noqa: F401
 from wmss.config import parse_job, read_toml
 from wmss.errors import WmssError
 
@@ -34,7 +33,7 @@ def job(tmp_path, echo_base):  # noqa: F811
 
 
 @pytest.fixture
-def plan(run):  # noqa: F811
+def plan(run):
     return lambda file, *options: run("plan", file, "--engine", "torch", "--prompts", 16, "--samples", 4, *options)
 
 

@@ -14,7 +14,7 @@ from services.jobs.states import State
 from services.jobs.store import Store
 from services.results.draws import COLUMNS
 from services.settings import Settings
-from tests.services.test_api import problem, upload
+from tests.services.requests import problem, upload
 from wmss.config import parse_job
 
 NUM_SAMPLES = 30

@@ -7,7 +7,6 @@ import shutil
 import pyarrow.parquet as pq
 import pytest
 
-from tests.services.test_cli import run  # noqa: F401
 from wmss.errors import WmssError
 from wmss.rounds.scores.request import score_file
 from wmss.scoring.tables import EntropyTable, entropy_change
@@ -21,7 +20,7 @@ def file(tmp_path):
 
 
 @pytest.fixture
-def score(run, file, checkpoints, tmp_path):  # noqa: F811
+def score(run, file, checkpoints, tmp_path):
     """In this process; `mine` is a model of the home, and any folder may be named."""
     shutil.copytree(checkpoints["qwen3"], tmp_path / "home" / "models" / "mine")
     return lambda *arguments: run("score", file, *arguments, "--local", "--engine", "torch")
@@ -80,7 +79,7 @@ def test_what_cannot_be_scored_is_refused(score, arguments, message):
         score(*arguments)
 
 
-def test_options_that_would_be_ignored_are_refused(run, file, tmp_path):  # noqa: F811
+def test_options_that_would_be_ignored_are_refused(run, file, tmp_path):
     with pytest.raises(WmssError, match="--engine: expected --local"):
         run("score", file, "mine", "--engine", "torch")
     with pytest.raises(WmssError, match="there is no file"):

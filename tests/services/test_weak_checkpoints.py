@@ -14,7 +14,7 @@ from services.jobs.states import State
 from services.jobs.store import Store, UnknownCheckpointError
 from services.settings import Settings
 from tests.services.hub_server import running_hub
-from tests.services.test_api import create, problem, upload, validate
+from tests.services.requests import create, problem, upload, validate
 from wmss.errors import WmssError
 from wmss.models.loading import checkpoint_digests, load_model
 

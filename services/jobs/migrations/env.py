@@ -14,7 +14,7 @@ MIGRATION_LOCK = 0x776D7373
 
 @contextmanager
 def without_references(connection: Connection) -> Iterator[None]:
-    """SQLite changes a column by making its table anew: for a moment nothing is there that others refer to.
+    """SQLite changes a column by copying its table: for a moment the table that others refer to is missing.
 
     The pragma has no effect inside a transaction, and the pool's next user of the connection needs it on again.
     """
