@@ -96,21 +96,28 @@ async def _admit(service: ServiceState, request: Request, model: str) -> "_Relay
         raise Problem(404, "model_not_found", error.message, param="model") from None
     deadline = time.monotonic() + service.settings.chat_start_s
     while time.monotonic() < deadline:
-        row = await run_in_threadpool(service.chat.engine)
-        if row is None:
-            await run_in_threadpool(_want, service, model, folder)
-        elif row.model != model:
-            await run_in_threadpool(_make_leave, service, row)
-        elif row.state == ChatState.FAILED:
-            raise Problem(500, "engine_failed", str(row.error), param="model")
-        elif row.state == ChatState.READY:
-            lease = await run_in_threadpool(service.chat.begin_request, row.app)
-            if lease is not None:
-                return _Relay(service, request, row, lease)
+        admitted = await run_in_threadpool(_lease, service, model, folder)
+        if admitted is not None:
+            return _Relay(service, request, *admitted)
         await asyncio.sleep(POLL_S)
         if await request.is_disconnected():
             raise Problem(499, "client_closed_request", "the client has gone")
     raise Problem(503, "engine_not_ready", f"the engine for {model} is still starting", retry_after=BUSY_RETRY_AFTER_S)
+
+
+def _lease(service: ServiceState, model: str, folder: Path) -> tuple[ChatEngineRow, str] | None:
+    """The model's engine with a lease on it; None while the engine starts, after asking for what must come first."""
+    row = service.chat.engine()
+    if row is None:
+        _want(service, model, folder)
+        return None
+    if row.model != model:
+        _make_leave(service, row)
+        return None
+    if row.state == ChatState.FAILED:
+        raise Problem(500, "engine_failed", str(row.error), param="model")
+    lease = service.chat.begin_request(row.app) if row.state == ChatState.READY else None
+    return None if lease is None else (row, lease)
 
 
 def _want(service: ServiceState, model: str, folder: Path) -> None:
