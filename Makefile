@@ -44,7 +44,7 @@ test-fast: $(VENV)/ready ## run the tests of a few seconds each: no engine, no s
 	$(PYTEST) $(FAST) $(ALL_CORES)
 
 test-slow: $(VENV)/ready ## run the long tests as well
-	$(PYTEST) -m "not gpu"
+	$(PYTEST) -m "not gpu" --all-databases
 
 check: $(VENV)/ready ## formatting, lint, types
 	$(BIN)/ruff format --check .

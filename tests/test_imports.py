@@ -43,7 +43,7 @@ ROUNDS = {
     "before": METHODS,
     "scores": {"improvement", "weak_driven", "run"},
     "improvement": {"scores", "weak_driven", "run"},
-    "weak_driven": {"run"},
+    "weak_driven": {"improvement", "run"},
 }
 """What parts of `wmss.rounds` may not import: what happens before the first GPU second, and what every phase uses,
 knows neither the methods nor the run."""

@@ -7,7 +7,7 @@ import httpx
 from fastapi import Depends, FastAPI
 
 from services.api import chat, entropy_scores, files, fine_tuning, health, models, rounds, samples, weak_checkpoints
-from services.api.problems import install, known_json, known_query
+from services.api.error_responses import install, known_json, known_query
 from services.api.state import ServiceState
 from services.chat.chat_store import ChatStore
 from services.control.ray_jobs import RayDrivers

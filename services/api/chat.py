@@ -18,7 +18,7 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field
 
-from services.api.problems import Problem, ray_unavailable
+from services.api.error_responses import Problem, ray_unavailable
 from services.api.state import Service, ServiceState
 from services.catalog.names import resolve_model
 from services.chat.chat_store import LEASE_S, ChatState

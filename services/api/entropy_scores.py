@@ -6,8 +6,8 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import FileResponse, StreamingResponse
 
+from services.api.error_responses import Problem, cursor, not_found
 from services.api.jobs import Limit, OfSending, accept, cancel_job, earlier_job, events_of, look_up, metadata_pairs
-from services.api.problems import Problem, cursor, not_found
 from services.api.schemas import EventObject, Page, ScoresObject
 from services.api.state import Service, ServiceState
 from services.jobs.kinds import Kind

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Depends, Form, Query, Request, UploadFile
 from fastapi.responses import FileResponse
 
-from services.api.problems import Problem, cursor, not_found
+from services.api.error_responses import Problem, cursor, not_found
 from services.api.schemas import DeletedFile, FileObject, Page
 from services.api.state import Service, ServiceState
 from services.jobs.tables import FileRow

@@ -6,6 +6,7 @@ from typing import Any
 
 from fastapi import APIRouter, Request
 
+from services.api.error_responses import cursor, not_found
 from services.api.jobs import (
     Limit,
     OfSending,
@@ -18,7 +19,6 @@ from services.api.jobs import (
     look_up,
     metadata_pairs,
 )
-from services.api.problems import cursor, not_found
 from services.api.schemas import CheckpointObject, EventObject, JobObject, Page, PhaseObject
 from services.api.state import Service, ServiceState
 from services.catalog.names import name_of, named_models, registered_models, resolve_models

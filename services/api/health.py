@@ -4,7 +4,7 @@ from typing import Any
 
 from fastapi import APIRouter
 
-from services.api.problems import Problem
+from services.api.error_responses import Problem
 from services.api.state import Service
 
 router = APIRouter(tags=["health"])

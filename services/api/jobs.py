@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 from fastapi import Depends, Header, Query, Request
 
-from services.api.problems import Problem, cursor, ray_unavailable
+from services.api.error_responses import Problem, cursor, ray_unavailable
 from services.api.schemas import EventObject, Page
 from services.api.state import ServiceState
 from services.catalog.names import named_models, registered_digests, registered_models, resolve_models

@@ -2,7 +2,7 @@
 
 from fastapi import APIRouter
 
-from services.api.problems import not_found
+from services.api.error_responses import not_found
 from services.api.schemas import ModelObject, Page
 from services.api.state import Service
 from services.catalog.names import known_models

@@ -7,8 +7,8 @@ from fastapi import APIRouter, Query
 from fastapi.responses import FileResponse
 from pydantic import BaseModel, ConfigDict, Field
 
+from services.api.error_responses import Problem, cursor, not_found
 from services.api.fine_tuning import find_job
-from services.api.problems import Problem, cursor, not_found
 from services.api.schemas import Page, RolloutObject, RolloutPage, RoundObject
 from services.api.state import Service, ServiceState
 from services.jobs.states import TERMINAL

@@ -6,7 +6,7 @@ from typing import Annotated
 from fastapi import APIRouter, Query
 from pydantic import BaseModel, ConfigDict, Field
 
-from services.api.problems import Problem, cursor, not_found
+from services.api.error_responses import Problem, cursor, not_found
 from services.api.schemas import DeletedWeakCheckpoint, Page, WeakCheckpointObject
 from services.api.state import Service, ServiceState
 from services.catalog.hub import HubUnavailableError
