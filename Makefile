@@ -13,7 +13,7 @@ PYTEST    := $(BIN)/python -m pytest
 # By file, because tests of one file share engines, workers and models.
 ALL_CORES := --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 FAST      := $(wildcard tests/test_*.py) $(addprefix tests/,core data docs services theory verifiers) \
-             --ignore tests/verifiers/test_sandbox.py -k "not postgresql"
+             --ignore tests/verifiers/test_sandbox.py --ignore tests/services/test_planning.py -k "not postgresql"
 
 export OMP_NUM_THREADS ?= 1
 export HF_HUB_OFFLINE ?= 1

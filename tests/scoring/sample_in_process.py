@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 from services.settings import engine_environment
-from tests.scoring.kernels import register_kernels_once
 from wmss.errors import WmssError
 from wmss.records import Completion
 from wmss.scoring.interfaces import Sampling
@@ -61,7 +60,6 @@ def _mistake(name: str | None) -> Iterator[None]:
 
 
 def main(plan: Path, result: Path) -> None:
-    register_kernels_once()
     answers: list[Any] = []
     sampler: Any = None
     for step in json.loads(plan.read_text(encoding="utf-8")):

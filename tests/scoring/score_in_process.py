@@ -15,7 +15,6 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from services.settings import engine_environment
-from tests.scoring.kernels import register_kernels_once
 from wmss.errors import ScoringError
 from wmss.scoring.vllm_scorer import VllmEntropyScorer
 
@@ -92,7 +91,6 @@ def _count_prefills() -> list[int]:
 
 def main(plan: Path, result: Path) -> None:
     given = json.loads(plan.read_text(encoding="utf-8"))
-    register_kernels_once()
     arrays: dict[str, Any] = {}
     prefills = _count_prefills()
     for name, engine in given["engines"].items():
