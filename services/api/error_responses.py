@@ -18,7 +18,7 @@ from services.jobs.database import may_be_retried
 from services.jobs.store import UnknownCursorError
 from wmss.config import explain
 from wmss.data.dataset import RowError, distinct_keys
-from wmss.errors import WmssError, shortened, shown
+from wmss.errors import RecordError, WmssError, shortened, shown
 from wmss.ids import REQUEST, new_id
 
 logger = logging.getLogger(__name__)
@@ -154,7 +154,8 @@ async def _on_problem(request: Request, error: Problem) -> Response:
 
 
 async def _on_wmss_error(request: Request, error: WmssError) -> Response:
-    return problem_response(request, Problem(400, error.code, error.message, param=error.param))
+    status = 409 if isinstance(error, RecordError) else 400  # the job is not what this release can show
+    return problem_response(request, Problem(status, error.code, error.message, param=error.param))
 
 
 async def _on_validation_error(request: Request, error: RequestValidationError) -> Response:

@@ -27,7 +27,8 @@ from services.jobs.tables import JobRow
 from wmss.config import JobSpec
 from wmss.ids import JOB, fine_tuned_name, new_id
 from wmss.rounds.before.report import Report
-from wmss.rounds.phases import phases_of, rounds_decided
+from wmss.rounds.improvement.round_records import rounds_decided
+from wmss.rounds.phases import phases_of
 
 router = APIRouter(prefix="/v1/fine_tuning/jobs", tags=["fine-tuning"])
 
@@ -136,7 +137,7 @@ def phases(service: Service, job_id: str) -> Page[PhaseObject]:
     """All phases in order, with progress and what the finished ones found."""
     job = find_job(service, job_id)
     rows = service.store.phases(job_id)
-    rounds = rounds_decided({row.name: row.artifacts for row in rows})
+    rounds = rounds_decided({row.name: row.artifacts for row in rows if row.artifacts is not None})
     names = phases_of(JobSpec.model_validate(job.spec), rounds=rounds)
     return Page(data=PhaseObject.in_order(names, rows), has_more=False)
 

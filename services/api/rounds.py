@@ -1,7 +1,7 @@
 """/v1/fine_tuning/jobs/{id}/rounds and /rollouts: how self-improvement went, and every response it judged."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import APIRouter, Query
 from fastapi.responses import FileResponse
@@ -15,7 +15,9 @@ from services.jobs.states import TERMINAL
 from services.jobs.tables import JobRow
 from services.results.rollouts import select
 from wmss.records import Label
-from wmss.rounds.phases import in_round, kind_and_round
+from wmss.rounds.improvement.round_records import SelectedResponses, VerifiedResponses, decisions
+from wmss.rounds.journal import parsed
+from wmss.rounds.phases import in_round
 
 router = APIRouter(prefix="/v1/fine_tuning/jobs", tags=["fine-tuning"])
 
@@ -28,8 +30,11 @@ def rounds(service: Service, job_id: str) -> Page[RoundObject]:
     reading with its predicted ceiling, and what followed."""
     job = _find(service, job_id)
     recorded = {row.name: row.artifacts for row in service.store.phases(job.id) if row.artifacts is not None}
-    numbers = sorted(kind_and_round(name)[1] for name in recorded if kind_and_round(name)[0] == "decide")
-    data = [RoundObject.of(number, recorded[in_round("decide", number)], recorded) for number in numbers]
+    data = [
+        RoundObject.of(number, decision, parsed(recorded[phase], phase, SelectedResponses))
+        for number, decision in decisions(recorded).items()
+        for phase in [in_round("select", number)]
+    ]
     return Page(data=data, has_more=False)
 
 
@@ -89,8 +94,7 @@ def _table(service: ServiceState, job: JobRow, number: int) -> Path:
             raise Problem(404, "no_rollouts", f"job {job.id} has {job.state} without a phase {phase}", param="round")
         message = f"the phase {phase} of job {job.id} has not finished; see /v1/fine_tuning/jobs/{job.id}/phases"
         raise Problem(409, "rollouts_not_ready", message)
-    artifacts: dict[str, Any] = row.artifacts
-    table = Path(artifacts["table"])
+    table = parsed(row.artifacts, phase, VerifiedResponses).table
     if not table.is_file():
         raise not_found("table on disk of job", job.id, "fine_tuning_job_id")
     return table

@@ -1,6 +1,6 @@
 """What the service answers: OpenAI's object shapes, with our additions named `x_...`."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, Generic, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -10,9 +10,10 @@ from services.jobs.states import State, public_status
 from services.jobs.tables import CheckpointRow, EventRow, JobRow, PhaseRow
 from wmss.config import ScoreSpec
 from wmss.ids import event_id
+from wmss.rounds.improvement.round_records import Decision, SelectedResponses
 from wmss.rounds.journal import parsed
 from wmss.rounds.phase_records import RequestScored, RequestValidated
-from wmss.rounds.phases import in_round, score_phases
+from wmss.rounds.phases import score_phases
 
 Item = TypeVar("Item")
 OPENAI_KNOBS = ("n_epochs", "batch_size", "learning_rate_multiplier")
@@ -349,17 +350,16 @@ class RoundObject(BaseModel):
     """Why no round followed; null if one did."""
 
     @classmethod
-    def of(cls, number: int, decided: Mapping[str, Any], recorded: Mapping[str, Any]) -> "RoundObject":
-        """From what the phases of the round recorded."""
-        selected = recorded[in_round("select", number)]
-        own = ("label", "reason", "levels", "held_out", "reading", "stop")
+    def of(cls, number: int, decision: Decision, selected: SelectedResponses) -> "RoundObject":
+        """From what the phases `decide` and `select` of the round recorded."""
+        shown = decision.model_dump(mode="json", include={"label", "reason", "levels", "held_out", "reading", "stop"})
         return cls(
             id=f"round-{number}",
             round=number,
-            selection=selected["counts"],
-            manifest_sha256=selected["manifest_sha256"],
-            best_round=decided["state"]["best"]["round"],
-            **{name: decided[name] for name in own},
+            selection=selected.counts,
+            manifest_sha256=selected.manifest_sha256,
+            best_round=decision.state.best.round,
+            **shown,
         )
 
 

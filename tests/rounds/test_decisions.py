@@ -7,8 +7,7 @@ from wmss.config.base import changed
 from wmss.core.levels import Curriculum, start
 from wmss.rounds.improvement.decisions import Round, decide
 from wmss.rounds.improvement.round_records import Best, HeldOut, LevelCount, LevelScore, LoopState
-from wmss.rounds.job import StoredCheckpoint
-from wmss.rounds.training import Trained
+from wmss.rounds.job import StoredCheckpoint, Trained
 
 N = 2000
 BASE = StoredCheckpoint(checkpoint="base")

@@ -14,9 +14,9 @@ from wmss.data.tokenization import load_tokenized
 from wmss.errors import ConfigError, DataError, TrainingError
 from wmss.models.loading import load_model
 from wmss.rounds.improvement.rollouts import read_judged, read_rollouts, shards_in
-from wmss.rounds.improvement.round_records import Decision
+from wmss.rounds.improvement.round_records import Decision, rounds_decided
 from wmss.rounds.job import Job
-from wmss.rounds.phases import phases_of, rounds_decided
+from wmss.rounds.phases import phases_of
 from wmss.rounds.run import run_job
 
 KNOBS = {

@@ -16,9 +16,9 @@ from wmss.rounds.improvement.round_records import (
     StartModel,
     TaskCounts,
 )
+from wmss.rounds.job import Trained
 from wmss.rounds.phase_records import Exported
 from wmss.rounds.phases import IMPROVEMENT_ROUND, kind_and_round
-from wmss.rounds.training import Trained
 
 OTHERS = {"validate": TaskCounts, "pilot": StartModel, "export": Exported, "final_test": FinalTest}
 RECORDS = OTHERS | {kind: step.record for kind, step in loop._ROUND}

@@ -9,6 +9,7 @@ from pydantic import ValidationError
 from tests.release_before import recorded as release_before
 from tests.rounds.engines import LocalEngines, MemoryJournal, job_of, make_job
 from wmss.errors import RecordError
+from wmss.rounds.job import Trained, Tuned
 from wmss.rounds.journal import once, parsed, recorded, required
 from wmss.rounds.phase_records import (
     Evaluated,
@@ -21,7 +22,6 @@ from wmss.rounds.phase_records import (
 )
 from wmss.rounds.phases import kind_and_round, phases_of
 from wmss.rounds.run import run_job
-from wmss.rounds.training import Trained, Tuned
 
 KINDS = {
     "validate": Validated,

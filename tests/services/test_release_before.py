@@ -14,6 +14,7 @@ from services.jobs.fence import Fence, LostLeaseError
 from services.jobs.kinds import Kind
 from services.jobs.states import State
 from services.jobs.store import Store
+from services.jobs.tables import PhaseRow
 from services.settings import Settings
 from tests.release_before import DATABASE, answers
 from tests.services.scripted_ray import QuietRay, ScriptedDrivers, put_in_place_of_ray
@@ -113,3 +114,16 @@ def test_its_running_jobs_are_claimed_as_the_next_attempt(settings, store):
     fence.start_phase("joint")
     fence.finish_phase("joint", {})
     assert drivers.deleted == ["generator-abc"], "the engine that the lost driver was starting"
+
+
+def test_rounds_of_an_unknown_release_are_a_conflict_that_names_the_phase(monkeypatch, settings, store):
+    put_in_place_of_ray(monkeypatch, QuietRay())
+    monkeypatch.setattr(Reconciler, "start", lambda self: None)
+    monkeypatch.setattr(Reconciler, "stop", lambda self: None)
+    with store.sessions.begin() as session:
+        phase = session.get_one(PhaseRow, ("ftjob-improving", "decide"))
+        phase.artifacts = phase.artifacts | {"verdict": "improving"}
+    with TestClient(create_app(settings)) as client:
+        problem = client.get("/v1/fine_tuning/jobs/ftjob-improving/rounds")
+    assert (problem.status_code, problem.json()["error"]["code"]) == (409, "other_release")
+    assert "phase decide" in problem.json()["detail"] and "verdict" in problem.json()["detail"]

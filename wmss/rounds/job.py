@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+from pydantic import Field
+
 from wmss.config import JobSpec
 from wmss.errors import WmssError
 from wmss.records import ADAPTER_FOLDER, STRONG_FOLDER, CheckpointDigests
@@ -136,3 +138,20 @@ class StoredCheckpoint(Record):
     def model(self) -> Checkpoint:
         """The checkpoint itself."""
         return Checkpoint.whole(self.checkpoint) if self.source is None else Checkpoint(self.checkpoint, self.source)
+
+
+class Trained(StoredCheckpoint):
+    """What a training phase leaves."""
+
+    num_steps: int = Field(ge=0)
+    """Optimizer steps of the whole phase."""
+
+
+class Tuned(Trained):
+    """What supervised fine-tuning leaves."""
+
+    saturated_at: float | None = None
+    """Step at which the logit margin was flat; null = it was not."""
+    useful_weak: StoredCheckpoint | None = None
+    """The latest stored checkpoint far enough from this one to be its weak model; null = none is. This and the step
+    are absent in jobs begun by a release that did not look."""

@@ -1,6 +1,6 @@
 """What the phases of weak-driven, supervised and scoring jobs leave. Importing this loads no torch.
 
-The records of trained checkpoints stand in `training.py`: they say how to train on from one, which needs torch.
+The records of trained checkpoints stand in `job.py`, beside the checkpoint that they describe.
 """
 
 from pathlib import Path

@@ -3,11 +3,10 @@
 The phases of round t > 1 carry its number: `joint_2`, `generate_3`.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Literal, NamedTuple
 
 from wmss.config import JobSpec, ScoreSpec, SelfImprovementMethod, WmssConfig, WmssMethod
-from wmss.rounds.journal import Artifacts
 
 PURPOSES = {
     "validate": "reading the files and checking the models",
@@ -103,15 +102,6 @@ def num_epochs(spec: JobSpec, kind: WeakDrivenKind) -> int | None:
 def _knobs(spec: JobSpec) -> WmssConfig:
     assert isinstance(spec.method, WmssMethod), "only weak-driven jobs have rounds of this kind"
     return spec.method.wmss
-
-
-def rounds_decided(recorded: Mapping[str, Artifacts | None]) -> int | None:
-    """How many rounds a self-improvement job has in all, once one of its `decide` phases has stopped them."""
-    for name, artifacts in recorded.items():
-        kind, number = kind_and_round(name)
-        if kind == "decide" and artifacts is not None and artifacts["stop"] is not None:
-            return number
-    return None
 
 
 def score_phases(spec: ScoreSpec) -> tuple[str, ...]:

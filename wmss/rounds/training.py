@@ -2,31 +2,12 @@
 
 from pathlib import Path
 
-from pydantic import Field
-
 from wmss.rounds import messages
-from wmss.rounds.job import Checkpoint, Engines, Job, StoredCheckpoint
+from wmss.rounds.job import Checkpoint, Engines, Job, Trained
 from wmss.rounds.journal import Journal
 from wmss.rounds.phases import kind_and_round
 from wmss.training.checkpoints import load_metrics
 from wmss.training.run import TrainingRun
-
-
-class Trained(StoredCheckpoint):
-    """What a training phase leaves."""
-
-    num_steps: int = Field(ge=0)
-    """Optimizer steps of the whole phase."""
-
-
-class Tuned(Trained):
-    """What supervised fine-tuning leaves."""
-
-    saturated_at: float | None = None
-    """Step at which the logit margin was flat; null = it was not."""
-    useful_weak: StoredCheckpoint | None = None
-    """The latest stored checkpoint far enough from this one to be its weak model; null = none is. This and the step
-    are absent in jobs begun by a release that did not look."""
 
 
 def train_phase(job: Job, engines: Engines, journal: Journal, run: TrainingRun) -> tuple[Path, Trained]:

@@ -30,12 +30,12 @@ from wmss.rounds.before.plan import plan
 from wmss.rounds.before.preflight import examine
 from wmss.rounds.before.warnings import warnings
 from wmss.rounds.export import export_result
-from wmss.rounds.job import Checkpoint, Engines, Job
+from wmss.rounds.job import Checkpoint, Engines, Job, Trained, Tuned
 from wmss.rounds.journal import Journal, Kind, once, recorded, required
 from wmss.rounds.phase_records import Evaluated, Exported, Scored, Validated, Weighed
 from wmss.rounds.phases import in_round, needs_engine, num_epochs, num_rounds, phases_of, weak_driven_phases
 from wmss.rounds.scores.cache import Evaluations, Scores, record_scores
-from wmss.rounds.training import Trained, Tuned, train_phase
+from wmss.rounds.training import train_phase
 from wmss.rounds.weighing import Pair, draw_samples, save_draw, tell_extremes, tell_weights, weighed
 from wmss.scoring.interfaces import Progress
 from wmss.scoring.tables import EntropyTable, check_comparable

@@ -10,8 +10,8 @@ from wmss.config import SelfImprovementConfig
 from wmss.config.base import changed
 from wmss.core.levels import Curriculum, LevelState, observe
 from wmss.rounds.improvement.round_records import Best, Decision, HeldOut, LevelCount, LoopState, Stop
+from wmss.rounds.job import Trained
 from wmss.rounds.journal import Record
-from wmss.rounds.training import Trained
 from wmss.theory import LoopLabel, LoopReading, RoundOutcome, classify
 
 MAX_REGRESSIONS = 1

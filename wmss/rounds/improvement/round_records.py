@@ -1,16 +1,16 @@
 """What each phase of self-improvement leaves: frozen records, checked when they are made and when they are read."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field
 
 from wmss.core.levels import LevelState, Purpose
-from wmss.rounds.job import StoredCheckpoint
-from wmss.rounds.journal import Record
+from wmss.rounds.job import StoredCheckpoint, Trained
+from wmss.rounds.journal import Artifacts, Record, parsed
 from wmss.rounds.phase_records import Count, Share
-from wmss.rounds.training import Trained
+from wmss.rounds.phases import kind_and_round
 from wmss.theory import LoopLabel, LoopReading, RoundOutcome
 from wmss.training.run import ModelSource
 
@@ -281,3 +281,18 @@ class FinalTest(Record):
 
 def _mean(values: Sequence[float]) -> float:
     return sum(values) / len(values)
+
+
+def decisions(recorded: Mapping[str, Artifacts]) -> dict[int, Decision]:
+    """What `decide` left in each round, by round, from the records of a job by phase.
+
+    Raises:
+        RecordError: a round was decided by another release, see `wmss.rounds.journal.parsed`.
+    """
+    rounds = {kind_and_round(phase)[1]: phase for phase in recorded if kind_and_round(phase)[0] == "decide"}
+    return {number: parsed(recorded[rounds[number]], rounds[number], Decision) for number in sorted(rounds)}
+
+
+def rounds_decided(recorded: Mapping[str, Artifacts]) -> int | None:
+    """How many rounds a job has in all; None until one of them has stopped it."""
+    return next((number for number, decision in decisions(recorded).items() if decision.stop is not None), None)
