@@ -15,7 +15,7 @@ from enum import StrEnum
 from sqlalchemy import delete, exists, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
-from services.jobs.database import Database, changed
+from services.jobs.database import Database, changed_row
 from services.jobs.tables import ChatEngineRow, ChatRequestRow
 from wmss.ids import CHAT_ENGINE, CHAT_REQUEST, new_id
 
@@ -66,7 +66,7 @@ class ChatStore:
         )
         values = {"state": state, "since": time.time(), "error": error}
         with self._sessions.begin() as session:
-            return changed(session, update(ChatEngineRow).where(*unchanged).values(values))
+            return changed_row(session, update(ChatEngineRow).where(*unchanged).values(values))
 
     def remove(self, app: str) -> None:
         """The engine is gone."""
@@ -81,7 +81,7 @@ class ChatStore:
         request = new_id(CHAT_REQUEST)
         with self._sessions.begin() as session:
             # The engine's row first: either an eviction sees that the engine was used, or this sees that it is leaving.
-            if not changed(session, update(ChatEngineRow).where(*ready).values(used_at=now)):
+            if not changed_row(session, update(ChatEngineRow).where(*ready).values(used_at=now)):
                 return None
             session.execute(insert(ChatRequestRow).values(id=request, app=app, expires_at=now + LEASE_S))
         return request

@@ -18,7 +18,7 @@ from enum import StrEnum
 from sqlalchemy import ColumnElement, Exists, and_, delete, exists, func, select, text, update
 from sqlalchemy.orm import Session
 
-from services.jobs.database import Database, changed
+from services.jobs.database import Database, changed_row
 from services.jobs.fence import Fence
 from services.jobs.states import State
 from services.jobs.tables import EngineRow, EngineUserRow, JobRow
@@ -103,7 +103,7 @@ class EngineStore:
         """It answers."""
         with fence.transaction() as session:
             deployed = (EngineRow.app == app, EngineRow.state == EngineState.STARTING)
-            found = changed(session, update(EngineRow).where(*deployed).values(state=EngineState.READY))
+            found = changed_row(session, update(EngineRow).where(*deployed).values(state=EngineState.READY))
             assert found, f"{app} is not being started"
 
     def restart(self, app: str, fence: Fence) -> bool:
@@ -112,7 +112,7 @@ class EngineStore:
             _lock(session)
             others = _users(app).where((EngineUserRow.job_id != fence.job_id) & _is_alive())
             lost = (EngineRow.app == app, EngineRow.state == EngineState.READY, ~others)
-            return changed(session, update(EngineRow).where(*lost).values(state=EngineState.STARTING))
+            return changed_row(session, update(EngineRow).where(*lost).values(state=EngineState.STARTING))
 
     def release(self, app: str, fence: Fence) -> None:
         """This driver no longer uses it; it is kept idle."""
@@ -143,7 +143,7 @@ class EngineStore:
             _lock(session)
             unused = (EngineRow.state != EngineState.LEAVING) & ~_in_use(app)
             mine = update(EngineRow).where(EngineRow.app == app, unused | _forgotten(now))
-            return changed(session, mine.values(state=EngineState.LEAVING, used_at=now))
+            return changed_row(session, mine.values(state=EngineState.LEAVING, used_at=now))
 
     def abandoned(self, *, idle_s: float) -> list[str]:
         """Engines to delete: idle for `idle_s`, left by a driver that died, or half deleted by one that died."""

@@ -78,7 +78,7 @@ class Database:
         self._engine.dispose()
 
 
-def changed(session: Session, statement: Update | Delete) -> bool:
+def changed_row(session: Session, statement: Update | Delete) -> bool:
     """Whether the statement changed its one row."""
     result = cast("CursorResult[Any]", session.execute(statement))
     return bool(result.rowcount == 1)

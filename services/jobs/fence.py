@@ -14,7 +14,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, delete, select, update
 from sqlalchemy.orm import Session
 
-from services.jobs.database import Database, changed, insert_into
+from services.jobs.database import Database, changed_row, insert_into
 from services.jobs.states import State
 from services.jobs.tables import CheckpointRow, EventRow, JobRow, PhaseRow
 from wmss.ids import JOB_CHECKPOINT, new_id
@@ -50,7 +50,7 @@ class Fence:
         with self._database.sessions.begin() as session:
             current = (JobRow.id == self.job_id, JobRow.attempt == self.attempt, JobRow.state == State.RUNNING)
             renewed = update(JobRow).where(*current).values(lease_expires_at=time.time() + self._lease_s)
-            if not changed(session, renewed):
+            if not changed_row(session, renewed):
                 raise LostLeaseError(f"attempt {self.attempt} at {self.job_id} is not the current one any more")
             yield session
 
@@ -144,7 +144,7 @@ def close_job(
     """Close a job if the conditions hold."""
     closed = update(JobRow).where(*conditions)
     values = {"state": state, "error": error, "finished_at": int(time.time()), "lease_expires_at": None}
-    if not changed(session, closed.values(values)):
+    if not changed_row(session, closed.values(values)):
         return False
     add_events(session, job_id, [NewEvent(message, level="error" if state is State.FAILED else "info")])
     return True

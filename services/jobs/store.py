@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 from sqlalchemy import ColumnElement, delete, func, or_, select, update
 from sqlalchemy.exc import IntegrityError
 
-from services.jobs.database import Database, changed, insert_into
+from services.jobs.database import Database, changed_row, insert_into
 from services.jobs.fence import NewEvent, add_events, close_job, unchanged
 from services.jobs.kinds import Kind
 from services.jobs.states import ACTIVE, State
@@ -68,7 +68,7 @@ class Store(Database):
             session.execute(update(FileRow).where(FileRow.id == file_id).values(id=file_id))
             needed_by = select(JobRow.id).where(JobRow.state.in_(ACTIVE), named)
             deleted = delete(FileRow).where(FileRow.id == file_id, ~needed_by.exists())
-            return [] if changed(session, deleted) else list(session.scalars(needed_by))
+            return [] if changed_row(session, deleted) else list(session.scalars(needed_by))
 
     # Registered checkpoints
 
@@ -202,7 +202,7 @@ class Store(Database):
             if close_job(session, job_id, queued, State.CANCELLED, error=None, message="Cancelled before it started"):
                 return State.QUEUED
             running = (JobRow.id == job_id, JobRow.state == State.RUNNING)
-            if changed(session, update(JobRow).where(*running).values(state=State.CANCELLING)):
+            if changed_row(session, update(JobRow).where(*running).values(state=State.CANCELLING)):
                 add_events(session, job_id, [NewEvent("Cancelling: stopping training and engines")])
                 return State.RUNNING
             return State(session.scalars(select(JobRow.state).where(JobRow.id == job_id)).one())
@@ -263,7 +263,7 @@ class Store(Database):
                 "claimed_at": time.time(),
                 "lease_expires_at": None,
             }
-            if not changed(session, claimed.values(values)):
+            if not changed_row(session, claimed.values(values)):
                 return None
             add_events(session, job.id, [NewEvent(message, level=level)])
         return job.attempt + 1
