@@ -23,6 +23,7 @@ from services.commands.job_options import JobOptions, takes_job
 from services.commands.watch import JobView, round_table, sample_table
 from services.control.supervisor import Endpoint, ServeError, Supervisor
 from services.settings import Settings
+from wmss.choices import DType, EngineChoice
 from wmss.config import parse_scores
 from wmss.data.convert import FORMATS, CalculatorMarks
 from wmss.data.convert_tasks import TASK_FORMATS
@@ -43,8 +44,6 @@ BaseUrl = Annotated[
 
 
 ScoreFormat = Literal["parquet", "jsonl"]
-DType = Literal["float32", "bfloat16"]
-Engine = Literal["auto", "vllm", "torch"]
 DemoMethod = Literal["wmss", "self_improvement"]
 
 
@@ -122,7 +121,7 @@ def plan(
     file: Annotated[Path, typer.Argument(help="Self-improvement job as TOML; paths in it are relative to it.")],
     prompts: Annotated[int, typer.Option(help="Prompts of each level.", min=1, max=100_000)] = 64,
     samples: Annotated[int, typer.Option(help="Responses to each prompt.", min=1, max=4096)] = 8,
-    engine: Annotated[Engine, typer.Option(help="What draws the responses.")] = "auto",
+    engine: Annotated[EngineChoice, typer.Option(help="What draws the responses.")] = "auto",
     complexity: Annotated[
         float | None, typer.Option(help="Difficulty a, if an earlier job showed it; default: a range of it.")
     ] = None,
@@ -165,7 +164,7 @@ def score(
     max_length: Annotated[int | None, typer.Option(help="Tokens per sample; default the models' context.")] = None,
     dtype: Annotated[DType, typer.Option(help="Precision of the models.")] = "float32",
     local: Annotated[bool, typer.Option("--local", help="In this process, without a service.")] = False,
-    engine: Annotated[Engine, typer.Option(help="With --local: what computes.")] = "auto",
+    engine: Annotated[EngineChoice, typer.Option(help="With --local: what computes.")] = "auto",
     home: Home = None,
     base_url: BaseUrl = None,
 ) -> None:

@@ -16,6 +16,13 @@ Parallelism = Literal["ddp", "fsdp"]
 ActivationCheckpointing = Literal["none", "selective", "full"]
 """Which activations are kept for the backward pass: all, those of matrix products, or each block's input."""
 
+DType = Literal["float32", "bfloat16"]
+"""Precision of a model in an engine."""
+EngineChoice = Literal["auto", "vllm", "torch"]
+"""Engine in the calling process; "auto" = vLLM where it is installed, else torch."""
+TableFormat = Literal["parquet", "jsonl"]
+"""Of a downloaded table."""
+
 DEFAULT_MIXING_WEIGHT = 0.5
 """λ, the weight of the strong logits, in the paper."""
 DEFAULT_ALPHA, DEFAULT_BETA, DEFAULT_GAMMA = 0.1, 0.8, 0.1

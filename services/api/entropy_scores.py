@@ -14,6 +14,7 @@ from services.jobs.kinds import Kind
 from services.jobs.states import TERMINAL
 from services.jobs.tables import JobRow
 from services.results.scores import json_lines
+from wmss.choices import TableFormat
 from wmss.config import ScoreSpec
 from wmss.ids import SCORES, new_id
 from wmss.rounds.journal import parsed
@@ -23,7 +24,6 @@ from wmss.rounds.phases import score_phases
 router = APIRouter(prefix="/v1/entropy_scores", tags=["entropy scores"])
 
 Level = Literal["sample", "token"]
-Format = Literal["parquet", "jsonl"]
 
 
 @router.post("")
@@ -81,7 +81,7 @@ def content(
     scores_id: str,
     model: Annotated[int, Query(ge=0)] = 0,
     level: Level = "sample",
-    format: Format = "parquet",
+    format: TableFormat = "parquet",
 ) -> Response:
     """The table of one checkpoint, the first being 0: a row per sample, or per supervised token, in file order.
 

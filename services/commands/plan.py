@@ -4,7 +4,6 @@ import os
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
 
 from rich.console import Console
 from rich.markup import escape
@@ -16,6 +15,7 @@ from services.commands.score import ViewedJournal
 from services.commands.simulate import CAVEAT, check_out, html_table, write_chart
 from services.commands.watch import JobView
 from services.settings import Settings, engine_environment
+from wmss.choices import EngineChoice
 from wmss.config import JobSpec, SelfImprovementConfig, SelfImprovementMethod
 from wmss.errors import WmssError
 from wmss.ids import LOCAL, new_id
@@ -34,7 +34,7 @@ def plan(
     settings: Settings,
     console: Console,
     *,
-    engine: Literal["auto", "vllm", "torch"],
+    engine: EngineChoice,
     num_prompts: int,
     num_samples: int,
     complexity: float | None,
@@ -71,7 +71,7 @@ def _run(
     spec: JobSpec,
     settings: Settings,
     console: Console,
-    engine: Literal["auto", "vllm", "torch"],
+    engine: EngineChoice,
     num_prompts: int,
     num_samples: int,
 ) -> Pilot:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from openai import OpenAI
@@ -21,6 +21,7 @@ from services.commands import client as service
 from services.commands.watch import JobView
 from services.results.scores import json_lines
 from services.settings import Settings
+from wmss.choices import EngineChoice, TableFormat
 from wmss.config import ScoreSpec, parse_scores
 from wmss.errors import WmssError
 from wmss.ids import LOCAL, new_id
@@ -31,7 +32,6 @@ from wmss.rounds.phases import score_phases
 from wmss.rounds.scores.request import ScoreJob, run_scores
 from wmss.scoring.tables import EntropyTable, entropy_change
 
-Format = Literal["parquet", "jsonl"]
 LEVELS = {"sample": "", "token": ".tokens"}
 
 
@@ -40,7 +40,7 @@ class Output:
     """Where the tables go that the caller wants to keep."""
 
     folder: Path | None
-    format: Format
+    format: TableFormat
 
     def files(self, spec: ScoreSpec) -> dict[tuple[int, str], Path]:
         """The files to be made, by the model's place and level; raises `WmssError` if one is there already."""
@@ -83,9 +83,7 @@ def score_there(api: OpenAI, spec: ScoreSpec, output: Output, console: Console) 
     _show(console, spec, tables, files)
 
 
-def score_here(
-    spec: ScoreSpec, output: Output, settings: Settings, console: Console, *, engine: Literal["auto", "vllm", "torch"]
-) -> None:
+def score_here(spec: ScoreSpec, output: Output, settings: Settings, console: Console, *, engine: EngineChoice) -> None:
     """The same in this process. Models may be folders anywhere; scores are shared with the service of the home."""
     files = output.files(spec)
     with local_store(settings) as store:

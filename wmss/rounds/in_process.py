@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import torch
 
+from wmss.choices import DType, EngineChoice
 from wmss.errors import ConfigError, WmssError
 from wmss.rounds.before.preflight import Findings
 from wmss.rounds.journal import Artifacts
@@ -16,8 +17,6 @@ from wmss.scoring import torch_scorer, vllm_families, vllm_scorer
 from wmss.scoring.interfaces import Sampler, Scorer
 from wmss.scoring.torch_sampler import TorchSampler
 from wmss.scoring.vllm_sampler import VllmSampler
-
-DType = Literal["float32", "bfloat16"]
 
 
 @dataclass(frozen=True)
@@ -66,7 +65,7 @@ class InProcess:
         return torch_scorer.provenance(getattr(torch, self.dtype), vllm_scorer.device_here())
 
 
-def in_process(engine: Literal["auto", "vllm", "torch"], dtype: DType) -> InProcess:
+def in_process(engine: EngineChoice, dtype: DType) -> InProcess:
     """Engines in this process; "auto" = vLLM where it is installed, else torch."""
     installed = find_spec("vllm") is not None
     if engine == "vllm" and not installed:

@@ -19,7 +19,7 @@ class Record(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
 
-Kind = TypeVar("Kind", bound=Record)
+RecordKind = TypeVar("RecordKind", bound=Record)
 
 
 class Journal(Protocol):
@@ -41,7 +41,7 @@ class Journal(Protocol):
         """Tell the owner."""
 
 
-def parsed(artifacts: Artifacts, phase: str, kind: type[Kind]) -> Kind:
+def parsed(artifacts: Artifacts, phase: str, kind: type[RecordKind]) -> RecordKind:
     """The record of a phase from its stored form.
 
     Raises:
@@ -57,13 +57,13 @@ def parsed(artifacts: Artifacts, phase: str, kind: type[Kind]) -> Kind:
         ) from error
 
 
-def recorded(journal: Journal, phase: str, kind: type[Kind]) -> Kind | None:
+def recorded(journal: Journal, phase: str, kind: type[RecordKind]) -> RecordKind | None:
     """The record of a finished phase, None if it has not finished; raises as `parsed` does."""
     artifacts = journal.artifacts(phase)
     return None if artifacts is None else parsed(artifacts, phase, kind)
 
 
-def required(journal: Journal, phase: str, kind: type[Kind]) -> Kind:
+def required(journal: Journal, phase: str, kind: type[RecordKind]) -> RecordKind:
     """The record of a phase that ran before, in this attempt or an earlier one; raises as `parsed` does."""
     record = recorded(journal, phase, kind)
     assert record is not None, f"phase {phase} has not run"
@@ -73,12 +73,12 @@ def required(journal: Journal, phase: str, kind: type[Kind]) -> Kind:
 def once(
     journal: Journal,
     phase: str,
-    kind: type[Kind],
-    run: Callable[[], Kind],
+    kind: type[RecordKind],
+    run: Callable[[], RecordKind],
     *,
     done: Callable[[float], str],
-    still_valid: Callable[[Kind], bool] = lambda record: True,
-) -> Kind:
+    still_valid: Callable[[RecordKind], bool] = lambda record: True,
+) -> RecordKind:
     """Run a phase unless its record is there and still valid; `done(seconds)` is what its owner is told.
 
     Raises:

@@ -11,7 +11,7 @@ from pydantic import Field, JsonValue
 from wmss.rounds.journal import Record
 
 Count = Annotated[int, Field(ge=0)]
-Share = Annotated[float, Field(ge=0, le=1)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
 def _is_none(value: object) -> bool:
@@ -90,7 +90,7 @@ class Weighed(Record):
     num_duplicates: Count
     effective_sample_size: float = Field(ge=0)
     """1 / Σ p²."""
-    largest_share: Share
+    largest_share: Fraction
     """Largest probability of a sample."""
     term_masses: dict[str, float] | None = Field(default=None, exclude_if=_is_none)
     """Share of each term of the weighting. It and the two means are absent where no entropies were read."""
@@ -111,12 +111,12 @@ class Exported(Record):
 class Accuracy(Record):
     """Verified pass@1 of greedy answers."""
 
-    pass_at_1: Share
+    pass_at_1: Fraction
     interval_95: tuple[float, float]
     """Wilson interval."""
     num_correct: Count
     num_problems: int = Field(ge=1)
-    truncated_share: Share
+    truncated_share: Fraction
     """Answers cut at `max_new_tokens`."""
     max_new_tokens: int
 

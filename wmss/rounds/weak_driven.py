@@ -31,7 +31,7 @@ from wmss.rounds.before.preflight import examine
 from wmss.rounds.before.warnings import warnings
 from wmss.rounds.export import export_result
 from wmss.rounds.job import Checkpoint, Engines, Job, Trained, Tuned
-from wmss.rounds.journal import Journal, Kind, once, recorded, required
+from wmss.rounds.journal import Journal, RecordKind, once, recorded, required
 from wmss.rounds.phase_records import Evaluated, Exported, Scored, Validated, Weighed
 from wmss.rounds.phases import in_round, needs_engine, num_epochs, num_rounds, phases_of, weak_driven_phases
 from wmss.rounds.scores.cache import Evaluations, Scores, record_scores
@@ -79,7 +79,7 @@ class _Stage:
     engines: Engines
     journal: Journal
 
-    def once(self, phase: str, kind: type[Kind], run: Callable[[], Kind]) -> Kind:
+    def once(self, phase: str, kind: type[RecordKind], run: Callable[[], RecordKind]) -> RecordKind:
         """Run a phase unless it is recorded."""
         done = partial(messages.phase_done, phases_of(self.job.spec), phase)
         return once(self.journal, phase, kind, run, done=done)

@@ -13,7 +13,7 @@ from wmss.config import Hyperparameters
 from wmss.data.dataset import Sample
 from wmss.data.tokenization import tokenize_samples
 from wmss.tasks.arithmetic import make_problems
-from wmss.tasks.fitting import Progress, fit, small_qwen3
+from wmss.tasks.fitting import StepProgress, fit, small_qwen3
 
 CHAT_TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
@@ -52,7 +52,7 @@ def make_base_model(
     num_steps: int = 300,
     batch_size: int = 48,
     seed: int = 0,
-    progress: Progress | None = None,
+    progress: StepProgress | None = None,
 ) -> None:
     """Train the base checkpoint and save it to `folder`; `progress(step, num_steps, loss)` is called every step."""
     torch.manual_seed(seed)

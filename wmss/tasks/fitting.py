@@ -12,7 +12,7 @@ from wmss.training.batches import collate
 from wmss.training.branches import Branches
 from wmss.training.optim import make_optimizer, make_schedule
 
-Progress = Callable[[int, int, float], None]
+StepProgress = Callable[[int, int, float], None]
 """progress(step, num_steps, loss), called after every step."""
 
 
@@ -45,7 +45,7 @@ def fit(
     batch_size: int,
     num_steps: int,
     seed: int,
-    progress: Progress | None = None,
+    progress: StepProgress | None = None,
 ) -> None:
     """`num_steps` optimizer steps on `samples`, epoch after epoch, with a new optimizer; updates `model` in place.
 

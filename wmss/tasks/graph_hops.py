@@ -30,7 +30,7 @@ from wmss.config import Hyperparameters
 from wmss.data.dataset import Sample
 from wmss.data.tokenization import tokenize_samples
 from wmss.records import TokenizedSample
-from wmss.tasks.fitting import Progress, small_qwen3, steps
+from wmss.tasks.fitting import StepProgress, small_qwen3, steps
 from wmss.training.batches import collate
 
 NUM_NODES = 8
@@ -102,7 +102,7 @@ def make_base(
     seed: int = 0,
     until: float = BASE_SUCCESS,
     max_steps: int = 2000,
-    progress: Progress | None = None,
+    progress: StepProgress | None = None,
 ) -> list[float]:
     """Train a Qwen3-shaped model of 98,000 parameters on all levels alike until it succeeds on level 1; save it.
 

@@ -63,7 +63,7 @@ from wmss.rounds.improvement.round_records import (
     VerifiedResponses,
 )
 from wmss.rounds.job import Checkpoint, Engines, Job
-from wmss.rounds.journal import Journal, Kind, Record, once, recorded, required
+from wmss.rounds.journal import Journal, Record, RecordKind, once, recorded, required
 from wmss.rounds.messages import phase_done
 from wmss.rounds.phase_records import Exported
 from wmss.rounds.phases import IMPROVEMENT_ROUND, in_round, phases_of
@@ -115,7 +115,7 @@ class _Loop:
     engines: Engines
     journal: Journal
 
-    def once(self, phase: str, kind: type[Kind], run: Callable[[], Kind]) -> Kind:
+    def once(self, phase: str, kind: type[RecordKind], run: Callable[[], RecordKind]) -> RecordKind:
         """Run a phase unless its record is already there."""
         return once(self.journal, phase, kind, run, done=partial(phase_done, phases_of(self.job.spec), phase))
 

@@ -9,7 +9,7 @@ from pydantic import Field
 from wmss.core.levels import LevelState, Purpose
 from wmss.rounds.job import StoredCheckpoint, Trained
 from wmss.rounds.journal import Artifacts, Record, parsed
-from wmss.rounds.phase_records import Count, Share
+from wmss.rounds.phase_records import Count, Fraction
 from wmss.rounds.phases import kind_and_round
 from wmss.theory import LoopLabel, LoopReading, RoundOutcome
 from wmss.training.run import ModelSource
@@ -41,7 +41,7 @@ class LevelCount(Record):
     num_sampled: Count
     num_accepted: Count
     """Found correct, before selection."""
-    interval_90: tuple[Share, Share] | None
+    interval_90: tuple[Fraction, Fraction] | None
     """Of the acceptance; null where nothing was sampled."""
     num_truncated: Count
     num_distinct: Count
@@ -56,11 +56,11 @@ class LevelScore(Record):
     level: Count
     """0 = all levels together."""
     num_tasks: int = Field(ge=1)
-    pass_at_1: Share
+    pass_at_1: Fraction
     """Mean over tasks of the share of correct responses."""
     standard_error: float = Field(ge=0)
     """Of pass@1, over tasks: the responses to one task are not independent."""
-    pass_at_k: Share
+    pass_at_k: Fraction
     """Share of tasks with a correct response among all of theirs."""
 
 

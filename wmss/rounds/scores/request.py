@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Literal
 
+from wmss.choices import DType, EngineChoice
 from wmss.config import MaxLength, ScoreSpec, parse_scores
 from wmss.data.tokenization import load_tokenized, save_tokenized
 from wmss.errors import raise_all
@@ -17,7 +17,7 @@ from wmss.records import CheckpointDigests
 from wmss.rounds import messages
 from wmss.rounds.before.figures import file_figures
 from wmss.rounds.before.preflight import examine_scores
-from wmss.rounds.in_process import DType, PassingJournal, in_process
+from wmss.rounds.in_process import PassingJournal, in_process
 from wmss.rounds.job import ScoringEngines
 from wmss.rounds.journal import Journal, once, required
 from wmss.rounds.phase_records import RequestScored, RequestValidated
@@ -118,7 +118,7 @@ def score_file(
     file: str | Path,
     checkpoint: str | Path,
     *,
-    engine: Literal["auto", "vllm", "torch"] = "auto",
+    engine: EngineChoice = "auto",
     dtype: DType = "float32",
     max_length: MaxLength = "auto",
     tokens: str | Path | None = None,
