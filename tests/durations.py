@@ -43,6 +43,8 @@ class Durations:
         self._seconds[report.nodeid] += report.duration
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        if not self._seconds:
+            return
         lines = FILE.read_text(encoding="utf-8").splitlines() if FILE.exists() else []
         known = {name: float(seconds) for seconds, _, name in (line.partition("\t") for line in lines)}
         ranked = sorted((known | self._seconds).items(), key=lambda item: -item[1])
