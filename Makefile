@@ -17,6 +17,8 @@ FAST      := $(wildcard tests/test_*.py) $(addprefix tests/,core data docs servi
 
 export OMP_NUM_THREADS ?= 1
 export HF_HUB_OFFLINE ?= 1
+# A test run starts some 200 processes that import the same modules.
+unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-units test-stack test-fast test-slow check serve bench clean lock
@@ -66,6 +68,6 @@ lock: $(VENV)/ready ## resolve pyproject.toml and rewrite requirements/*.lock
 # The stamp holds the lock it was made from, so the environment is rebuilt when the lock has changed, and only then.
 $(VENV)/ready: $(LOCK) $(OLDEST) pyproject.toml requirements/install.py
 	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) is not installed; install it or say PYTHON=..."; exit 1; }
-	@cmp -s $(LOCK) $@ || { echo "setup: $(VENV), 3 GB, in a minute or two"; rm -rf $(VENV); $(PYTHON) -m venv $(VENV); }
+	@cmp -s $(LOCK) $@ || { echo "setup: $(VENV), 3 GB, in about two minutes"; rm -rf $(VENV); $(PYTHON) -m venv $(VENV); }
 	@$(BIN)/python requirements/install.py $(LOCK) $(OLDEST)
 	@cp $(LOCK) $@

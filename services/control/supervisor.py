@@ -34,6 +34,8 @@ PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
 START_TIMEOUT_S = 120.0
 STOP_TIMEOUT_S = 5.0
+MAX_RAY_STARTS = 3
+"""Ray's head ends by itself where its agents take more than 15 s to start, as on a slow or busy machine."""
 MAX_SOCKET_ROOT = 40
 """Ray's socket paths add some 65 characters to its temp folder, and Linux allows 107."""
 
@@ -170,6 +172,17 @@ class Supervisor:
         if len(str(temp_dir)) > MAX_SOCKET_ROOT:
             temp_dir = Path(tempfile.mkdtemp(prefix="wmss-ray-", dir="/tmp"))
             self._cleanup.callback(shutil.rmtree, temp_dir, ignore_errors=True)
+        for attempt in range(1, MAX_RAY_STARTS):
+            try:
+                return self._start_ray_head(token_path, temp_dir)
+            except ServeError as error:
+                if self._ray is None or self._ray.poll() is None:
+                    raise
+                logger.warning("%s; starting it again (%d of %d)", error, attempt + 1, MAX_RAY_STARTS)
+                self._stop_children()
+        return self._start_ray_head(token_path, temp_dir)
+
+    def _start_ray_head(self, token_path: Path, temp_dir: Path) -> str:
         gcs, dashboard, agent, client = (free_port() for _ in range(4))
         self._ray = self._spawn(
             "ray",
@@ -192,7 +205,9 @@ class Supervisor:
         )
         self._ray_address = f"127.0.0.1:{gcs}"
         url = f"http://127.0.0.1:{dashboard}"
-        self._wait_for("the Ray head", self._ray, lambda: _answers(url), "ray.log")
+        # The dashboard answers before the node can run anything, and also when the node could not start.
+        node_url = f"http://127.0.0.1:{agent}/api/local_raylet_healthz"
+        self._wait_for("the Ray head", self._ray, lambda: _answers(url) and _answers(node_url), "ray.log")
         return url
 
     def _start_api(self, environment: dict[str, str]) -> subprocess.Popen[bytes]:
