@@ -21,7 +21,8 @@ def stack(tmp_path_factory, request):
         shutil.copytree(checkpoints[name], home / "models" / name)
     # As in the image, which has no C++ compiler; the cache holds nothing that one made before.
     without_compiler = {"CXX": "no-compiler", "TORCHINDUCTOR_CACHE_DIR": str(home / "inductor")}
-    running = start(home, WMSS_CHAT_IDLE_S="20", **without_compiler)
+    # A third engine, so that those of the two models stay from one job to the next.
+    running = start(home, WMSS_CHAT_IDLE_S="20", WMSS_MAX_ENGINES="3", **without_compiler)
     yield running
     stop(running)
 

@@ -10,7 +10,7 @@ import torch
 from services.chat.chat_store import ChatState, ChatStore
 from services.jobs.store import Store
 from services.settings import Settings
-from tests.integration.stack import WMSS, submit, wait_for, wait_for_end
+from tests.integration.stack import PATIENCE, WMSS, submit, wait_for, wait_for_end
 from wmss.models.loading import load_model, load_tokenizer
 from wmss.records import STRONG_FOLDER
 
@@ -99,7 +99,7 @@ def test_streaming_completions_and_refusals(stack):
 
 def test_chat_on_the_command_line(stack):
     command = [*WMSS, "chat", "qwen3_other", QUESTION[0]["content"], "--temperature", "0", "--max-tokens", "12"]
-    run = subprocess.run(command, env=stack.environment, capture_output=True, text=True, timeout=120)
+    run = subprocess.run(command, env=stack.environment, capture_output=True, text=True, timeout=PATIENCE * 120)
     assert run.returncode == 0, run.stderr
     assert run.stdout.rstrip("\n") == ask(stack, "qwen3_other").choices[0].message.content.rstrip("\n")
     talk = subprocess.run(
@@ -108,7 +108,7 @@ def test_chat_on_the_command_line(stack):
         input="3 + 4 = ?\nand 5?\n",
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=PATIENCE * 120,
     )
     assert talk.returncode == 0, talk.stderr
     assert talk.stdout.count("> ") == 3

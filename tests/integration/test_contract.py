@@ -13,7 +13,7 @@ import httpx
 import openai
 import pytest
 
-from tests.integration.stack import ATTACH, wait_for
+from tests.integration.stack import ATTACH, PATIENCE, wait_for
 
 pytestmark = pytest.mark.stack
 
@@ -213,6 +213,6 @@ def test_errors_are_typed_and_name_the_field(client, job, training_file):
 @pytest.mark.skipif(not OLDEST.is_dir(), reason=f"the oldest client is not in {OLDEST}; `make test` installs it")
 def test_the_oldest_client_keeps_the_same_contract(oldest_run):
     """Last in this file: it began with the first test."""
-    output, _ = oldest_run.communicate(timeout=400)
+    output, _ = oldest_run.communicate(timeout=PATIENCE * 400)
     assert oldest_run.returncode == 0, output
     assert "passed" in output

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from services.commands import client as service
-from tests.integration.stack import WMSS, children_of, matching, messages, wait_for_end, wmss
+from tests.integration.stack import PATIENCE, WMSS, children_of, matching, messages, wait_for_end, wmss
 from tests.rounds.echo import MAX_NEW_TOKENS, make_echo_base, make_tasks
 from wmss.models.loading import load_model
 from wmss.verifiers.sandbox.availability import sandbox_refusals
@@ -75,7 +75,7 @@ def undisturbed(stack, task_files):
     )
     assert "at most 2 rounds of" in wmss(stack, "check", str(job_file), "--home", str(stack.home))
     command = [*WMSS, "submit", str(job_file), "--watch"]
-    run = subprocess.run(command, env=stack.environment, capture_output=True, text=True, timeout=400)
+    run = subprocess.run(command, env=stack.environment, capture_output=True, text=True, timeout=PATIENCE * 400)
     assert run.returncode == 0, run.stdout + run.stderr
     assert "no further round" in run.stdout
     return run.stdout.split()[0]
@@ -160,7 +160,7 @@ def shoot(stack, job_id, victims):
     """Kill, in each phase once, one of its victims; returns the phases it was done in: one of a tiny model may be over
     before anybody is found."""
     rng, left, killed = random.Random(1), dict(victims), []
-    deadline = time.monotonic() + 400
+    deadline = time.monotonic() + PATIENCE * 400
     while left and time.monotonic() < deadline:
         phases = {phase["name"]: phase["status"] for phase in service.phases(stack.client, job_id)}
         for name in [name for name in left if phases.get(name) == "finished"]:

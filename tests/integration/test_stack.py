@@ -27,6 +27,7 @@ from transformers import GraniteConfig, GraniteForCausalLM
 from services.commands import client as service
 from services.control.supervisor import free_port
 from tests.integration.stack import (
+    PATIENCE,
     WMSS,
     messages,
     metrics,
@@ -98,7 +99,7 @@ def test_wmss_job_from_the_command_line_to_an_exported_model(stack, files, tmp_p
         """
     )
     command = [*WMSS, "submit", str(job_file), "--watch"]
-    run = subprocess.run(command, env=stack.environment, capture_output=True, text=True, timeout=400)
+    run = subprocess.run(command, env=stack.environment, capture_output=True, text=True, timeout=PATIENCE * 400)
     assert run.returncode == 0, run.stdout + run.stderr
     assert "entropy weak → strong" in run.stdout
     [job] = [job for job in stack.client.fine_tuning.jobs.list() if (job.metadata or {}).get("purpose") == "test"]
@@ -254,7 +255,7 @@ def test_job_that_fails_says_why(stack, files):
     assert (job.error.code, job.error.param) == ("invalid_file", "training_file")
     assert "0 supervised tokens" in job.error.message
     command = [*WMSS, "watch", failing]
-    run = subprocess.run(command, env=stack.environment, capture_output=True, text=True, timeout=60)
+    run = subprocess.run(command, env=stack.environment, capture_output=True, text=True, timeout=PATIENCE * 60)
     assert run.returncode == 1
     assert "0 supervised tokens" in run.stderr
 
@@ -288,7 +289,9 @@ def save_granite(folder, *, tokenizer_from):
 def test_command_line_refusals(stack, files):
     def refused(*arguments, **environment):
         command = [*WMSS, *(str(argument) for argument in arguments)]
-        run = subprocess.run(command, env=stack.environment | environment, capture_output=True, text=True, timeout=60)
+        run = subprocess.run(
+            command, env=stack.environment | environment, capture_output=True, text=True, timeout=PATIENCE * 60
+        )
         assert run.returncode != 0
         return run.stderr
 

@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.integration.stack import WMSS, submit, wait_for_end
+from tests.integration.stack import PATIENCE, WMSS, submit, wait_for_end
 
 pytestmark = pytest.mark.stack
 
@@ -201,7 +201,7 @@ def test_wrong_command(stack, tmp_path, arguments, content, remedy):
     before = sorted((stack.home / "models").iterdir())
     environment = stack.environment | {"PYTHONPATH": os.getcwd()}
     run = subprocess.run(
-        [*WMSS, *arguments], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120
+        [*WMSS, *arguments], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=PATIENCE * 120
     )
     assert run.returncode == 1
     assert run.stderr.startswith("error ")
