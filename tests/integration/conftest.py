@@ -21,8 +21,9 @@ def stack(tmp_path_factory, request):
         shutil.copytree(checkpoints[name], home / "models" / name)
     # As in the image, which has no C++ compiler; the cache holds nothing that one made before.
     without_compiler = {"CXX": "no-compiler", "TORCHINDUCTOR_CACHE_DIR": str(home / "inductor")}
-    # A third engine, so that those of the two models stay from one job to the next.
-    running = start(home, WMSS_CHAT_IDLE_S="20", WMSS_MAX_ENGINES="3", **without_compiler)
+    # Engines of the two models stay from one job to the next; an idle one is evicted when its place is needed.
+    engines = {"WMSS_MAX_ENGINES": "3", "WMSS_ENGINE_IDLE_S": "1800"}
+    running = start(home, WMSS_CHAT_IDLE_S="20", **engines, **without_compiler)
     yield running
     stop(running)
 

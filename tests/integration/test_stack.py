@@ -217,8 +217,10 @@ def test_cancel_during_training_frees_workers(stack, files):
     assert [e for e in metrics(stack, job_id) if e["step"] >= 3]
 
 
-def test_cancel_during_scoring_frees_the_engine(stack, files):
-    method = {"type": "wmss", "wmss": {"weak_model": "qwen3_other", "strong_model": "qwen3"}}
+def test_cancel_during_scoring_frees_the_engine(stack, files, checkpoints):
+    # A model that no other test uses, whose engine is not there yet.
+    shutil.copytree(checkpoints["qwen3_wide"], stack.home / "models" / "qwen3_wide")
+    method = {"type": "wmss", "wmss": {"weak_model": "qwen3_wide", "strong_model": "qwen3"}}
     # Other data than any test before, or the scores would come from the cache.
     write_jsonl(make_problems(96, seed=77), files / "train.jsonl")
     before = engines(stack)
