@@ -14,8 +14,8 @@ import sysconfig
 from collections.abc import Callable
 from pathlib import Path
 
-TORCH_CPU_INDEX = os.environ.get("TORCH_CPU_INDEX", "https://download.pytorch.org/whl/cpu")
-"""Asked for torch's CPU build, which is not on the public package index, if the configured places do not have it."""
+TORCH_CPU_INDEX = os.environ["TORCH_CPU_INDEX"]
+"""Index of torch's CPU build, named by the Makefile; asked if the configured places do not have that build."""
 VENV = Path(sys.prefix)
 UV_NAMES = {
     "index-url": "UV_DEFAULT_INDEX",
