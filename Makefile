@@ -39,7 +39,7 @@ test-units: $(VENV)/ready ## run what needs no running service
 	$(PYTEST) --ignore tests/integration $(ALL_CORES)
 
 test-stack: $(VENV)/ready ## run what needs a running service (Ray, vLLM), on two services at a time
-	$(PYTEST) tests/integration --numprocesses 2 --dist loadfile --timeout 1800
+	$(PYTEST) tests/integration --numprocesses 2 --dist loadfile
 
 test-fast: $(VENV)/ready ## run the tests of a few seconds each: no engine, no service, no PostgreSQL
 	$(PYTEST) $(FAST) $(ALL_CORES)

@@ -6,8 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.stack import ATTACH, attach, start, stop
+from tests.integration.stack import ATTACH, PATIENCE, attach, start, stop
 from wmss.tasks.arithmetic import make_problems, write_jsonl
+
+
+def pytest_collection_modifyitems(items):
+    """Longer than the deadlines in a test of a running service, so that these say what did not come."""
+    for item in items:
+        if item.get_closest_marker("stack") and not item.get_closest_marker("timeout"):
+            item.add_marker(pytest.mark.timeout(PATIENCE * 450))
 
 
 @pytest.fixture(scope="session")

@@ -243,10 +243,10 @@ def cancelled_within(stack, job_id, seconds, *, engine="no engine"):
     assert job.status == "cancelled"
     wait_for(
         lambda: not stack.find("ray::RayTrainWorker") and not stack.find(f"ray::ServeReplica:{engine}"),
-        timeout_s=seconds - (time.monotonic() - started),
+        timeout_s=seconds,
         what="workers and engines gone",
     )
-    print(f"cancelled, with workers and engines gone, in {time.monotonic() - started:.1f} s")
+    assert time.monotonic() - started < seconds, "cancelled, with workers and engines gone, but late"
 
 
 def test_job_that_fails_says_why(stack, files):

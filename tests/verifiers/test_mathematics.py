@@ -105,7 +105,7 @@ def test_time_runs_out_at_the_limit(math_verifier):
     start = time.monotonic()
     [verdict] = math_verifier.verify([(HALF, HOSTILE[0])], progress=no_progress)
     assert (verdict.label, verdict.detail) == ("timeout", "time")
-    assert time.monotonic() - start < 2.0 + 10
+    assert time.monotonic() - start < 2.0 + 2.0
 
 
 def test_workers_load_no_torch_and_see_no_secret(monkeypatch):
