@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 from pathlib import Path
 
 import pytest
@@ -32,7 +33,7 @@ def stack(tmp_path_factory, request):
     engines = {"WMSS_MAX_ENGINES": "3", "WMSS_ENGINE_IDLE_S": "1800"}
     running = start(home, WMSS_CHAT_IDLE_S="20", **engines, **without_compiler)
     yield running
-    stop(running)
+    stop(running, signal.SIGINT)  # as Ctrl-C does; the service on PostgreSQL is stopped by SIGTERM
 
 
 @pytest.fixture(scope="session")

@@ -1,8 +1,10 @@
-"""Run as a Ray job: score a file of samples on two replicas while somebody kills them, and save the table.
+"""Run as a Ray job: score a file of samples on two replicas, in peace and while somebody kills them.
 
-python -m tests.integration.score_under_fire CHECKPOINT SAMPLES.parquet RESULT.parquet PROGRESS [engine]
+python -m tests.integration.score_under_fire CHECKPOINT FOLDER [engine]
 
-With `engine` each engine is a process of its own below its replica, as engines of several GPUs are.
+Reads FOLDER/samples.parquet; writes FOLDER/undisturbed.parquet, FOLDER/disturbed.parquet and, during the second run,
+how many samples are done to FOLDER/done. With `engine` each engine is a process of its own below its replica, as
+engines of several GPUs are.
 """
 
 import sys
@@ -36,18 +38,15 @@ class Told:
 
 
 if __name__ == "__main__":
-    checkpoint, samples, result, told = (Path(argument) for argument in sys.argv[1:5])
-    if sys.argv[5:] == ["engine"]:
+    checkpoint, folder = (Path(argument) for argument in sys.argv[1:3])
+    if sys.argv[3:] == ["engine"]:
         FIXED_ENVIRONMENT["VLLM_ENABLE_V1_MULTIPROCESSING"] = "1"
     ray.init(address="auto")
     handle = deploy_scorer("under-fire", checkpoint, max_length=256, use_gpu=False, num_replicas=NUM_REPLICAS)
+    scorer, samples = ServeScorer(handle, num_replicas=NUM_REPLICAS), load_tokenized(folder / "samples.parquet")
     try:
-        table = score_samples(
-            load_tokenized(samples),
-            ServeScorer(handle, num_replicas=NUM_REPLICAS),
-            batch_tokens=4096,
-            progress=Told(told),
-        )
-        table.save(result)
+        score_samples(samples, scorer, batch_tokens=4096).save(folder / "undisturbed.parquet")
+        told = Told(folder / "done")
+        score_samples(samples, scorer, batch_tokens=4096, progress=told).save(folder / "disturbed.parquet")
     finally:
         serve.delete("under-fire")

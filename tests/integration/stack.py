@@ -183,10 +183,20 @@ def wait_for_step(stack, job_id, step):
     wait_for(reached, timeout_s=120, what=f"step {step}")
 
 
-def wmss(stack, *arguments):
-    """What a `wmss` command prints."""
+def call(stack, *arguments, timeout_s=60, code=0, environment=None, **options):
+    """Run a `wmss` command to its end, which must have this exit code; `options` go to `subprocess.run`."""
     run = subprocess.run(
-        [*WMSS, *arguments], env=stack.environment, capture_output=True, text=True, timeout=PATIENCE * 60
+        [*WMSS, *map(str, arguments)],
+        env=stack.environment | (environment or {}),
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE * timeout_s,
+        **options,
     )
-    assert run.returncode == 0, run.stdout + run.stderr
-    return run.stdout
+    assert run.returncode == code, run.stdout + run.stderr
+    return run
+
+
+def wmss(stack, *arguments, **options):
+    """What a `wmss` command prints."""
+    return call(stack, *arguments, **options).stdout

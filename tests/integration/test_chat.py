@@ -1,6 +1,5 @@
 """Talking to models through the running service: the right weights answer, on real vLLM behind Ray Serve."""
 
-import subprocess
 import time
 
 import openai
@@ -10,7 +9,7 @@ import torch
 from services.chat.chat_store import ChatState, ChatStore
 from services.jobs.store import Store
 from services.settings import Settings
-from tests.integration.stack import PATIENCE, WMSS, submit, wait_for, wait_for_end
+from tests.integration.stack import submit, wait_for, wait_for_end, wmss
 from wmss.models.loading import load_model, load_tokenizer
 from wmss.records import STRONG_FOLDER
 
@@ -98,20 +97,10 @@ def test_streaming_completions_and_refusals(stack):
 
 
 def test_chat_on_the_command_line(stack):
-    command = [*WMSS, "chat", "qwen3_other", QUESTION[0]["content"], "--temperature", "0", "--max-tokens", "12"]
-    run = subprocess.run(command, env=stack.environment, capture_output=True, text=True, timeout=PATIENCE * 120)
-    assert run.returncode == 0, run.stderr
-    assert run.stdout.rstrip("\n") == ask(stack, "qwen3_other").choices[0].message.content.rstrip("\n")
-    talk = subprocess.run(
-        [*WMSS, "chat", "qwen3_other", "--max-tokens", "4"],
-        env=stack.environment,
-        input="3 + 4 = ?\nand 5?\n",
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE * 120,
-    )
-    assert talk.returncode == 0, talk.stderr
-    assert talk.stdout.count("> ") == 3
+    answer = wmss(stack, "chat", "qwen3_other", QUESTION[0]["content"], "--temperature", "0", "--max-tokens", "12")
+    assert answer.rstrip("\n") == ask(stack, "qwen3_other").choices[0].message.content.rstrip("\n")
+    talk = wmss(stack, "chat", "qwen3_other", "--max-tokens", "4", input="3 + 4 = ?\nand 5?\n")
+    assert talk.count("> ") == 3
 
 
 def test_a_model_in_use_is_not_replaced_and_an_idle_engine_leaves(stack, chat_store):

@@ -1,7 +1,7 @@
 """The stock `openai` client against the running service: every call it has for what we offer, and its errors.
 
 The client builds its objects without checking them, so the tests read the fields that its users read. They run twice:
-with the installed client, and in a process of its own with the oldest one that works.
+with the installed client, and in a process of its own with the oldest one that works. Both read the same finished job.
 """
 
 import os
@@ -20,21 +20,8 @@ pytestmark = pytest.mark.stack
 OLDEST = Path(sys.prefix) / "openai-oldest"
 """Where `make` installs requirements/openai-oldest.lock."""
 SUITE = f"contract-{openai.__version__}"
-
-
-@pytest.fixture(scope="module", autouse=True)
-def oldest_run(stack):
-    """Everything below once more, at the same time, in a process that imports the oldest client."""
-    if ATTACH in os.environ or not OLDEST.is_dir():
-        yield None
-        return
-    environment = stack.environment | {ATTACH: str(stack.home), "PYTHONPATH": f"{OLDEST}:{Path.cwd()}"}
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__]
-    process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    yield process
-    if process.poll() is None:
-        process.kill()
-        process.communicate()
+FINISHED = "WMSS_TEST_FINISHED_JOB"
+"""Variable with the finished job of the run with the newest client, for the run with the oldest one."""
 
 
 @pytest.mark.skipif(ATTACH not in os.environ, reason="this is the run with the newest client")
@@ -56,14 +43,16 @@ def training_file(client, files):
 @pytest.fixture(scope="module")
 def job(client, training_file):
     """A small job that has succeeded."""
+    if FINISHED in os.environ:
+        return client.fine_tuning.jobs.retrieve(os.environ[FINISHED])
     knobs = {"batch_size": 16, "n_epochs": 2, "max_steps": 8}
     job = client.fine_tuning.jobs.create(
         model="qwen3",
         training_file=training_file.id,
         method={"type": "supervised", "supervised": {"hyperparameters": knobs}},
-        suffix=SUITE,
+        suffix="contract",
         seed=7,
-        metadata={"suite": SUITE},
+        metadata={"suite": "contract"},
         extra_body={"checkpointing": {"every_steps": 4}},
     )
     assert job.status in ("queued", "running")
@@ -88,22 +77,22 @@ def test_files(client, training_file, files):
     assert caught.value.param == "file_id"
 
 
-def test_finished_job(client, job, training_file):
+def test_finished_job(client, job, files):
     assert (job.object, job.status, job.model, job.seed) == ("fine_tuning.job", "succeeded", "qwen3", 7)
-    assert job.fine_tuned_model == f"ft:qwen3:{SUITE}:{job.id}"
-    assert job.training_file == training_file.id
+    assert job.fine_tuned_model == f"ft:qwen3:contract:{job.id}"
+    assert client.files.content(job.training_file).content == (files / "train.jsonl").read_bytes()
     assert job.finished_at >= job.created_at
     assert job.trained_tokens > 0
     assert job.error is None
     assert job.method.type == "supervised"
     assert job.method.supervised.hyperparameters.n_epochs == 2
-    assert job.metadata == {"suite": SUITE}
+    assert job.metadata == {"suite": "contract"}
     assert job.fine_tuned_model in [model.id for model in client.models.list()]
     assert client.models.retrieve(job.fine_tuned_model).owned_by == job.id
 
 
 def test_lists_page_and_filter(client, job, training_file):
-    first = client.fine_tuning.jobs.list(limit=1, metadata={"suite": SUITE})
+    first = client.fine_tuning.jobs.list(limit=1, metadata={"suite": "contract"})
     assert [listed.id for listed in first.data] == [job.id]
     more = [
         client.fine_tuning.jobs.create(model="qwen3", training_file=training_file.id, metadata={"n": str(n)}).id
@@ -211,8 +200,10 @@ def test_errors_are_typed_and_name_the_field(client, job, training_file):
 
 @pytest.mark.skipif(ATTACH in os.environ, reason="this is the run with the oldest client")
 @pytest.mark.skipif(not OLDEST.is_dir(), reason=f"the oldest client is not in {OLDEST}; `make test` installs it")
-def test_the_oldest_client_keeps_the_same_contract(oldest_run):
-    """Last in this file: it began with the first test."""
-    output, _ = oldest_run.communicate(timeout=PATIENCE * 400)
-    assert oldest_run.returncode == 0, output
-    assert "passed" in output
+def test_the_oldest_client_keeps_the_same_contract(stack, job):
+    """Everything above once more, in a process that imports the oldest client."""
+    place = {ATTACH: str(stack.home), FINISHED: job.id, "PYTHONPATH": f"{OLDEST}:{Path.cwd()}"}
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__]
+    run = subprocess.run(command, env=stack.environment | place, capture_output=True, text=True, timeout=PATIENCE * 200)
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert "passed" in run.stdout

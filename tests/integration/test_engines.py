@@ -74,26 +74,25 @@ def errors(rows, samples, exact):
 
 @pytest.fixture(scope="module")
 def under_fire(stack, checkpoints, tmp_path_factory):
-    """Scores many samples; `shoot(stack)` is called each time another share of them is done."""
-    folder = tmp_path_factory.mktemp("fire")
+    """Scores many samples, in peace and while one of `kill(stack)` is killed each time another share of them is done;
+    returns both tables."""
 
-    def run(num_samples, *how, kill=None, shots=0):
-        samples, told = folder / f"{num_samples}.parquet", folder / "done"
-        if not samples.is_file():
-            save_tokenized(ragged(num_samples, seed=5, longest=120), samples)
+    def run(num_samples, *how, kill, shots):
+        folder = tmp_path_factory.mktemp("fire")
+        save_tokenized(ragged(num_samples, seed=5, longest=120), folder / "samples.parquet")
+        told = folder / "done"
         told.write_text("0")
-        result = folder / "result.parquet"
-        arguments = map(str, (checkpoints["qwen3"], samples, result, told, *how))
+        arguments = map(str, (checkpoints["qwen3"], folder, *how))
         job = stack.submit_on_ray("tests.integration.score_under_fire", *arguments)
         rng = random.Random(1)
         for shot in range(shots):
             done = num_samples * (shot + rng.random()) / (shots + 1)
-            wait_for(lambda done=done: int(told.read_text() or 0) > done, timeout_s=300, what=f"{done} samples")
+            wait_for(lambda done=done: int(told.read_text() or 0) > done, timeout_s=600, what=f"{done} samples")
             time.sleep(rng.random())
             victim = rng.choice(wait_for(lambda: kill(stack), timeout_s=60, what="somebody to kill"))
             victim.kill()
         stack.await_on_ray(job, timeout_s=540)
-        return EntropyTable.load(result)
+        return [EntropyTable.load(folder / f"{name}.parquet") for name in ("disturbed", "undisturbed")]
 
     return run
 
@@ -114,16 +113,16 @@ def equal(table, other):
 
 
 def test_scores_survive_the_death_of_a_replica(under_fire):
-    undisturbed = under_fire(2_000)
-    equal(under_fire(2_000, kill=replicas, shots=1), undisturbed)
+    equal(*under_fire(2_000, kill=replicas, shots=1))
 
 
 @pytest.mark.slow
 def test_twenty_thousand_scores_survive_the_deaths_of_replicas_and_of_engines(under_fire):
     """Three replicas, then three engine processes below their replicas, at random moments; 20,000 each time."""
-    undisturbed = under_fire(20_000)
-    equal(under_fire(20_000, kill=replicas, shots=3), undisturbed)
-    equal(under_fire(20_000, "engine", kill=engine_processes, shots=3), undisturbed)
+    by_replicas, undisturbed = under_fire(20_000, kill=replicas, shots=3)
+    equal(by_replicas, undisturbed)
+    for table in under_fire(20_000, "engine", kill=engine_processes, shots=3):
+        equal(table, undisturbed)
 
 
 def test_three_checkpoints_take_turns_where_one_engine_fits(stack, checkpoints, tmp_path):

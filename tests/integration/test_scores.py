@@ -1,7 +1,7 @@
 """Entropy scores as a product of their own, on the running service: HTTP, the command line, vLLM on Serve."""
 
 import json
-import subprocess
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from services.commands import client as service
-from tests.integration.stack import WMSS, wait_for
+from tests.integration.stack import wait_for, wmss
 from wmss.config import parse_scores
 from wmss.data.dataset import read_samples
 from wmss.data.tokenization import tokenize_samples
@@ -76,8 +76,8 @@ def test_tables_over_http_are_those_of_torch(stack, scored, samples, tmp_path):
 def test_the_same_question_is_answered_without_an_engine_and_as_lines(stack, scored, files, tmp_path):
     """On the command line, which tells what it did."""
     before = {engine.pid for engine in stack.find("ScorerReplica")}
-    command = [*WMSS, "score", files / "train.jsonl", *MODELS, "--tokens", "--out", tmp_path, "--format", "jsonl"]
-    said = subprocess.run(command, env=stack.environment, capture_output=True, text=True, check=True).stdout
+    options = ("--tokens", "--out", tmp_path, "--format", "jsonl")
+    said = wmss(stack, "score", files / "train.jsonl", *MODELS, *options, timeout_s=300)
     assert "from the cache" in said and "mean ΔH" in said
     newest = stack.client.get("/entropy_scores", cast_to=object)["data"][0]
     assert [result["num_tokens_scored"] for result in newest["results"]] == [0, 0]
@@ -93,13 +93,14 @@ def test_the_same_question_is_answered_without_an_engine_and_as_lines(stack, sco
             assert [json.loads(line) for line in lines] == pq.read_table(table).to_pylist()
 
 
-def test_a_running_request_is_cancelled_and_what_is_scored_stays(stack, tmp_path):
+def test_a_running_request_is_cancelled_and_what_is_scored_stays(stack, checkpoints, tmp_path):
     write_jsonl(make_problems(300, seed=5), tmp_path / "other.jsonl")
-    # Other engines than those that are there: the second one's start leaves the time to cancel.
-    scores_id = ask(stack, tmp_path / "other.jsonl", max_length=200)
+    # A model that no other test uses: its engine's start leaves the time to cancel.
+    shutil.copytree(checkpoints["llama"], stack.home / "models" / "llama")
+    scores_id = ask(stack, tmp_path / "other.jsonl", models=["qwen3", "llama"])
     path = f"/entropy_scores/{scores_id}"
     wait_for(lambda: stack.client.get(path, cast_to=object)["results"], timeout_s=300, what="score_1")
-    subprocess.run([*WMSS, "cancel", scores_id], env=stack.environment, check=True)
+    wmss(stack, "cancel", scores_id)
     wait_for(
         lambda: (status := stack.client.get(path, cast_to=object)["status"]) in service.TERMINAL and status,
         timeout_s=60,

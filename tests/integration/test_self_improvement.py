@@ -3,7 +3,6 @@
 import json
 import random
 import shutil
-import subprocess
 import time
 
 import httpx
@@ -12,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from services.commands import client as service
-from tests.integration.stack import PATIENCE, WMSS, children_of, matching, messages, wait_for_end, wmss
+from tests.integration.stack import PATIENCE, children_of, matching, messages, wait_for_end, wmss
 from tests.rounds.echo import MAX_NEW_TOKENS, make_echo_base, make_tasks
 from wmss.models.loading import load_model
 from wmss.verifiers.sandbox.availability import sandbox_refusals
@@ -74,11 +73,9 @@ def undisturbed(stack, task_files):
         """
     )
     assert "at most 2 rounds of" in wmss(stack, "check", str(job_file), "--home", str(stack.home))
-    command = [*WMSS, "submit", str(job_file), "--watch"]
-    run = subprocess.run(command, env=stack.environment, capture_output=True, text=True, timeout=PATIENCE * 400)
-    assert run.returncode == 0, run.stdout + run.stderr
-    assert "no further round" in run.stdout
-    return run.stdout.split()[0]
+    shown = wmss(stack, "submit", job_file, "--watch", timeout_s=400)
+    assert "no further round" in shown
+    return shown.split()[0]
 
 
 def manifests(stack, job_id):

@@ -9,7 +9,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
 import time
 import urllib.request
 from pathlib import Path
@@ -27,12 +26,10 @@ from transformers import GraniteConfig, GraniteForCausalLM
 from services.commands import client as service
 from services.control.supervisor import free_port
 from tests.integration.stack import (
-    PATIENCE,
-    WMSS,
+    call,
     messages,
     metrics,
     start,
-    stop,
     submit,
     wait_for,
     wait_for_end,
@@ -82,10 +79,11 @@ def check_samples(stack, job_id, phases, file):
     assert f"20 of {page['total']} samples" in wmss(stack, "samples", job_id)
 
 
-def test_wmss_job_from_the_command_line_to_an_exported_model(stack, files, tmp_path):
-    """`wmss submit --watch` with a registered weak checkpoint, then everything that must be true of its result."""
+@pytest.fixture(scope="module")
+def weak_driven(stack, files, tmp_path_factory):
+    """A job of `wmss submit --watch`, with a registered weak checkpoint."""
     weak = wmss(stack, "checkpoints", "add", "qwen3_other").strip()
-    job_file = tmp_path / "job.toml"
+    job_file = tmp_path_factory.mktemp("job") / "job.toml"
     job_file.write_text(
         f"""
         model = "qwen3"
@@ -98,11 +96,14 @@ def test_wmss_job_from_the_command_line_to_an_exported_model(stack, files, tmp_p
         hyperparameters = {{ learning_rate = 1e-3, batch_size = 16 }}
         """
     )
-    command = [*WMSS, "submit", str(job_file), "--watch"]
-    run = subprocess.run(command, env=stack.environment, capture_output=True, text=True, timeout=PATIENCE * 400)
-    assert run.returncode == 0, run.stdout + run.stderr
-    assert "entropy weak → strong" in run.stdout
+    assert "entropy weak → strong" in wmss(stack, "submit", job_file, "--watch", timeout_s=400)
     [job] = [job for job in stack.client.fine_tuning.jobs.list() if (job.metadata or {}).get("purpose") == "test"]
+    return job
+
+
+def test_wmss_job_from_the_command_line_to_an_exported_model(stack, files, weak_driven, tmp_path):
+    """Everything that must be true of its result."""
+    job = weak_driven
     assert job.status == "succeeded"
     assert job.fine_tuned_model == f"ft:qwen3:test:{job.id}"
     assert job.trained_tokens > 1000
@@ -131,18 +132,6 @@ def test_wmss_job_from_the_command_line_to_an_exported_model(stack, files, tmp_p
     with torch.no_grad():
         assert torch.equal(exported(ids).logits, strong(ids).logits)
         assert not torch.equal(exported(ids).logits, base(ids).logits)
-
-    # A checkpoint is a model to start from, as a finished model is; here with two workers.
-    sft_steps = phases["sft"]["artifacts"]["num_steps"]
-    knobs = {"batch_size": 16, "max_steps": 2}
-    further = submit(
-        stack,
-        files,
-        model=f"{job.fine_tuned_model}:ckpt-sft-{sft_steps}",
-        method={"type": "supervised", "supervised": {"hyperparameters": knobs}},
-        resources={"num_workers": 2},
-    )
-    assert wait_for_end(stack, further).status == "succeeded"
 
     # The Ray dashboard's API lists the job and both training runs.
     def driver_status():
@@ -209,10 +198,19 @@ def answers(stack):
         return None
 
 
-def test_cancel_during_training_frees_workers(stack, files):
+def test_cancel_during_training_frees_workers(stack, files, weak_driven):
+    """Two of them; the model is a checkpoint, which is one to start from as a finished model is."""
+    phases = {phase["name"]: phase["artifacts"] for phase in service.phases(stack.client, weak_driven.id)}
     knobs = {"batch_size": 16, "n_epochs": 999, "max_steps": 100_000}
-    job_id = submit(stack, files, method={"type": "supervised", "supervised": {"hyperparameters": knobs}})
+    job_id = submit(
+        stack,
+        files,
+        model=f"{weak_driven.fine_tuned_model}:ckpt-sft-{phases['sft']['num_steps']}",
+        method={"type": "supervised", "supervised": {"hyperparameters": knobs}},
+        resources={"num_workers": 2},
+    )
     wait_for_step(stack, job_id, 3)
+    assert len(stack.find("ray::RayTrainWorker")) == 2
     cancelled_within(stack, job_id, 30)
     assert [e for e in metrics(stack, job_id) if e["step"] >= 3]
 
@@ -256,10 +254,7 @@ def test_job_that_fails_says_why(stack, files):
     assert job.status == "failed"
     assert (job.error.code, job.error.param) == ("invalid_file", "training_file")
     assert "0 supervised tokens" in job.error.message
-    command = [*WMSS, "watch", failing]
-    run = subprocess.run(command, env=stack.environment, capture_output=True, text=True, timeout=PATIENCE * 60)
-    assert run.returncode == 1
-    assert "0 supervised tokens" in run.stderr
+    assert "0 supervised tokens" in call(stack, "watch", failing, code=1).stderr
 
     # The dry run finds the same, in the same words, on the same cluster.
     values = {"model": "qwen3", "training_file": service.upload(stack.client, files / "train.jsonl")}
@@ -290,12 +285,7 @@ def save_granite(folder, *, tokenizer_from):
 
 def test_command_line_refusals(stack, files):
     def refused(*arguments, **environment):
-        command = [*WMSS, *(str(argument) for argument in arguments)]
-        run = subprocess.run(
-            command, env=stack.environment | environment, capture_output=True, text=True, timeout=PATIENCE * 60
-        )
-        assert run.returncode != 0
-        return run.stderr
+        return call(stack, *arguments, code=1, environment=environment).stderr
 
     data = files / "train.jsonl"
     assert "no model 'nope'" in refused("submit", "--model", "nope", "--training-file", data)
@@ -308,16 +298,12 @@ def test_command_line_refusals(stack, files):
     assert f"127.0.0.1:{port} cannot be used" in refused("serve", "--port", port, "--home", stack.home / "other")
 
 
-def test_ctrl_c_stops_everything(tmp_path):
-    """A second service beside the first one, stopped by SIGINT; the first stays."""
+def test_killed_supervisor_takes_its_children_along(stack, tmp_path):
+    """Of a second service beside the first one, which stays."""
     second = start(tmp_path)
     assert len(second.processes()) > 5  # API, GCS, raylet, dashboard, agents
-    stop(second, signal.SIGINT)
-
-
-def test_killed_supervisor_takes_its_children_along(tmp_path):
-    second = start(tmp_path)
     os.kill(second.process.pid, signal.SIGKILL)
     second.process.wait()
     second.client.close()
     wait_for(lambda: not second.processes(), timeout_s=40, what="no process left")
+    assert answers(stack)

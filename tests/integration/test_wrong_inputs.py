@@ -5,14 +5,13 @@ At the end a good job succeeds: nothing above has left the service worse than it
 
 import os
 import shutil
-import subprocess
 from dataclasses import dataclass
 from typing import Any
 
 import httpx
 import pytest
 
-from tests.integration.stack import PATIENCE, WMSS, submit, wait_for_end
+from tests.integration.stack import call, submit, wait_for_end
 
 pytestmark = pytest.mark.stack
 
@@ -199,11 +198,7 @@ def test_wrong_command(stack, tmp_path, arguments, content, remedy):
     named = next(argument for argument in arguments if "." in argument)
     (tmp_path / named).write_text(content)
     before = sorted((stack.home / "models").iterdir())
-    environment = stack.environment | {"PYTHONPATH": os.getcwd()}
-    run = subprocess.run(
-        [*WMSS, *arguments], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=PATIENCE * 120
-    )
-    assert run.returncode == 1
+    run = call(stack, *arguments, code=1, cwd=tmp_path, environment={"PYTHONPATH": os.getcwd()})
     assert run.stderr.startswith("error ")
     assert remedy in run.stderr
     assert "Traceback" not in run.stderr
