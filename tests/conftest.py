@@ -10,12 +10,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import torch
 
-from tests.checkpoints import make_checkpoint
-from tests.durations import Durations, slow_files_first
-from tests.postgres import Postgres, find_binaries, running_postgres
-from wmss.models.importing import add_model, is_available
+from wmss.startup import quick_imports
+
+with quick_imports():
+    import torch
+
+    from tests.checkpoints import make_checkpoint
+    from tests.durations import Durations, slow_files_first
+    from tests.postgres import Postgres, find_binaries, running_postgres
+    from wmss.models.importing import add_model, is_available
 
 torch.set_num_threads(1)
 

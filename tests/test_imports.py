@@ -4,13 +4,14 @@ import pytest
 
 from tests.imports import ROOT, arrows, circle, loaded_by, modules
 
-LEAVES = {"__version__", "choices", "config", "errors", "ids", "records", "units"}
+LEAVES = {"__version__", "choices", "config", "errors", "ids", "records", "startup", "units"}
 LIBRARY = {
     "choices": set(),
     "config": {"choices", "errors"},
     "errors": set(),
     "ids": set(),
     "records": set(),
+    "startup": set(),
     "units": set(),
     "core": {"choices"},
     "theory": LEAVES | {"core"},

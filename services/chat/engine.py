@@ -11,16 +11,18 @@ import ray
 from ray import serve
 
 from services.engines.replicas import ENGINE_DEPLOYMENT, deploy
+from wmss.startup import quick_imports
 
 
 class ChatReplica:
     """Answers /v1/chat/completions and /v1/completions for one checkpoint, many requests at a time."""
 
     def __init__(self, checkpoint: str, model: str, on_gpu: bool) -> None:
-        from vllm.engine.arg_utils import AsyncEngineArgs
-        from vllm.entrypoints.launchers.cli_args import make_arg_parser
-        from vllm.utils.argparse_utils import FlexibleArgumentParser
-        from vllm.v1.engine.async_llm import AsyncLLM
+        with quick_imports():
+            from vllm.engine.arg_utils import AsyncEngineArgs
+            from vllm.entrypoints.launchers.cli_args import make_arg_parser
+            from vllm.utils.argparse_utils import FlexibleArgumentParser
+            from vllm.v1.engine.async_llm import AsyncLLM
 
         options = [
             *("--model", checkpoint, "--served-model-name", model),

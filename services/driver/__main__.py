@@ -7,22 +7,25 @@ import logging
 import sys
 import traceback
 
-import ray
+from wmss.startup import quick_imports
 
-from services.driver.engines import RayEngines
-from services.driver.journal import DatabaseJournal
-from services.driver.resolve import resolve, resolve_scores
-from services.failures import driver_error
-from services.jobs.database import PATIENCE_S, may_be_retried
-from services.jobs.fence import Fence, LostLeaseError
-from services.jobs.kinds import Kind
-from services.jobs.lease import keep_lease
-from services.jobs.states import State
-from services.jobs.store import Store
-from services.settings import Settings
-from wmss.ids import submission_id
-from wmss.rounds.run import run_job
-from wmss.rounds.scores.request import run_scores
+with quick_imports():
+    import ray
+
+    from services.driver.engines import RayEngines
+    from services.driver.journal import DatabaseJournal
+    from services.driver.resolve import resolve, resolve_scores
+    from services.failures import driver_error
+    from services.jobs.database import PATIENCE_S, may_be_retried
+    from services.jobs.fence import Fence, LostLeaseError
+    from services.jobs.kinds import Kind
+    from services.jobs.lease import keep_lease
+    from services.jobs.states import State
+    from services.jobs.store import Store
+    from services.settings import Settings
+    from wmss.ids import submission_id
+    from wmss.rounds.run import run_job
+    from wmss.rounds.scores.request import run_scores
 
 logger = logging.getLogger(__name__)
 

@@ -6,22 +6,25 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import ray.train
-import torch
-from ray.exceptions import RayError
-from ray.train import Checkpoint, CheckpointConfig, FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
-from ray.train.torch import TorchTrainer, get_device
+from wmss.startup import quick_imports
 
-from services.failures import last_line, memory_error
-from services.jobs.database import PATIENCE_S
-from services.jobs.fence import Fence, NewEvent
-from services.jobs.store import Store
-from services.settings import Settings, engine_environment
-from wmss.errors import TrainingError, WmssError
-from wmss.rounds.phases import kind_and_round
-from wmss.training.checkpoints import load_metrics
-from wmss.training.loop import train
-from wmss.training.run import TrainingRun
+with quick_imports():  # a training worker starts with this module
+    import ray.train
+    import torch
+    from ray.exceptions import RayError
+    from ray.train import Checkpoint, CheckpointConfig, FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
+    from ray.train.torch import TorchTrainer, get_device
+
+    from services.failures import last_line, memory_error
+    from services.jobs.database import PATIENCE_S
+    from services.jobs.fence import Fence, NewEvent
+    from services.jobs.store import Store
+    from services.settings import Settings, engine_environment
+    from wmss.errors import TrainingError, WmssError
+    from wmss.rounds.phases import kind_and_round
+    from wmss.training.checkpoints import load_metrics
+    from wmss.training.loop import train
+    from wmss.training.run import TrainingRun
 
 MAX_WORKER_FAILURES = 3
 MAX_CONTROLLER_FAILURES = 5

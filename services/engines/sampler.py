@@ -19,6 +19,7 @@ from services.engines.replicas import (
 )
 from wmss.records import Completion
 from wmss.scoring.interfaces import Sampling
+from wmss.startup import quick_imports
 
 
 class Ragged(NamedTuple):
@@ -57,7 +58,8 @@ class SamplerReplica(EngineReplica):
 
     def __init__(self, checkpoint: str, max_length: int, dtype: str) -> None:
         super().__init__()
-        from wmss.scoring.vllm_sampler import VllmSampler
+        with quick_imports():
+            from wmss.scoring.vllm_sampler import VllmSampler
 
         self._sampler = self.build(lambda: VllmSampler(Path(checkpoint), max_length=max_length, dtype=dtype))
 

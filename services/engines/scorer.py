@@ -16,6 +16,7 @@ from services.engines.replicas import (
     deploy,
     scale_to_zero_options,
 )
+from wmss.startup import quick_imports
 
 
 @serve.deployment
@@ -26,7 +27,8 @@ class ScorerReplica(EngineReplica):
         self, checkpoint: str, max_length: int, keep_states: bool, dtype: str, max_batched_tokens: int
     ) -> None:
         super().__init__()
-        from wmss.scoring.vllm_scorer import VllmEntropyScorer
+        with quick_imports():
+            from wmss.scoring.vllm_scorer import VllmEntropyScorer
 
         self._scorer = self.build(
             lambda: VllmEntropyScorer(

@@ -35,6 +35,14 @@ class Probe(NamedTuple):
     """Of these tokens, [NUM_SEQUENCES][CONTINUATION]."""
 
 
+def check_room(max_length: int) -> None:
+    """Raise `ConfigError` where a probe does not fit into `max_length` tokens."""
+    if max_length < CONTINUATION + 2:
+        raise ConfigError(
+            f"max_length: expected at least {CONTINUATION + 2} tokens, got {max_length}; raise it", param="max_length"
+        )
+
+
 def make_probe(weights: Path, *, max_length: int) -> Probe:
     """The sequences, read with the weights in the folder `weights`, in float32 on the CPU: 4 bytes a parameter, for a
     moment.
@@ -42,10 +50,6 @@ def make_probe(weights: Path, *, max_length: int) -> Probe:
     Every probe begins with the same tokens, enough for a block of the prefix cache where `max_length` has room for one:
     an engine that answers from what it cached under other weights cannot pass.
     """
-    if max_length < CONTINUATION + 2:
-        raise ConfigError(
-            f"max_length: expected at least {CONTINUATION + 2} tokens, got {max_length}; raise it", param="max_length"
-        )
     # Multiples of a prime: ids spread over the whole vocabulary.
     vocab_size = int(model_config(weights).vocab_size)
     ids = [7919 * number % vocab_size for number in range(1, PREFIX + 2 * NUM_SEQUENCES + 1)]

@@ -5,6 +5,14 @@ from contextlib import contextmanager
 from typing import Any
 
 from wmss.scoring.interfaces import EngineDiedError
+from wmss.startup import quick_imports
+
+
+def load_vllm() -> Any:
+    """vLLM's class `LLM`; to be called before anything large is made in a process, see `quick_imports`."""
+    with quick_imports():
+        from vllm import LLM
+    return LLM
 
 
 @contextmanager

@@ -11,9 +11,9 @@ from wmss.models.files import file_stamps
 from wmss.models.loading import model_config, weight_files
 from wmss.records import Completion
 from wmss.scoring.interfaces import Sampling, response_limits
-from wmss.scoring.sampling_probe import Probe, check_probe, make_probe
+from wmss.scoring.sampling_probe import Probe, check_probe, check_room, make_probe
 from wmss.scoring.self_check import check_dtype
-from wmss.scoring.vllm_engine import telling_deaths
+from wmss.scoring.vllm_engine import load_vllm, telling_deaths
 from wmss.scoring.vllm_scorer import VllmEngine, keep_freed_memory
 
 MAX_BATCHED_TOKENS = 8192
@@ -49,11 +49,11 @@ class VllmSampler(VllmEngine):
             ScoringError: the engine does not give what PyTorch does with the same weights.
         """
         check_dtype(dtype)
+        check_room(max_length)
+        engine_class = load_vllm()
         # Before the engine is there: the two do not hold their weights at the same time.
         first = make_probe(checkpoint, max_length=max_length)
         keep_freed_memory()
-        from vllm import LLM
-
         self._checkpoint = checkpoint
         self._max_length = max_length
         self._dtype = dtype
@@ -61,7 +61,7 @@ class VllmSampler(VllmEngine):
         self._probe: Probe | None = None
         self.probe_difference = 0.0
         """What the last probe found, in nats."""
-        self._llm = LLM(
+        self._llm = engine_class(
             model=str(checkpoint),
             dtype=dtype,
             max_model_len=max_length,

@@ -12,7 +12,7 @@ import numpy.typing as npt
 import torch
 
 from wmss.scoring.self_check import check_dtype, check_statistics, expected_statistics
-from wmss.scoring.vllm_engine import check_alive, telling_deaths
+from wmss.scoring.vllm_engine import check_alive, load_vllm, telling_deaths
 from wmss.scoring.vllm_families import check_family
 
 _MALLOPT = {-1: -1, -2: 2**28, -3: 2**30}
@@ -73,17 +73,16 @@ class VllmEntropyScorer(VllmEngine):
         """
         check_dtype(dtype)
         family = check_family(checkpoint)
+        engine_class = load_vllm()
         # Before the engine is there: the two never hold their weights at the same time, and where vLLM runs a family on
         # transformers' own classes, it changes these classes for good.
         expected = expected_statistics(checkpoint, max_length=max_length)
         keep_freed_memory()
-        from vllm import LLM
-
         from wmss.scoring.vllm_entropy import overrides, register_here
 
         register_here(family)
         self._dtype = dtype
-        self._llm = LLM(
+        self._llm = engine_class(
             model=str(checkpoint),
             runner="pooling",
             hf_overrides=overrides(family, keep_states=keep_states),
