@@ -174,9 +174,11 @@ def score(
     values = {"file": str(file), "models": models, "tokens": tokens, "dtype": dtype}
     spec = parse_scores(values | ({} if max_length is None else {"max_length": max_length}))
     _bars_on_terminals_only()
-    from services.commands.score import Output, score_here, score_there
+    from services.commands.score import Output, score_there
 
     if local:
+        from services.commands.score_here import score_here
+
         score_here(spec, Output(out, format), _settings(home), console, engine=engine)
     elif engine != "auto":
         raise WmssError("--engine: expected --local as well, a service has its own engines")

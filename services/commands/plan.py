@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from services.catalog.names import local_store, named_models, registered_digests, registered_models, resolve_anywhere
-from services.commands.score import ViewedJournal
+from services.commands.score_here import ViewedJournal
 from services.commands.simulate import CAVEAT, check_out, html_table, write_chart
 from services.commands.watch import JobView
 from services.settings import Settings, engine_environment

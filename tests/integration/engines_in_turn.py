@@ -1,6 +1,6 @@
-"""Run as a Ray job: two drivers use three checkpoints on a cluster with one place for engines, and tell what happened.
+"""Run as a Ray job: two drivers use two checkpoints on a cluster with one place for engines, and tell what happened.
 
-python -m tests.integration.engines_in_turn FOLDER CHECKPOINT CHECKPOINT CHECKPOINT
+python -m tests.integration.engines_in_turn FOLDER CHECKPOINT CHECKPOINT
 
 Writes FOLDER/told.json: messages in order, and how many replicas an idle engine has after a while and after a call.
 """
@@ -32,7 +32,7 @@ def main(folder: Path, checkpoints: list[Path]) -> None:
     store = Store(f"sqlite:///{folder}/engines.db")
     store.migrate()
     # The second wants what the first will want next: one of them is always in the other's way.
-    drivers = [partial(use_all, store, "job-1", checkpoints), partial(use_all, store, "job-2", checkpoints[1:2])]
+    drivers = [partial(use_all, store, "job-1", checkpoints), partial(use_all, store, "job-2", checkpoints[1:])]
     threads = [threading.Thread(target=driver) for driver in drivers]
     for thread in threads:
         thread.start()

@@ -146,7 +146,7 @@ def wait_for(condition, *, timeout_s: float, what: str):
     deadline = time.monotonic() + PATIENCE * timeout_s
     while not (value := condition()):
         assert time.monotonic() < deadline, f"{what}: not within {PATIENCE * timeout_s} s"
-        time.sleep(0.2)
+        time.sleep(0.5)
     return value
 
 

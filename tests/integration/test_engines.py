@@ -125,10 +125,10 @@ def test_twenty_thousand_scores_survive_the_deaths_of_replicas_and_of_engines(un
         equal(table, undisturbed)
 
 
-def test_three_checkpoints_take_turns_where_one_engine_fits(stack, checkpoints, tmp_path):
+def test_two_checkpoints_take_turns_where_one_engine_fits(stack, checkpoints, tmp_path):
     """Two drivers that want the same place neither wait for ever nor share it, and each is told what happens; an engine
     that nobody calls has no replica, and is called as if it had."""
-    names = ("qwen3", "qwen3_other", "llama")
+    names = ("qwen3", "llama")
     folders = [str(checkpoints[name]) for name in names]
     stack.run_on_ray("tests.integration.engines_in_turn", str(tmp_path), *folders, timeout_s=400)
     found = json.loads((tmp_path / "told.json").read_text())
@@ -139,6 +139,6 @@ def test_three_checkpoints_take_turns_where_one_engine_fits(stack, checkpoints, 
         message for message in told if " left: the scorer of " in message and "needs its place (1 in all)" in message
     ]
     started = [message for message in told if " started in " in message]
-    assert len(left) >= len(started) - 1 >= 2
+    assert len(left) >= len(started) - 1 >= 1
     assert any("waiting for the scorer of" in message and "every place is taken" in message for message in told)
     assert found["replicas"] == [1, 0, 1]
