@@ -45,8 +45,9 @@ if __name__ == "__main__":
     handle = deploy_scorer("under-fire", checkpoint, max_length=256, use_gpu=False, num_replicas=NUM_REPLICAS)
     scorer, samples = ServeScorer(handle, num_replicas=NUM_REPLICAS), load_tokenized(folder / "samples.parquet")
     try:
-        score_samples(samples, scorer, batch_tokens=4096).save(folder / "undisturbed.parquet")
-        told = Told(folder / "done")
-        score_samples(samples, scorer, batch_tokens=4096, progress=told).save(folder / "disturbed.parquet")
+        runs = {"undisturbed": lambda done, total: None, "disturbed": Told(folder / "done")}
+        for name, progress in runs.items():
+            table = score_samples(samples, scorer, batch_tokens=4096, progress=progress)
+            table.save(folder / f"{name}.parquet")
     finally:
         serve.delete("under-fire")

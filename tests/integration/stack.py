@@ -58,6 +58,12 @@ class Stack:
         entrypoint = f"cd {Path.cwd()} && {sys.executable} -m {' '.join(arguments)}"
         return str(self.ray_jobs().submit_job(entrypoint=entrypoint))
 
+    def runs_on_ray(self, submission: str) -> bool:
+        """Whether a Ray job goes on; an error with its log if it has ended."""
+        jobs = self.ray_jobs()
+        assert not jobs.get_job_status(submission).is_terminal(), jobs.get_job_logs(submission)
+        return True
+
     def await_on_ray(self, submission: str, *, timeout_s: float) -> None:
         """Wait until a Ray job has succeeded."""
         jobs = self.ray_jobs()

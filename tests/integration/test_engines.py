@@ -87,7 +87,11 @@ def under_fire(stack, checkpoints, tmp_path_factory):
         rng = random.Random(1)
         for shot in range(shots):
             done = num_samples * (shot + rng.random()) / (shots + 1)
-            wait_for(lambda done=done: int(told.read_text() or 0) > done, timeout_s=600, what=f"{done} samples")
+            wait_for(
+                lambda done=done: stack.runs_on_ray(job) and int(told.read_text() or 0) > done,
+                timeout_s=600,
+                what=f"{done} samples",
+            )
             time.sleep(rng.random())
             victim = rng.choice(wait_for(lambda: kill(stack), timeout_s=60, what="somebody to kill"))
             victim.kill()
