@@ -28,7 +28,7 @@ ONE_RUN = (
 def home_of(settings: Settings) -> Settings:
     """The demos' own home, inside the one they are given."""
     home = Settings(home=settings.root / "demo")
-    home.models.mkdir(parents=True, exist_ok=True)
+    home.make_home()
     return home
 
 
