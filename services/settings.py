@@ -191,8 +191,9 @@ def unusable_home(home: Path, error: OSError) -> ConfigError:
 
 def full_disk(folder: Path) -> ConfigError:
     """That the disk of a folder is full, and what to do."""
+    there = next(path for path in (folder, *folder.parents) if path.exists())  # a home may not have been made
     return ConfigError(
-        f"the disk of {folder} is full ({shutil.disk_usage(folder).free // 2**20} MB left, {MIN_FREE_BYTES // 2**20} "
+        f"the disk of {folder} is full ({shutil.disk_usage(there).free // 2**20} MB left, {MIN_FREE_BYTES // 2**20} "
         "needed); free some space there, or name a folder on another disk (--home or WMSS_HOME; TMPDIR for "
         "temporary files)",
         param="home",

@@ -2,6 +2,7 @@
 
 import errno
 import tempfile
+from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
@@ -37,12 +38,15 @@ def test_a_home_that_cannot_be_used_is_refused_by_name(tmp_path, monkeypatch):
     Settings(home=tmp_path / "new").make_home()
     assert [entry.name for entry in (tmp_path / "new").iterdir()] == ["models"]
 
-    def no_room(**options):
+    def no_room(*arguments, **options):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(tempfile, "TemporaryFile", no_room)
     with pytest.raises(ConfigError, match=r"the disk of .*new is full .*; free some space there"):
         Settings(home=tmp_path / "new").make_home()
+    monkeypatch.setattr(Path, "mkdir", no_room)
+    with pytest.raises(ConfigError, match=r"the disk of .*newer is full"):
+        Settings(home=tmp_path / "newer").make_home()
 
 
 def test_a_misspelt_variable_is_named_with_the_one_that_was_meant(monkeypatch):
