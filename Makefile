@@ -67,6 +67,6 @@ lock: $(VENV)/ready ## resolve pyproject.toml and rewrite requirements/*.lock
 # The stamp holds the lock it was made from, so the environment is rebuilt when the lock has changed, and only then.
 $(VENV)/ready: $(LOCK) $(OLDEST) pyproject.toml requirements/install.py
 	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) is not installed; install it or say PYTHON=..."; exit 1; }
-	@cmp -s $(LOCK) $@ || { echo "setup: $(VENV), 3 GB, in about two minutes"; rm -rf $(VENV); $(PYTHON) -m venv $(VENV); }
+	@cmp -s $(LOCK) $@ || { echo "setup: $(VENV), 3 GB, in about two minutes"; rm -rf $(VENV); $(PYTHON) -m venv --without-pip $(VENV); }
 	@$(BIN)/python requirements/install.py $(LOCK) $(OLDEST)
 	@cp $(LOCK) $@

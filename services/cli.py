@@ -22,7 +22,8 @@ from services.commands.export import export_model
 from services.commands.job_options import JobOptions, takes_job
 from services.commands.watch import JobView, round_table, sample_table
 from services.control.supervisor import Endpoint, ServeError, Supervisor
-from services.settings import Settings
+from services.settings import Settings, unread_variables
+from wmss import __version__
 from wmss.choices import DType, EngineChoice
 from wmss.config import parse_scores
 from wmss.data.convert import FORMATS, CalculatorMarks
@@ -45,6 +46,23 @@ BaseUrl = Annotated[
 
 ScoreFormat = Literal["parquet", "jsonl"]
 DemoMethod = Literal["wmss", "self_improvement"]
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        console.print(f"wmss {__version__}", highlight=False)
+        raise typer.Exit
+
+
+@app.callback()
+def before_every_command(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and exit.", callback=_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Warn of variables that look like settings and are none."""
+    for warning in unread_variables():
+        Console(stderr=True, soft_wrap=True).print("warning", warning, highlight=False, markup=False)
 
 
 def main() -> None:
@@ -288,9 +306,11 @@ def add(
 ) -> None:
     """Make a model folder in the service's home: float32 safetensors and tokenizer, checked."""
     _bars_on_terminals_only()
+    settings = _settings(home)
+    settings.make_home()
     from wmss.models.importing import add_model
 
-    folder = add_model(source, _settings(home).models, name=name, report=_say)
+    folder = add_model(source, settings.models, name=name, report=_say)
     console.print(f"{folder.name}  {folder}", highlight=False, soft_wrap=True)
 
 

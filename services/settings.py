@@ -1,12 +1,19 @@
 """Where the service keeps things and how it finds its parts: environment variables `WMSS_*`, read once."""
 
+import difflib
+import errno
 import os
+import re
+import shutil
+import tempfile
 from pathlib import Path
 
 from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 from sqlalchemy import URL, make_url
 from sqlalchemy.exc import ArgumentError
+
+from wmss.errors import ConfigError
 
 FIXED_ENVIRONMENT = {
     # Largest effect on CPU found: with more threads than cores to itself an engine falls 10-100x behind.
@@ -28,6 +35,14 @@ DEFAULT_ENVIRONMENT = {
 }
 """Environment of the Ray node and everything it starts: what the design relies on, and what the operator's own
 environment may override. No secrets: Ray shows both to every user of its dashboard."""
+
+OTHER_VARIABLES = ("WMSS_BASE_URL", "WMSS_API_KEY")
+"""Of the commands that talk to a service; all others are `Settings`."""
+_OF_TESTS = "WMSS_TEST_"
+MIN_FREE_BYTES = 100 * 2**20
+"""Less room is a full disk: Ray's logs alone need some of it at each start."""
+FULL = (errno.ENOSPC, errno.EDQUOT)
+"""What the system says where a disk or a quota is full."""
 
 DATABASE_DRIVERS = ("sqlite", "postgresql", "postgresql+psycopg")
 
@@ -137,10 +152,64 @@ class Settings(BaseSettings):
         """Where a job's artifacts lie."""
         return self.root / "jobs" / job_id
 
+    def make_home(self) -> None:
+        """Make the home and see that a file can be written there; raises `ConfigError` with what is in the way."""
+        try:
+            self.models.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=self.root) as file:
+                file.write(b"\n")
+        except OSError as error:
+            raise unusable_home(self.root, error) from error
+
+    def for_clients(self, text: str) -> str:
+        """`text` without where on this machine things lie: of a path below the home or a root of models the rest."""
+        roots = {root for root in (*self.allowed_roots, self.hub_cache, self.root) if root != Path("/")}
+        for root in sorted(roots, key=lambda root: len(str(root)), reverse=True):
+            text = re.sub(
+                rf"(?<![\w./-]){re.escape(str(root))}(/(?=\w)|(?![\w-]))",
+                lambda found, name=root.name: "" if found[1] else name,  # type: ignore[misc]
+                text,
+            )
+        return text
+
     @property
     def runs(self) -> Path:
         """Ray Train's storage path."""
         return self.root / "runs"
+
+
+def unusable_home(home: Path, error: OSError) -> ConfigError:
+    """Why nothing can be written to a home, and what to do."""
+    if error.errno in FULL:
+        return full_disk(home)
+    return ConfigError(
+        f"--home: {home} cannot be used ({error.strerror}); name a folder that this user may write to, with --home or "
+        "WMSS_HOME",
+        param="home",
+    )
+
+
+def full_disk(folder: Path) -> ConfigError:
+    """That the disk of a folder is full, and what to do."""
+    there = next(path for path in (folder, *folder.parents) if path.exists())  # a home may not have been made
+    return ConfigError(
+        f"the disk of {folder} is full ({shutil.disk_usage(there).free // 2**20} MB left, {MIN_FREE_BYTES // 2**20} "
+        "needed); free some space there, or name a folder on another disk (--home or WMSS_HOME; TMPDIR for "
+        "temporary files)",
+        param="home",
+    )
+
+
+def unread_variables() -> list[str]:
+    """A warning for each variable `WMSS_*` of the environment that nothing reads: a misspelt setting has no effect."""
+    known = [*(f"WMSS_{name.upper()}" for name in Settings.model_fields), *OTHER_VARIABLES]
+    warnings = []
+    for name in sorted(os.environ):
+        if name.upper().startswith("WMSS_") and name.upper() not in known and not name.startswith(_OF_TESTS):
+            near = difflib.get_close_matches(name.upper(), known, n=1, cutoff=0.8)
+            remedy = f"did you mean {near[0]}?" if near else "`wmss knobs` prints all variables"
+            warnings.append(f"{name}: nothing reads this environment variable; {remedy}")
+    return warnings
 
 
 def _driver(url: str) -> str | None:

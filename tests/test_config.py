@@ -103,7 +103,18 @@ def test_presets_fill_what_is_left_out():
     [
         (wmss(mixing_weight=1.5), "method.wmss.mixing_weight", r"less than or equal to 1 \(got 1.5\)"),
         (wmss(mixing_weight=float("nan")), "method.wmss.mixing_weight", "finite"),
-        (wmss(lamda=0.5), "method.wmss.lamda", "unknown field"),
+        (wmss(lamda=0.5), "method.wmss.lamda", "unknown field; remove it or correct its spelling"),
+        (wmss(mixing_wieght=0.5), "method.wmss.mixing_wieght", r"unknown field; did you mean 'mixing_weight'\?"),
+        (wmss(hyperparameters={"epochs": 1}), "method.wmss.hyperparameters.epochs", "did you mean 'n_epochs'"),
+        (wmss(hyperparameters={"lora": {"rnk": 4}}), "method.wmss.hyperparameters.lora.rnk", "did you mean 'rank'"),
+        (MINIMAL | {"sufix": "x"}, "sufix", "did you mean 'suffix'"),
+        (MINIMAL | {"method": {"type": "wmss", "wms": {}}}, "method.wms", "did you mean 'wmss'"),
+        (
+            MINIMAL
+            | {"method": {"type": "self_improvement", "self_improvement": {"verifier": {"type": "math", "x": 1}}}},
+            "method.self_improvement.verifier.x",
+            "unknown field; remove it",
+        ),
         (wmss(hyperparameters={"lr": 1}), "method.wmss.hyperparameters.lr", "unknown field"),
         (wmss(preset="wmss-v3"), "method.wmss.preset", "wmss-v2"),
         (wmss(alpha=0, beta=0, gamma=0), "method.wmss", "at least one above 0"),
@@ -258,6 +269,7 @@ def test_examples_are_valid(file):
         ("model = " + "[" * 5000, "expected a readable TOML file"),
         ('model = "m"\ntraining_file = "f"\n[wmss]\n[supervised]', "expected one table"),
         ('model = "m"\ntraining_file = "f"\n[wmss]\nfoo = 1', "method.wmss.foo: unknown field"),
+        ('model = "m"\ntraining_file = "f"\n[wmss]\npresett = 1', "method.wmss.presett: .* did you mean 'preset'"),
     ],
 )
 def test_toml_refusals(tmp_path, text, message):

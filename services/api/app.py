@@ -1,5 +1,6 @@
 """The HTTP front end. `uvicorn services.api.app:create_app --factory`; settings come from `WMSS_*`."""
 
+import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -13,13 +14,17 @@ from services.chat.chat_store import ChatStore
 from services.control.ray_jobs import RayDrivers
 from services.control.reconcile import Reconciler
 from services.jobs.store import Store
-from services.settings import Settings
+from services.settings import Settings, unread_variables
 from wmss import __version__
+
+logger = logging.getLogger(__name__)
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:
     """The application, with its reconcile loop running from start-up to shutdown."""
     settings = settings or Settings()
+    for warning in unread_variables():
+        logger.warning("%s", warning)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:

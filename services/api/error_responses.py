@@ -14,8 +14,9 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from starlette.exceptions import HTTPException
 
-from services.jobs.database import may_be_retried
+from services.jobs.database import is_full, may_be_retried
 from services.jobs.store import UnknownCursorError
+from services.settings import FULL, Settings
 from wmss.config import explain
 from wmss.data.dataset import RowError, distinct_keys
 from wmss.errors import RecordError, WmssError, shortened, shown
@@ -33,6 +34,7 @@ TITLES = {
     499: "Client closed request",
     500: "Internal error",
     503: "Temporarily unavailable",
+    507: "Disk full",
 }
 
 
@@ -80,7 +82,7 @@ def problem_response(request: Request, problem: Problem) -> JSONResponse:
     headers = {}
     if problem.retry_after is not None:
         headers["retry-after"] = str(problem.retry_after)
-    elif problem.status in (409, 500):
+    elif problem.status in (409, 500, 507):
         headers["x-should-retry"] = "false"
     return JSONResponse(body, status_code=problem.status, headers=headers, media_type="application/problem+json")
 
@@ -155,7 +157,21 @@ async def _on_problem(request: Request, error: Problem) -> Response:
 
 async def _on_wmss_error(request: Request, error: WmssError) -> Response:
     status = 409 if isinstance(error, RecordError) else 400  # the job is not what this release can show
-    return problem_response(request, Problem(status, error.code, error.message, param=error.param))
+    settings: Settings = request.app.state.service.settings
+    message = settings.for_clients(error.message)
+    return problem_response(request, Problem(status, error.code, message, param=error.param))
+
+
+async def _on_os_error(request: Request, error: OSError) -> Response:
+    if error.errno not in FULL:
+        raise error
+    return _disk_full(request, error)
+
+
+def _disk_full(request: Request, error: Exception) -> Response:
+    logger.error("%s %s: a disk is full: %s", request.method, request.url.path, error)
+    message = "the service's disk is full; nothing was stored: have its operator free some space, then try again"
+    return problem_response(request, Problem(507, "disk_full", message))
 
 
 async def _on_validation_error(request: Request, error: RequestValidationError) -> Response:
@@ -165,7 +181,7 @@ async def _on_validation_error(request: Request, error: RequestValidationError) 
     if any(not item["loc"] for item in items):
         message = "the body: expected a JSON object, sent with content-type: application/json"
         return problem_response(request, Problem(400, "invalid_body", message))
-    explained = explain(items)
+    explained = explain(items, *(each.field_info.annotation for each in request.scope["route"].dependant.body_params))
     return problem_response(request, Problem(400, explained.code, explained.message, param=explained.param))
 
 
@@ -173,6 +189,8 @@ async def _on_http_exception(request: Request, error: HTTPException) -> Response
     match error.__cause__:  # what FastAPI met in a body that `known_json` never saw
         case UnicodeDecodeError():
             return problem_response(request, _unreadable("expected UTF-8"))
+        case OSError() as cause if cause.errno in FULL:  # where a large upload is kept while it arrives
+            return _disk_full(request, cause)
         case ValueError() | RecursionError() as cause:
             return problem_response(request, _unreadable(f"not valid JSON ({cause})"))
     message = f"{request.method} {request.url.path}: {error.detail}"
@@ -182,6 +200,8 @@ async def _on_http_exception(request: Request, error: HTTPException) -> Response
 
 
 async def _on_database_error(request: Request, error: DBAPIError | PoolTimeoutError) -> Response:
+    if is_full(error):
+        return _disk_full(request, error)
     if not may_be_retried(error):
         logger.error("%s %s failed in the database: %s", request.method, request.url.path, error)
         message = "the service failed in its database; its log says how"
@@ -198,6 +218,7 @@ HANDLERS: dict[type[Exception], Any] = {
     HTTPException: _on_http_exception,
     DBAPIError: _on_database_error,
     PoolTimeoutError: _on_database_error,
+    OSError: _on_os_error,
 }
 
 

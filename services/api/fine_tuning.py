@@ -25,6 +25,7 @@ from services.catalog.names import name_of, named_models, registered_models, res
 from services.jobs.kinds import Kind
 from services.jobs.tables import JobRow
 from wmss.config import JobSpec
+from wmss.config.base import changed
 from wmss.ids import JOB, fine_tuned_name, new_id
 from wmss.rounds.before.report import Report
 from wmss.rounds.improvement.round_records import rounds_decided
@@ -69,7 +70,7 @@ def validate(service: Service, spec: JobSpec) -> Report:
 
     files, problems = find_files(service, spec)
     models, unknown = resolve_models(spec, service.store, service.settings)
-    return dry_run(
+    report = dry_run(
         spec,
         models=models,
         files=files,
@@ -78,6 +79,11 @@ def validate(service: Service, spec: JobSpec) -> Report:
         cluster=_cluster(service),
         settings=service.settings,
     )
+    said = {
+        part: [changed(found, message=service.settings.for_clients(found.message)) for found in getattr(report, part)]
+        for part in ("problems", "warnings")
+    }
+    return changed(report, **said)
 
 
 def _cluster(service: ServiceState) -> dict[str, float]:

@@ -13,6 +13,7 @@ from wmss.config import JobSpec, ScoreSpec, WmssMethod
 from wmss.errors import ModelError, WmssError, raise_all, shown
 from wmss.ids import CHECKPOINT, is_checkpoint, is_fine_tuned, is_job
 from wmss.models.files import file_stamps
+from wmss.models.packaged import PACKAGED
 from wmss.records import STRONG_FOLDER, CheckpointDigests
 
 
@@ -102,6 +103,8 @@ def resolve_model(name: str, store: Store | None, settings: Settings, *, param: 
         folder = _folder_under(root, name)
         if folder is not None and not (root == settings.models and _is_internal(folder)):
             return folder
+    if name in PACKAGED:
+        raise ModelError(f"{param}: no model {shown(name)} yet; add it with `wmss models add {name}`", param=param)
     roots = ", ".join(str(root) for root in settings.allowed_roots)
     raise ModelError(
         f"{param}: no model {shown(name)}: expected the name of a finished model (ft:...), the id of a registered "

@@ -19,7 +19,9 @@ def read_verifier(given: str) -> VerifierConfig:
     try:
         config: VerifierConfig = TypeAdapter(VerifierConfig).validate_python(_values(given))
     except ValidationError as error:
-        raise ConfigError(f"--verifier: {explain(error.errors(include_url=False))}", param="verifier") from None
+        raise ConfigError(
+            f"--verifier: {explain(error.errors(include_url=False), VerifierConfig)}", param="verifier"
+        ) from None
     return config
 
 

@@ -5,6 +5,7 @@ All arms of a setting begin with one model and draw equally many responses and t
 The numbers are printed as they are.
 """
 
+import json
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -18,7 +19,15 @@ from rich.table import Table
 
 from services.commands import client as service
 from services.commands.charts import draw_rounds
-from services.commands.demo_service import home_of, made_earlier, running_service, show_times, timed
+from services.commands.demo_service import (
+    ONE_RUN,
+    home_of,
+    made_earlier,
+    running_service,
+    show_next_steps,
+    show_times,
+    timed,
+)
 from services.settings import Settings
 from wmss.choices import CurriculumPolicy
 from wmss.config import parse_job
@@ -61,6 +70,7 @@ class Arm:
     """How one arm went."""
 
     name: str
+    job_id: str
     rounds: list[dict[str, Any]]
     tested: dict[str, Any] | None
     """Scores of the start model and of the result; None where nothing was ever trained."""
@@ -85,6 +95,10 @@ def run_improvement_demo(settings: Settings, console: Console) -> None:
             draw_rounds({arm.name: arm.rounds for arm in arms}, picture)
             console.print(f"picture  {picture}", soft_wrap=True, highlight=False)
     show_times(times, console, {})
+    trained = next(arm for arm in arms if arm.tested is not None)  # of the last setting
+    with files["validation_file"].open(encoding="utf-8") as held_out:
+        question = json.loads(held_out.readline())["prompt"]
+    show_next_steps(home, trained.job_id, question, console)
 
 
 def _base(home: Settings, success: float, console: Console) -> Path:
@@ -188,7 +202,7 @@ def _teller(arm: str, console: Console) -> Any:
 def _arm(api: OpenAI, name: str, job_id: str) -> Arm:
     phases = {phase["name"]: phase for phase in service.phases(api, job_id)}
     tested = phases["final_test"]["artifacts"]
-    return Arm(name, service.rounds(api, job_id), None if tested is None else tested["results"])
+    return Arm(name, job_id, service.rounds(api, job_id), None if tested is None else tested["results"])
 
 
 def _report(console: Console, setting: Setting, arms: Sequence[Arm]) -> None:
@@ -204,6 +218,7 @@ def _report(console: Console, setting: Setting, arms: Sequence[Arm]) -> None:
         steps = setting.steps_per_round * sum(one["reading"] is not None for one in rounds)
         table.add_row(name, f"{responses:,}", f"{steps:,}", *(_rate(score) for score in scores))
     console.print(table)
+    console.print(ONE_RUN, highlight=False)
     for arm in arms:
         console.print(f"  {arm.name}: {arm.rounds[-1]['stop']['message']}", highlight=False, soft_wrap=True)
     first = arms[0]

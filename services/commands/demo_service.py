@@ -1,7 +1,9 @@
-"""What every demo shares: a service of its own that is started, timed and stopped, and a home that keeps models."""
+"""What every demo shares: a service of its own that is started, timed and stopped, a home that keeps models, and how
+to go on with them."""
 
 import contextlib
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -16,12 +18,17 @@ from services.control.supervisor import Endpoint, ServeError, die_with_parent, f
 from services.settings import Settings
 
 START_TIMEOUT_S = 180.0
+ONE_RUN = (
+    "One run with one seed. Another machine rounds otherwise and prints other figures, and rows that are close may "
+    "change places: this table does not say which of them is better."
+)
+"""Printed under every table."""
 
 
 def home_of(settings: Settings) -> Settings:
     """The demos' own home, inside the one they are given."""
     home = Settings(home=settings.root / "demo")
-    home.models.mkdir(parents=True, exist_ok=True)
+    home.make_home()
     return home
 
 
@@ -49,6 +56,34 @@ def show_times(times: Mapping[str, float], console: Console, parts: Mapping[str,
         for part, taken in parts.get(name, {}).items():
             table.add_row(f"  {part}", f"{taken:.0f}")
     console.print(table)
+
+
+def next_steps(home: Settings, job_id: str, question: str) -> list[str]:
+    """Three commands that serve the demo's home, ask the model of a succeeded job and copy it out, as a shell reads
+    them. The first runs until Ctrl-C, the others in a second terminal, in the same folder."""
+    command = Path(sys.executable).with_name("wmss")
+    here = Path.cwd()
+    wmss = str(command.relative_to(here) if command.is_relative_to(here) else command)
+    place = f"WMSS_HOME={shlex.quote(str(home.root))} {shlex.quote(wmss)}"
+    # A base URL in the environment may lead to another service.
+    elsewhere = "env -u WMSS_BASE_URL " if "WMSS_BASE_URL" in os.environ else ""
+    return [
+        f"{elsewhere}{place} serve",
+        f"{elsewhere}{place} chat {job_id} {shlex.quote(question)} --temperature 0",
+        f"{elsewhere}{place} export {job_id} demo-{job_id}",
+    ]
+
+
+def show_next_steps(home: Settings, job_id: str, question: str, console: Console) -> None:
+    """Print `next_steps`, each on a line that can be copied whole."""
+    serve, chat, export = next_steps(home, job_id, question)
+    for title, command in (
+        ("start the service again, with the demo's models, until Ctrl-C", serve),
+        ("in a second terminal: ask the result", chat),
+        ("copy it: an ordinary model folder", export),
+    ):
+        console.print(f"{title}:", highlight=False, markup=False, soft_wrap=True)
+        console.print(f"  {command}", highlight=False, markup=False, soft_wrap=True)
 
 
 @contextlib.contextmanager

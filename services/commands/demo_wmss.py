@@ -5,6 +5,7 @@ Base model -> service -> weak-driven job over REST -> plain fine-tuning of the s
 number of steps -> one table, one picture. The numbers are printed as they are.
 """
 
+import json
 import os
 import tempfile
 from dataclasses import dataclass, field
@@ -19,7 +20,15 @@ from rich.table import Table
 
 from services.commands import client as service
 from services.commands.check import show
-from services.commands.demo_service import home_of, made_earlier, running_service, show_times, timed
+from services.commands.demo_service import (
+    ONE_RUN,
+    home_of,
+    made_earlier,
+    running_service,
+    show_next_steps,
+    show_times,
+    timed,
+)
 from services.commands.watch import JobView
 from services.settings import Settings
 from wmss.config import parse_job
@@ -153,6 +162,7 @@ def _run(setup: DemoSetup, home: Settings, console: Console, times: dict[str, fl
         f"model    {home.models / wmss.job.id}   ({wmss.job.fine_tuned_model})", soft_wrap=True, highlight=False
     )
     console.print(f"picture  {picture}", soft_wrap=True, highlight=False)
+    show_next_steps(home, wmss.job.id, _first_question(setup.validation), console)
 
 
 def _base_model(home: Settings, console: Console) -> Path:
@@ -183,6 +193,13 @@ def _data(folder: Path) -> tuple[Path, Path]:
     write_jsonl(make_problems(NUM_TRAINING, seed=8, exclude=held_out), training)
     write_jsonl(validation_rows, validation)
     return training, validation
+
+
+def _first_question(validation: Path) -> str:
+    """What the user says in the first held-out row; the model never saw it."""
+    with validation.open(encoding="utf-8") as file:
+        messages = json.loads(file.readline())["messages"]
+    return next(str(message["content"]) for message in messages if message["role"] == "user")
 
 
 def _real_model(home: Settings, source: str, console: Console) -> Path:
@@ -278,6 +295,7 @@ def _report(console: Console, wmss: FinishedJob, control: FinishedJob | None, ti
     for name, result in results.items():
         table.add_row(name, str(steps[name]), _accuracy(result["accuracy"]), f"{result['nll']:.4f}")
     console.print(table)
+    console.print(ONE_RUN, highlight=False)
     jobs = {"weak-driven job": wmss} | ({} if control is None else {"control job": control})
     show_times(times, console, {name: job.seconds for name, job in jobs.items()})
 

@@ -25,8 +25,10 @@ from types import FrameType
 
 import psutil
 from pydantic import BaseModel
+from sqlalchemy import make_url
+from sqlalchemy.exc import SQLAlchemyError
 
-from services.settings import Settings, engine_environment, ray_cpus
+from services.settings import MIN_FREE_BYTES, Settings, engine_environment, full_disk, ray_cpus, unusable_home
 
 logger = logging.getLogger(__name__)
 
@@ -77,6 +79,7 @@ class Supervisor:
         self._host = host
         self._port = port
         self._stop_requested = False
+        self._disk_is_full = False
         self._ray: subprocess.Popen[bytes] | None = None
         self._api: subprocess.Popen[bytes] | None = None
         self._logs = settings.root / "logs"
@@ -91,9 +94,8 @@ class Supervisor:
         # Orphans of dead children (Ray's workers) become our children: none can be left behind.
         ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
         self._check_port()
-        self._logs.mkdir(parents=True, exist_ok=True)
-        self._lock_home()
-        token_path = self._make_token()
+        token_path = self._prepare_home()
+        self._check_database()
         try:
             dashboard_url = self._start_ray(token_path)
             environment = self._environment(token_path)
@@ -129,6 +131,50 @@ class Supervisor:
                     f"--port: {self._host}:{self._port} cannot be used ({error.strerror}); stop what listens there or "
                     "choose another port"
                 ) from error
+
+    def _prepare_home(self) -> Path:
+        """Make and lock what the service writes to, on disks with room; returns the path of Ray's token."""
+        root = self._settings.root
+        self._settings.make_home()
+        for folder in (root, Path(tempfile.gettempdir())):
+            if shutil.disk_usage(folder).free < MIN_FREE_BYTES:
+                raise full_disk(folder)
+        try:
+            self._logs.mkdir(exist_ok=True)
+            self._lock_home()
+            return self._make_token()
+        except OSError as error:
+            raise unusable_home(root, error) from error
+
+    def _check_database(self) -> None:
+        """A database that does not answer is said now, not by the API after Ray has started."""
+        if self._settings.database_url is None:
+            return
+        logging.getLogger("alembic").setLevel(logging.WARNING)  # it tells of each of its plugins when it is imported
+        from services.jobs.database import Database  # with alembic, which other commands start without
+
+        database = Database(self._settings.database)
+        try:
+            database.ping()
+        except SQLAlchemyError as error:
+            address = make_url(self._settings.database)
+            reason = str(getattr(error, "orig", None) or error).splitlines()[0]
+            if address.password:
+                reason = reason.replace(str(address.password), "***")
+            raise ServeError(
+                f"WMSS_DATABASE_URL: {address.render_as_string(hide_password=True)} does not answer ({reason}); start "
+                "the database or correct the address"
+            ) from error
+        finally:
+            database.close()
+
+    def _warn_of_full_disk(self) -> None:
+        """The API cannot write to its own log then; this process's goes to the terminal."""
+        root = self._settings.root
+        is_full = shutil.disk_usage(root).free < MIN_FREE_BYTES
+        if is_full and not self._disk_is_full:
+            logger.warning("%s", full_disk(root).message)
+        self._disk_is_full = is_full
 
     def _lock_home(self) -> None:
         """Two clusters on one database would each consider the other's drivers lost. The lock goes with the process."""
@@ -259,6 +305,7 @@ class Supervisor:
                 self._api = self._start_api(environment)
             if time.monotonic() - reaped_at >= REAP_S:
                 _reap_adopted(self._ray.pid, self._api.pid)
+                self._warn_of_full_disk()
                 reaped_at = time.monotonic()
             time.sleep(0.2)
 

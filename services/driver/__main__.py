@@ -38,7 +38,7 @@ def main(job_id: str, attempt: int) -> None:
     fence = Fence(store, job_id, attempt, lease_s=settings.lease_s)
     row = store.job(job_id)
     assert row is not None
-    journal = DatabaseJournal(store, fence, job_id)
+    journal = DatabaseJournal(store, fence, job_id, settings)
     try:
         with keep_lease(fence, every_s=settings.lease_s / 3):
             ray.init(address="auto", log_to_driver=True)
@@ -55,8 +55,9 @@ def main(job_id: str, attempt: int) -> None:
             raise
         logger.error("job %s failed:\n%s", job_id, traceback.format_exc())
         fault = driver_error(error, log=submission_id(job_id, attempt))
-        reason = {"code": fault.code, "message": fault.message, "param": fault.param}
-        fence.end(State.FAILED, error=reason, message=f"Failed: {fault.message}", trained_tokens=None)
+        said = settings.for_clients(fault.message)
+        reason = {"code": fault.code, "message": said, "param": fault.param}
+        fence.end(State.FAILED, error=reason, message=f"Failed: {said}", trained_tokens=None)
     else:
         left, tokens = "every checkpoint is scored", None
         if row.kind == Kind.FINE_TUNING:

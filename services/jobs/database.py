@@ -43,6 +43,14 @@ def may_be_retried(error: Exception) -> bool:
     return state is None or state[:2] in RETRIED_SQLSTATES
 
 
+def is_full(error: Exception) -> bool:
+    """Whether the database found no room on its disk."""
+    cause = getattr(error, "orig", None)
+    if isinstance(cause, sqlite3.Error):
+        return cause.sqlite_errorcode == sqlite3.SQLITE_FULL
+    return getattr(cause, "sqlstate", None) == "53100"
+
+
 class Database:
     """Sessions on one database; safe to share between threads.
 

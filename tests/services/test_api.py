@@ -1,10 +1,11 @@
 """The REST front end over real HTTP parsing, a real database and no Ray: shapes, refusals, and 503 without Ray."""
 
+import errno
 import json
 
 import pytest
 from fastapi.testclient import TestClient
-from sqlalchemy import text
+from sqlalchemy import event, text
 
 from services.api.app import create_app
 from services.jobs.store import Store
@@ -53,6 +54,65 @@ def test_large_file_is_refused(home):
     assert list((home / "files").iterdir()) == []
 
 
+def disk_full(response, caplog):
+    error = problem(response, 507)
+    assert (error["code"], error["type"]) == ("disk_full", "server_error")
+    assert "free some space" in error["message"]
+    assert response.headers["x-should-retry"] == "false"
+    assert [record.levelname for record in caplog.records if "a disk is full" in record.message] == ["ERROR"]
+    caplog.clear()
+
+
+def test_a_full_disk_is_said_to_whoever_uploads(api, home, monkeypatch, caplog):
+    monkeypatch.setattr("services.api.files.new_id", lambda prefix: "file-full")
+    (home / "files").mkdir()
+    (home / "files" / "file-full.partial").symlink_to("/dev/full")
+    disk_full(upload(api), caplog)
+    assert list((home / "files").iterdir()) == []
+
+    class FullTemporaryFolder:
+        """Where what arrives is kept."""
+
+        def __init__(self, max_size):
+            pass
+
+        def write(self, data):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        def close(self):
+            pass
+
+    monkeypatch.setattr("starlette.formparsers.SpooledTemporaryFile", FullTemporaryFolder)
+    disk_full(upload(api), caplog)
+
+
+def test_a_database_without_room_is_a_full_disk(home, serve, caplog):
+    settings = Settings(home=home)
+    with serve(settings) as api:
+        engine = api.app.state.service.store._engine
+        engine.dispose()
+        event.listen(engine, "connect", lambda connection, _: connection.execute("PRAGMA max_page_count=1"))
+        answers = (upload(api) for _ in range(500))
+        disk_full(next(answer for answer in answers if answer.status_code != 200), caplog)
+
+
+def test_another_fault_of_a_disk_is_one_of_the_service(api, home, caplog):
+    (home / "files").write_text("")
+    assert "its log has req-" in problem(upload(api), 500)["message"]
+    assert any(record.exc_info for record in caplog.records)
+
+
+def test_errors_name_models_as_the_client_did(api, home):
+    (home / "models/llama/tokenizer.json").unlink()
+    (home / "models/qwen3_other/model.safetensors").write_bytes(b"junk")
+    file = upload(api).json()["id"]
+    for model in ("llama", "qwen3_other", "none"):
+        error = problem(create(api, model=model, training_file=file), 400)
+        assert model in error["message"] and str(home) not in error["message"], error
+        (found,) = validate(api, model=model, training_file=file).json()["problems"]
+        assert model in found["message"] and str(home) not in found["message"], found
+
+
 def test_job_object_echoes_every_default(api):
     file = upload(api).json()["id"]
     response = create(api, model="qwen3", training_file=file, suffix="s", metadata={"k": "v"}, method={"type": "wmss"})
@@ -80,6 +140,9 @@ def test_job_object_echoes_every_default(api):
     ("change", "param", "message"),
     [
         ({"model": "nothing"}, "model", "no model 'nothing': expected the name of a finished model"),
+        ({"model": "smollm2"}, "model", "no model 'smollm2' yet; add it with `wmss models add smollm2`"),
+        ({"method": {"type": "wmss", "wmss": {"mixing_wieght": 1}}}, "method.wmss.mixing_wieght", "'mixing_weight'?"),
+        ({"training_flie": "x"}, "training_flie", "unknown field; did you mean 'training_file'?"),
         ({"model": "../qwen3"}, "model", "no model"),
         ({"model": "/etc"}, "model", "no model"),
         ({"model": "ft:qwen3::ftjob-x"}, "model", "there is no finished model or checkpoint"),

@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from wmss import __version__
 from wmss.errors import WmssError
 
 
@@ -74,3 +75,19 @@ def test_demo_on_real_weights_needs_model_and_data(run, tmp_path):
     for arguments in (["--model", "smollm2"], ["--data", tmp_path], ["--limit", 3]):
         with pytest.raises(WmssError, match="--model, --data: expected both or neither"):
             run("demo", *arguments)
+
+
+def test_version(run):
+    assert run("--version") == f"wmss {__version__}\n"
+
+
+def test_a_misspelt_variable_is_warned_of_by_every_command(run, monkeypatch):
+    monkeypatch.setenv("WMSS_MAX_RUNING_JOBS", "2")
+    said = run("models", "list")
+    assert said.startswith("warning WMSS_MAX_RUNING_JOBS: ") and "did you mean WMSS_MAX_RUNNING_JOBS?" in said
+
+
+def test_models_are_not_added_to_a_home_that_is_a_file(run, checkpoints, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(WmssError, match=r"--home: .* cannot be used"):
+        run("models", "add", checkpoints["qwen3"], "--home", tmp_path / "file")

@@ -38,7 +38,7 @@ def drive(api, scores_id, *, until=None):
     attempt = service.store.claim(service.store.job(scores_id), message="Starting")
     fence = Fence(service.store, scores_id, attempt, lease_s=30)
     job = resolve_scores(service.store.job(scores_id), service.settings)
-    journal = DatabaseJournal(service.store, fence, scores_id)
+    journal = DatabaseJournal(service.store, fence, scores_id, service.settings)
     if until is not None:
         start = journal.start
         journal.start = lambda phase: pytest.fail("stopped") if phase == until else start(phase)

@@ -94,7 +94,7 @@ def test_its_jobs_are_resolved_and_their_finished_phases_read(settings, store, j
     assert job.spec.model_dump(mode="json") == row.spec
     written = finished_phases(settings.root / "jobs.db", job_id)
     assert bool(written) == (job_id != QUEUED)
-    journal = DatabaseJournal(store, Fence(store, job_id, row.attempt, lease_s=30), job_id)
+    journal = DatabaseJournal(store, Fence(store, job_id, row.attempt, lease_s=30), job_id, settings)
     assert {phase: journal.artifacts(phase) for phase in written} == written
     assert journal.artifacts("never_begun") is None
 

@@ -1,10 +1,16 @@
-"""What `wmss serve` hands down to Ray and the API, and a Ray head that does not start."""
+"""What `wmss serve` hands down to Ray and the API, what it refuses before it starts Ray, and a Ray head that does not
+start."""
 
+import os
+import shutil
 import subprocess
 import sys
 
-from services.control.supervisor import MAX_RAY_STARTS, Supervisor
-from services.settings import Settings
+import pytest
+
+from services.control.supervisor import MAX_RAY_STARTS, Supervisor, free_port
+from services.settings import MIN_FREE_BYTES, Settings
+from wmss.errors import ConfigError
 
 
 def test_children_use_the_database_of_the_supervisor(tmp_path, monkeypatch):
@@ -14,6 +20,47 @@ def test_children_use_the_database_of_the_supervisor(tmp_path, monkeypatch):
         settings = Settings(home=tmp_path, database_url=database_url)
         environment = Supervisor(settings, host="127.0.0.1", port=8000)._environment(tmp_path / "token")
         assert environment["WMSS_DATABASE_URL"] == expected
+
+
+def refused(home, **environment):
+    """What `wmss serve` says that does not start: one line."""
+    command = [sys.executable, "-m", "services.cli", "serve", "--home", str(home), "--port", str(free_port())]
+    run = subprocess.run(command, env=os.environ | environment, capture_output=True, text=True, timeout=60)
+    assert run.returncode == 1, run.stdout + run.stderr
+    assert run.stderr.startswith("error ") and run.stderr.count("\n") == 1, run.stderr
+    return run.stderr
+
+
+def test_a_home_that_cannot_be_used_is_one_line(tmp_path):
+    (tmp_path / "file").write_text("")
+    assert "--home" in refused(tmp_path / "file")
+    (tmp_path / "home" / "lock").mkdir(parents=True)
+    assert "(Is a directory); name a folder" in refused(tmp_path / "home")
+
+
+@pytest.mark.parametrize("query", ["", "?connect_timeout=2"])
+def test_a_database_that_refuses_connections_is_said_before_ray_starts(tmp_path, query):
+    url = f"postgresql+psycopg://user:se%2Fcret@127.0.0.1:{free_port()}/name{query}"
+    said = refused(tmp_path / "home", WMSS_DATABASE_URL=url)
+    assert said.startswith("error WMSS_DATABASE_URL: postgresql+psycopg://user:***@127.0.0.1:")
+    assert "refused" in said and "start the database or correct the address" in said
+    assert "cret" not in said
+    assert not (tmp_path / "home" / "logs" / "ray.log").exists()
+
+
+def test_a_full_disk_is_said_before_ray_starts_and_while_it_runs(tmp_path, monkeypatch, caplog):
+    supervisor = Supervisor(Settings(home=tmp_path), host="127.0.0.1", port=8000)
+    supervisor._prepare_home()
+    supervisor._lock.close()
+    supervisor._warn_of_full_disk()
+    assert caplog.messages == []
+    real = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: real._replace(free=MIN_FREE_BYTES - 1))
+    with pytest.raises(ConfigError, match=r"the disk of .* is full \(99 MB left, 100 needed\); free some space there"):
+        supervisor._prepare_home()
+    for _ in range(2):
+        supervisor._warn_of_full_disk()
+    assert len(caplog.messages) == 1 and "is full" in caplog.messages[0]
 
 
 def start_heads(home, *attempts):

