@@ -1,7 +1,10 @@
 """The mixin in transformers' Trainer and in TRL's SFTTrainer against plain PyTorch; and the examples as they are."""
 
+import os
+import runpy
 import subprocess
 import sys
+from itertools import groupby
 from pathlib import Path
 
 import pytest
@@ -141,14 +144,53 @@ def test_resuming_is_refused(checkpoints, tmp_path):
 def test_examples_run_as_they_are(checkpoints, tmp_path, name):
     data = tmp_path / "data.jsonl"
     write_jsonl(make_problems(8, seed=1), data)
-    weak, strong = str(checkpoints["qwen3_other"]), str(checkpoints["qwen3"])
-    subprocess.run(
-        [sys.executable, str(ROOT / f"examples/{name}.py"), weak, strong, str(data), str(tmp_path / "out")],
-        check=True,
-        capture_output=True,
-        cwd=tmp_path,
-    )
+    run_example(name, checkpoints["qwen3_other"], checkpoints["qwen3"], data, tmp_path / "out")
     assert load_model(tmp_path / "out").num_parameters() == load_model(checkpoints["qwen3"]).num_parameters()
+
+
+def run_example(name, *arguments):
+    """The example's own process, from another folder than the repository's; returns what it printed."""
+    command = [sys.executable, ROOT / f"examples/{name}.py", *arguments]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    run = subprocess.run(command, capture_output=True, text=True, cwd=arguments[-1].parent, env=environment)
+    assert run.returncode == 0, run.stderr
+    return run.stdout
+
+
+CHAT = [
+    {"role": "system", "content": "Count."},
+    {"role": "user", "content": "2+3"},
+    {"role": "assistant", "content": "2+3=5 #### 5"},
+    {"role": "user", "content": "9-4"},
+    {"role": "assistant", "content": "9-4=5 #### 5"},
+]
+
+
+@pytest.mark.parametrize("name", ["plain_loop", "trl_sft"])
+def test_examples_learn_the_assistants_tokens_alone(checkpoints, tmp_path, monkeypatch, name):
+    """The labels that the loss was given, of a chat of two turns and one of one turn."""
+    data = tmp_path / "data.jsonl"
+    # The shorter row is padded to the longer one's length by TRL.
+    write_jsonl([{"messages": CHAT}, {"messages": CHAT[:3]}], data)
+    given = []
+
+    def loss(*arguments, **named):
+        given.append(arguments[4])
+        return mixed_linear_cross_entropy(*arguments, **named)
+
+    monkeypatch.setattr("wmss.core.mixing.mixed_linear_cross_entropy", loss)
+    monkeypatch.setattr("wmss.integrations.trainer.mixed_linear_cross_entropy", loss)
+    folders = (checkpoints["qwen3_other"], checkpoints["qwen3"], data, tmp_path / "out")
+    monkeypatch.setattr(sys, "argv", [name, *map(str, folders)])
+    runpy.run_path(str(ROOT / f"examples/{name}.py"), run_name="__main__")
+    tokenizer = load_tokenizer(checkpoints["qwen3"])
+    spans = sorted(tokenizer.decode(span) for labels in given for span in supervised_spans(labels.tolist()))
+    assert spans == ["2+3=5 #### 5<|im_end|>"] * 2 + ["9-4=5 #### 5<|im_end|>"]
+
+
+def supervised_spans(labels):
+    """Runs of neighbouring labels that are not ignored."""
+    return [list(run) for supervised, run in groupby(labels, lambda label: label != -100) if supervised]
 
 
 def test_the_plain_loop_is_short():
