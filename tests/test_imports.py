@@ -2,6 +2,7 @@
 
 import pytest
 
+import wmss
 from tests.imports import ROOT, arrows, circle, loaded_by, modules
 
 LEAVES = {"__version__", "choices", "config", "errors", "ids", "records", "startup", "units"}
@@ -93,12 +94,26 @@ def test_few_files_lie_loose_in_the_service():
 @pytest.fixture(scope="module")
 def light():
     """What is loaded after the configuration, then also the command, then also the API."""
-    modules_in_turn = ("wmss.config", "services.cli", "services.api.app")
+    modules_in_turn = ("wmss", "wmss.config", "services.cli", "services.api.app")
     return dict(zip(modules_in_turn, loaded_by(*(f"import {each}" for each in modules_in_turn)), strict=True))
 
 
-def test_config_is_light(light):
-    assert not light["wmss.config"] & (HEAVY | {"fastapi", "sqlalchemy"})
+@pytest.mark.parametrize("module", ["wmss", "wmss.config"])
+def test_library_and_config_are_light(light, module):
+    assert not light[module] & (HEAVY | {"fastapi", "sqlalchemy"})
+
+
+@pytest.mark.parametrize("name", wmss.__all__)
+def test_every_public_name_is_where_it_is_said_to_be(name):
+    public = getattr(wmss, name)
+    assert public.__module__.startswith("wmss.")
+    assert public.__doc__, f"{name}: a public name needs its docstring"
+
+
+def test_no_other_name_is_public():
+    assert set(wmss._HOMES) == set(wmss.__all__) <= set(dir(wmss))
+    with pytest.raises(AttributeError, match="no attribute 'score_folder'"):
+        wmss.score_folder  # noqa: B018
 
 
 @pytest.mark.parametrize("module", ["services.cli", "services.api.app"])
