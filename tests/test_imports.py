@@ -5,11 +5,12 @@ import pytest
 import wmss
 from tests.imports import ROOT, arrows, circle, loaded_by, modules
 
-LEAVES = {"__version__", "choices", "config", "errors", "ids", "records", "startup", "units"}
+LEAVES = {"__version__", "choices", "config", "errors", "extras", "ids", "records", "startup", "units"}
 LIBRARY = {
     "choices": set(),
     "config": {"choices", "errors"},
     "errors": set(),
+    "extras": {"errors"},
     "ids": set(),
     "records": set(),
     "startup": set(),
