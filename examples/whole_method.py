@@ -27,8 +27,8 @@ wmss.train_jointly(
     strong=strong,
     weak=weak,
     output=output,
-    indices=drawn,
     mixing_weight=0.5,
+    indices=drawn,
     hyperparameters=wmss.Hyperparameters(learning_rate=1e-5, n_epochs=1),
     report=lambda step: print(f"step {step['step']:.0f}/{step['num_steps']:.0f}: loss {step['train_loss']:.4f}"),
 )

@@ -30,6 +30,7 @@ def arguments(checkpoints, tmp_path, data):
         "strong": checkpoints["qwen3"],
         "weak": checkpoints["qwen3_wide"],
         "output": tmp_path / "out",
+        "mixing_weight": 0.5,
         "hyperparameters": KNOBS,
     }
 

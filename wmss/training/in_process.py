@@ -10,7 +10,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from wmss.choices import DEFAULT_MIXING_WEIGHT
 from wmss.config import Hyperparameters, JobSpec, SupervisedMethod, resolve_batch_size, resolve_max_length
 from wmss.config.job import SupervisedConfig
 from wmss.data.tokenization import save_tokenized, tokenize_file
@@ -31,8 +30,8 @@ def train_jointly(
     strong: str | Path,
     weak: str | Path,
     output: str | Path,
+    mixing_weight: float,
     indices: Sequence[int] | npt.NDArray[np.int64] | None = None,
-    mixing_weight: float = DEFAULT_MIXING_WEIGHT,
     weak_update: Literal["joint", "frozen"] = "joint",
     hyperparameters: Hyperparameters | None = None,
     seed: int = 42,
@@ -47,8 +46,8 @@ def train_jointly(
             supervised, and nothing else.
         strong, weak: model folders of one vocabulary.
         output: folder to make, an ordinary model folder of the strong model's shape and precision.
+        mixing_weight: λ in [0, 1], the weight of the strong logits; the paper takes 0.5.
         indices: [k], samples to train on, counted from 0 in file order, as `draw` gives them; None = each once.
-        mixing_weight: λ in [0, 1], the weight of the strong logits.
         weak_update: train the weak model too, or hold it fixed.
         hyperparameters: learning rate, batch size, epochs and the rest; None = the defaults of a job.
         seed: of the order of samples, first weights of adapters, and dropout.
