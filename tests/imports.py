@@ -4,6 +4,7 @@ import ast
 import subprocess
 import sys
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
@@ -22,11 +23,15 @@ def modules(package: str) -> dict[str, set[str]]:
 def _imports_of(file: Path) -> set[str]:
     names = set()
     for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Import):
-            names |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            names |= _named(node)
     return names
+
+
+def _named(node: ast.Import | ast.ImportFrom) -> set[str]:
+    if isinstance(node, ast.Import):
+        return {alias.name for alias in node.names}
+    return {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)} if node.module else set()
 
 
 def node_of(module: str, package: str) -> str | None:
@@ -53,6 +58,42 @@ def circle(package: str) -> list[str]:
     while free := {node for node, others in left.items() if not others}:
         left = {node: others - free for node, others in left.items() if node not in free}
     return sorted(left)
+
+
+def not_installed(file: Path) -> set[str]:
+    """Packages that the import of a file of ours needs, directly or through others of ours, and that are not here."""
+    seen: set[Path] = set()
+    missing: set[str] = set()
+    waiting = [file]
+    while waiting:
+        here = waiting.pop()
+        if here in seen or not here.is_file() or here == ROOT / "tests/conftest.py":
+            continue
+        seen.add(here)
+        for name in _at_import(ast.parse(here.read_text(encoding="utf-8")).body):
+            parts = name.split(".")
+            if not (ROOT / parts[0]).is_dir():
+                missing |= set() if find_spec(parts[0]) else {parts[0]}
+                continue
+            for length in range(1, len(parts) + 1):
+                place = ROOT.joinpath(*parts[:length])
+                waiting += [place / "__init__.py", place.with_suffix(".py")]
+    return missing
+
+
+def _at_import(statements: list[ast.stmt]) -> set[str]:
+    """Names that are imported while a module is, not later in its functions, nor for a type checker alone."""
+    names: set[str] = set()
+    for node in statements:
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            continue
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            continue
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            names |= _named(node)
+        for field in ("body", "orelse", "finalbody"):
+            names |= _at_import(getattr(node, field, []))
+    return names
 
 
 def loaded_by(*statements: str) -> list[set[str]]:

@@ -1,14 +1,18 @@
 """Imports point one way, in the library and in the service; and what must stay light is light."""
 
+from importlib.util import find_spec
+
 import pytest
 
+import wmss
 from tests.imports import ROOT, arrows, circle, loaded_by, modules
 
-LEAVES = {"__version__", "choices", "config", "errors", "ids", "records", "startup", "units"}
+LEAVES = {"__version__", "choices", "config", "errors", "extras", "ids", "records", "startup", "units"}
 LIBRARY = {
     "choices": set(),
     "config": {"choices", "errors"},
     "errors": set(),
+    "extras": {"errors"},
     "ids": set(),
     "records": set(),
     "startup": set(),
@@ -51,6 +55,9 @@ knows neither the methods nor the run."""
 FORBIDDEN_IN_LIBRARY = {"ray", "fastapi", "sqlalchemy", "alembic", "uvicorn", "openai", "typer", "services"}
 MAX_LOOSE_FILES = 5
 HEAVY = {"torch", "ray", "vllm", "transformers"}
+needs_all = pytest.mark.skipif(
+    not all(map(find_spec, ("torch", "transformers", "fastapi"))), reason="torch or the service is not installed"
+)
 
 
 @pytest.mark.parametrize("part", sorted(arrows("wmss").keys() - {"__version__"}))
@@ -93,19 +100,37 @@ def test_few_files_lie_loose_in_the_service():
 @pytest.fixture(scope="module")
 def light():
     """What is loaded after the configuration, then also the command, then also the API."""
-    modules_in_turn = ("wmss.config", "services.cli", "services.api.app")
+    modules_in_turn = ("wmss", "wmss.config", "services.cli", "services.api.app")
     return dict(zip(modules_in_turn, loaded_by(*(f"import {each}" for each in modules_in_turn)), strict=True))
 
 
-def test_config_is_light(light):
-    assert not light["wmss.config"] & (HEAVY | {"fastapi", "sqlalchemy"})
+@needs_all
+@pytest.mark.parametrize("module", ["wmss", "wmss.config"])
+def test_library_and_config_are_light(light, module):
+    assert not light[module] & (HEAVY | {"fastapi", "sqlalchemy"})
 
 
+@needs_all
+@pytest.mark.parametrize("name", wmss.__all__)
+def test_every_public_name_is_where_it_is_said_to_be(name):
+    public = getattr(wmss, name)
+    assert public.__module__.startswith("wmss.")
+    assert public.__doc__, f"{name}: a public name needs its docstring"
+
+
+def test_no_other_name_is_public():
+    assert set(wmss._HOMES) == set(wmss.__all__) <= set(dir(wmss))
+    with pytest.raises(AttributeError, match="no attribute 'score_folder'"):
+        wmss.score_folder  # noqa: B018
+
+
+@needs_all
 @pytest.mark.parametrize("module", ["services.cli", "services.api.app"])
 def test_command_and_api_start_light(light, module):
     assert not light[module] & HEAVY
 
 
+@needs_all
 def test_core_and_training_need_neither_ray_nor_vllm():
     names = (
         "wmss.core.mixing, wmss.core.entropy, wmss.core.sample_weights, wmss.training.loop, wmss.scoring.torch_scorer"

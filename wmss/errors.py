@@ -29,6 +29,12 @@ class ConfigError(WmssError):
     code = "invalid_config"
 
 
+class ExtraError(WmssError):
+    """What was asked for needs a package that only an extra of this one brings."""
+
+    code = "missing_extra"
+
+
 class DataError(WmssError):
     """A training or validation file cannot be used; the message carries line numbers."""
 

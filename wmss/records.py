@@ -43,6 +43,11 @@ class TokenizedSample:
         return int(self.target_mask.sum())
 
     @property
+    def labels(self) -> npt.NDArray[np.int64]:
+        """[T] as trainers take them: the token's id where it is supervised, -100 elsewhere. Not shifted."""
+        return np.where(self.target_mask, self.input_ids, -100).astype(np.int64)
+
+    @property
     def predicting_positions(self) -> npt.NDArray[np.intp]:
         """Positions [num_targets] whose distribution predicts a target."""
         return np.flatnonzero(self.target_mask) - 1

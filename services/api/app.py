@@ -4,7 +4,7 @@ import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-import httpx
+import httpx2
 from fastapi import Depends, FastAPI
 
 from services.api import chat, entropy_scores, files, fine_tuning, health, models, rounds, samples, weak_checkpoints
@@ -36,9 +36,9 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         drivers = RayDrivers(settings)
         reconciler = Reconciler(store, drivers, settings)
         # No limit on reading: an answer takes as long as it takes. A proxy for the outside world is not asked.
-        timeout = httpx.Timeout(None, connect=5.0)
-        unlimited = httpx.Limits(max_connections=None)
-        async with httpx.AsyncClient(timeout=timeout, limits=unlimited, trust_env=False) as http:
+        timeout = httpx2.Timeout(None, connect=5.0)
+        unlimited = httpx2.Limits(max_connections=None)
+        async with httpx2.AsyncClient(timeout=timeout, limits=unlimited, trust_env=False) as http:
             app.state.service = ServiceState(settings, store, ChatStore(store), drivers, reconciler, http)
             reconciler.start()
             yield

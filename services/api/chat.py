@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Coroutine
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
-import httpx
+import httpx2
 from fastapi import APIRouter, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import StreamingResponse
@@ -128,7 +128,7 @@ def _want(service: ServiceState, model: str, folder: Path) -> None:
     try:
         room = room_for_chat(service.store, service.drivers)
         service.drivers.ping()
-    except httpx.HTTPError as error:
+    except httpx2.HTTPError as error:
         raise ray_unavailable(service.settings.ray_dashboard_url, error, "no engine was started") from error
     if not room:
         message = "the running jobs leave no CPU or GPU for a chat engine; try again when they have ended"
@@ -148,14 +148,14 @@ def _make_leave(service: ServiceState, row: ChatEngineRow) -> None:
     service.reconciler.wake()
 
 
-def _refusal(answer: httpx.Response, content: bytes, *, fields: set[str]) -> Problem:
+def _refusal(answer: httpx2.Response, content: bytes, *, fields: set[str]) -> Problem:
     """vLLM's refusal of a request as a problem of ours."""
     try:
         error = json.loads(content)["error"]
         message, param = str(error["message"]), error.get("param")
     except (ValueError, KeyError, TypeError):
         return Problem(503, "engine_busy", "the chat engine takes no request now; try again", retry_after=5)
-    if answer.status_code >= httpx.codes.INTERNAL_SERVER_ERROR:
+    if answer.status_code >= httpx2.codes.INTERNAL_SERVER_ERROR:
         text = f"the chat engine failed ({message}); it is being restarted, try again"
         return Problem(503, "engine_error", text, retry_after=BUSY_RETRY_AFTER_S)
     # Where vLLM names no field, its message begins with the field's name, as a rule.
@@ -175,7 +175,7 @@ class _Relay:
         self._lease = lease
         self._renewed_at = time.monotonic()
 
-    async def send(self, body: bytes) -> httpx.Response:
+    async def send(self, body: bytes) -> httpx2.Response:
         """The engine's answer, its body still to be read."""
         path = self._request.url.path
         url = f"{self._service.settings.serve_url}/{self._row.app}{path}"
@@ -184,27 +184,27 @@ class _Relay:
         )
         try:
             answer = await self._attended(self._service.http.send(request, stream=True))
-        except httpx.TransportError as error:
+        except httpx2.TransportError as error:
             raise await self._lost(type(error).__name__) from error
-        if answer.status_code == httpx.codes.NOT_FOUND and answer.headers["content-type"].startswith("text/plain"):
+        if answer.status_code == httpx2.codes.NOT_FOUND and answer.headers["content-type"].startswith("text/plain"):
             await answer.aclose()
             raise await self._lost("Serve does not know it")
         return answer
 
-    async def whole(self, answer: httpx.Response) -> bytes:
+    async def whole(self, answer: httpx2.Response) -> bytes:
         """The answer's body."""
         try:
             return await self._attended(answer.aread())
-        except httpx.TransportError as error:
+        except httpx2.TransportError as error:
             raise await self._lost(type(error).__name__) from error
 
-    async def stream(self, answer: httpx.Response) -> AsyncIterator[bytes]:
+    async def stream(self, answer: httpx2.Response) -> AsyncIterator[bytes]:
         """The answer's server-sent events as they come; a break in them is told as an event."""
         parts = answer.aiter_raw()
         try:
             while (part := await self._attended(anext(parts, None))) is not None:
                 yield part
-        except httpx.TransportError as error:
+        except httpx2.TransportError as error:
             problem = await self._lost(type(error).__name__)
             yield f"data: {json.dumps({'error': problem.openai_error()})}\n\n".encode()
         finally:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Annotated
 
-import httpx
+import httpx2
 from fastapi import Depends, Request
 
 from services.chat.chat_store import ChatStore
@@ -22,7 +22,7 @@ class ServiceState:
     chat: ChatStore
     drivers: RayDrivers
     reconciler: Reconciler
-    http: httpx.AsyncClient
+    http: httpx2.AsyncClient
     """To Ray Serve's proxy."""
 
 

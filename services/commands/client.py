@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-import httpx
+import httpx2
 import openai
 from openai import DefaultHttpxClient, OpenAI
 from openai.pagination import SyncCursorPage
@@ -197,7 +197,7 @@ def download_scores(client: OpenAI, scores_id: str, target: Path, **query: str |
     """Save a table of a request, asked for by `model`, `level` and `format`; it is never held in memory."""
     url = client.base_url.join(f"entropy_scores/{scores_id}/content")
     with (
-        httpx.Client(trust_env=url.host not in LOOPBACK, timeout=httpx.Timeout(60.0)) as http,
+        httpx2.Client(trust_env=url.host not in LOOPBACK, timeout=httpx2.Timeout(60.0)) as http,
         http.stream("GET", str(url), params=query, headers=client.auth_headers) as response,
     ):
         if response.is_error:

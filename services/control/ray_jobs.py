@@ -16,7 +16,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 
 from services.settings import Settings, engine_environment
 from wmss.ids import DELETION, new_id
@@ -47,7 +47,7 @@ class RayDrivers:
 
     def __init__(self, settings: Settings) -> None:
         # trust_env=False: a proxy for the outside world must not be asked for the cluster's own dashboard.
-        self._http = httpx.Client(
+        self._http = httpx2.Client(
             base_url=settings.ray_dashboard_url, headers=_authorization(), timeout=TIMEOUT_S, trust_env=False
         )
 
@@ -72,7 +72,7 @@ class RayDrivers:
     def status(self, submission_id: str) -> DriverStatus | None:
         """Status of a driver, or None if Ray has never heard of it."""
         response = self._http.get(f"/api/jobs/{submission_id}")
-        if response.status_code == httpx.codes.NOT_FOUND:
+        if response.status_code == httpx2.codes.NOT_FOUND:
             return None
         return DriverStatus(response.raise_for_status().json()["status"])
 

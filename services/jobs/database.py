@@ -16,6 +16,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.orm import Session, sessionmaker
 
 from services.jobs.tables import Base
+from wmss.extras import needs_extra
 
 logger = logging.getLogger(__name__)
 
@@ -59,7 +60,8 @@ class Database:
 
     def __init__(self, url: str, *, patience_s: float = 0.0) -> None:
         self.url = url
-        self._engine = create_engine(url, pool_pre_ping=True, **_server_options(url))
+        with needs_extra("postgres", "WMSS_DATABASE_URL: a PostgreSQL server"):
+            self._engine = create_engine(url, pool_pre_ping=True, **_server_options(url))
         if self._engine.dialect.name == "sqlite":
             event.listen(self._engine, "connect", _configure_sqlite)
             # The driver's own transactions do not cover CREATE TABLE: a migration cut short would never start again.

@@ -3,7 +3,7 @@
 import shutil
 from pathlib import Path
 
-import httpx
+import httpx2
 import pytest
 from sqlalchemy import create_engine, text
 
@@ -39,16 +39,16 @@ def test_a_job_under_which_the_database_is_restarted(service, files, postgres):
     base = stack.endpoint.base_url
     postgres.stop()
     try:
-        response = httpx.get(f"{base}/fine_tuning/jobs/{job_id}")
+        response = httpx2.get(f"{base}/fine_tuning/jobs/{job_id}")
         assert (response.status_code, response.json()["error"]["code"]) == (503, "database_unavailable")
         assert int(response.headers["retry-after"]) > 0
-        response = httpx.get(base.removesuffix("/v1") + "/readyz")
+        response = httpx2.get(base.removesuffix("/v1") + "/readyz")
         assert (response.status_code, response.json()["error"]["code"]) == (503, "database_unavailable")
         # The driver and the worker notice too: both write several times in this while.
         wait_for(lambda: waits_for_database(stack.home), timeout_s=60, what="a driver that waits")
     finally:
         postgres.start()
-    assert httpx.get(f"{base}/fine_tuning/jobs/{job_id}").json()["status"] == "running"
+    assert httpx2.get(f"{base}/fine_tuning/jobs/{job_id}").json()["status"] == "running"
     job = wait_for_end(stack, job_id)
     assert (job.status, job.x_attempt) == ("succeeded", 1), job.error
     assert [m["step"] for m in metrics(stack, job_id)] == list(range(1, num_steps + 1))
@@ -72,7 +72,7 @@ def test_the_databases_password_is_written_nowhere(service):
     assert [str(path) for path, content in shown.items() if PASSWORD in content] == []
     headers = {"Authorization": f"Bearer {Path(stack.endpoint.token_path).read_text()}"}
     for path in ("/api/jobs/", "/api/train/v2/runs/v1", "/api/serve/applications/", "/api/v0/actors?detail=true"):
-        response = httpx.get(stack.endpoint.dashboard_url + path, headers=headers, timeout=30)
+        response = httpx2.get(stack.endpoint.dashboard_url + path, headers=headers, timeout=30)
         assert response.status_code == 200
         assert PASSWORD not in response.text
 

@@ -5,7 +5,7 @@ import random
 import shutil
 import time
 
-import httpx
+import httpx2
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -101,15 +101,15 @@ def test_rounds_from_the_command_line_to_a_model(stack, undisturbed, tmp_path):
     assert "accepted/sampled" in told and chart.read_bytes().startswith(b"\x89PNG")
 
     url = f"{stack.endpoint.base_url}/fine_tuning/jobs/{job.id}/rollouts"
-    page = httpx.get(url, params={"round": 2, "label": "correct", "limit": 3}).json()
+    page = httpx2.get(url, params={"round": 2, "label": "correct", "limit": 3}).json()
     accepted = sum(level["num_accepted"] for level in rounds[1]["levels"])
     assert page["total"] >= accepted > 0 and all(row["label"] == "correct" for row in page["data"])
-    following = httpx.get(url, params={"round": 2, "label": "correct", "after": page["data"][-1]["id"]}).json()
+    following = httpx2.get(url, params={"round": 2, "label": "correct", "after": page["data"][-1]["id"]}).json()
     assert following["data"][0]["id"] not in [row["id"] for row in page["data"]]
-    table = pq.read_table(pa.BufferReader(httpx.get(f"{url}/download", params={"round": 2}).content))
+    table = pq.read_table(pa.BufferReader(httpx2.get(f"{url}/download", params={"round": 2}).content))
     assert len(table) == 64 and {"token_ids", "label", "detail"} <= set(table.column_names)
-    assert httpx.get(url, params={"round": 3}).status_code == 404
-    assert "self_improvement" in httpx.get(url.replace("rollouts", "samples")).json()["error"]["message"]
+    assert httpx2.get(url, params={"round": 3}).status_code == 404
+    assert "self_improvement" in httpx2.get(url.replace("rollouts", "samples")).json()["error"]["message"]
 
 
 @pytest.mark.slow

@@ -13,7 +13,7 @@ import time
 import urllib.request
 from pathlib import Path
 
-import httpx
+import httpx2
 import numpy as np
 import openai
 import pyarrow as pa
@@ -73,7 +73,7 @@ def check_samples(stack, job_id, phases, file):
     assert {row["line"]: row["completion"] for row in rows} == {n: turn["content"] for n, turn in answers.items()}
     never = service.samples(stack.client, job_id, times_drawn=0)
     assert never["total"] == phases["weigh"]["artifacts"]["num_duplicates"]
-    table = httpx.get(f"{stack.endpoint.base_url}/fine_tuning/jobs/{job_id}/samples/download")
+    table = httpx2.get(f"{stack.endpoint.base_url}/fine_tuning/jobs/{job_id}/samples/download")
     origin = json.loads(pq.read_schema(pa.BufferReader(table.content)).metadata[b"wmss"])
     assert origin["weak_provenance"] == phases["score_weak"]["artifacts"]["provenance"]
     assert f"20 of {page['total']} samples" in wmss(stack, "samples", job_id)

@@ -8,7 +8,7 @@ import shutil
 from dataclasses import dataclass
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 
 from tests.integration.stack import call, submit, wait_for_end
@@ -129,7 +129,7 @@ HTTP = {
 
 @pytest.fixture(scope="module")
 def http(stack):
-    with httpx.Client(base_url=stack.endpoint.base_url + "/", timeout=30) as client:
+    with httpx2.Client(base_url=stack.endpoint.base_url + "/", timeout=30) as client:
         yield client
 
 

@@ -1,7 +1,12 @@
 """The mixin in transformers' Trainer and in TRL's SFTTrainer against plain PyTorch; and the examples as they are."""
 
+import os
+import re
+import runpy
 import subprocess
 import sys
+from collections import Counter
+from itertools import groupby
 from pathlib import Path
 
 import pytest
@@ -10,9 +15,10 @@ from datasets import Dataset
 from transformers import TrainingArguments
 from trl import SFTConfig, SFTTrainer
 
-from wmss.core.mixing import mixed_linear_cross_entropy
+from wmss.core.mixing import branch_cross_entropy, mixed_linear_cross_entropy
 from wmss.integrations.trainer import WeakDriven, WeakDrivenTrainer
 from wmss.models.loading import load_model, load_tokenizer
+from wmss.rounds.scores.request import score_file
 from wmss.tasks.arithmetic import make_problems, write_jsonl
 
 ROOT = Path(__file__).parents[2]
@@ -141,16 +147,95 @@ def test_resuming_is_refused(checkpoints, tmp_path):
 def test_examples_run_as_they_are(checkpoints, tmp_path, name):
     data = tmp_path / "data.jsonl"
     write_jsonl(make_problems(8, seed=1), data)
-    weak, strong = str(checkpoints["qwen3_other"]), str(checkpoints["qwen3"])
-    subprocess.run(
-        [sys.executable, str(ROOT / f"examples/{name}.py"), weak, strong, str(data), str(tmp_path / "out")],
-        check=True,
-        capture_output=True,
-        cwd=tmp_path,
-    )
+    run_example(name, checkpoints["qwen3_other"], checkpoints["qwen3"], data, tmp_path / "out")
     assert load_model(tmp_path / "out").num_parameters() == load_model(checkpoints["qwen3"]).num_parameters()
 
 
-def test_the_plain_loop_is_short():
-    code = (ROOT / "examples/plain_loop.py").read_text().split('"""', 2)[2]
-    assert len([line for line in code.splitlines() if line.strip()]) < 40
+def run_example(name, *arguments):
+    """The example's own process, from another folder than the repository's; returns what it printed."""
+    command = [sys.executable, ROOT / f"examples/{name}.py", *arguments]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    run = subprocess.run(command, capture_output=True, text=True, cwd=arguments[-1].parent, env=environment)
+    assert run.returncode == 0, run.stderr
+    return run.stdout
+
+
+CHAT = [
+    {"role": "system", "content": "Count."},
+    {"role": "user", "content": "2+3"},
+    {"role": "assistant", "content": "2+3=5 #### 5"},
+    {"role": "user", "content": "9-4"},
+    {"role": "assistant", "content": "9-4=5 #### 5"},
+]
+
+
+@pytest.mark.parametrize("name", ["plain_loop", "trl_sft"])
+def test_examples_learn_the_assistants_tokens_alone(checkpoints, tmp_path, monkeypatch, name):
+    """The labels that the loss was given, of a chat of two turns and one of one turn."""
+    data = tmp_path / "data.jsonl"
+    # The shorter row is padded to the longer one's length by TRL.
+    write_jsonl([{"messages": CHAT}, {"messages": CHAT[:3]}], data)
+    given = []
+
+    def loss(*arguments, **named):
+        given.append(arguments[4])
+        return mixed_linear_cross_entropy(*arguments, **named)
+
+    monkeypatch.setattr("wmss.core.mixing.mixed_linear_cross_entropy", loss)
+    monkeypatch.setattr("wmss.integrations.trainer.mixed_linear_cross_entropy", loss)
+    folders = (checkpoints["qwen3_other"], checkpoints["qwen3"], data, tmp_path / "out")
+    monkeypatch.setattr(sys, "argv", [name, *map(str, folders)])
+    runpy.run_path(str(ROOT / f"examples/{name}.py"), run_name="__main__")
+    tokenizer = load_tokenizer(checkpoints["qwen3"])
+    spans = sorted(tokenizer.decode(span) for labels in given for span in supervised_spans(labels.tolist()))
+    assert spans == ["2+3=5 #### 5<|im_end|>"] * 2 + ["9-4=5 #### 5<|im_end|>"]
+
+
+def supervised_spans(labels):
+    """Runs of neighbouring labels that are not ignored."""
+    return [list(run) for supervised, run in groupby(labels, lambda label: label != -100) if supervised]
+
+
+def test_the_whole_method_runs_as_it_is(checkpoints, tmp_path):
+    train, held_out = tmp_path / "train.jsonl", tmp_path / "held_out.jsonl"
+    write_jsonl(make_problems(16, seed=1), train)
+    write_jsonl(make_problems(4, seed=2), held_out)
+    weak, strong, output = checkpoints["qwen3_other"], checkpoints["qwen3"], tmp_path / "out"
+    printed = run_example("whole_method", weak, strong, train, held_out, output)
+    result = load_model(output)
+    before = load_model(strong)
+    assert {n: t.shape for n, t in result.state_dict().items()} == {n: t.shape for n, t in before.state_dict().items()}
+    assert any(not torch.equal(t, before.state_dict()[n]) for n, t in result.state_dict().items())
+    said = re.findall(r"held-out NLL of (\w+): ([\d.]+) nats a token", printed)
+    expected = {"weak": weak, "strong": strong, "result": output}
+    assert [name for name, _ in said] == list(expected)
+    for name, figure in said:
+        assert float(figure) == pytest.approx(
+            score_file(held_out, expected[name], engine="torch").token_nll, abs=6e-5
+        ), name
+
+
+def test_the_whole_method_learns_the_assistants_tokens_of_what_was_drawn(checkpoints, tmp_path, monkeypatch):
+    data = tmp_path / "train.jsonl"
+    rows = [{"messages": CHAT}, {"messages": CHAT[:3]}, *make_problems(6, seed=1)]
+    write_jsonl(rows, data)
+    given = []
+
+    def loss(branches, labels, **named):
+        given.extend(labels.tolist())
+        return branch_cross_entropy(branches, labels, **named)
+
+    monkeypatch.setattr("wmss.training.branches.branch_cross_entropy", loss)
+    folders = (checkpoints["qwen3_other"], checkpoints["qwen3"], data, data, tmp_path / "out")
+    monkeypatch.setattr(sys, "argv", ["whole_method", *map(str, folders)])
+    drawn = runpy.run_path(str(ROOT / "examples/whole_method.py"), run_name="__main__")["drawn"]
+    turns = [turn["content"] for i in drawn for turn in rows[i]["messages"] if turn["role"] == "assistant"]
+    text = load_tokenizer(checkpoints["qwen3"]).decode(given)
+    assert Counter(text.split("<|im_end|>")[:-1]) == Counter(turns)
+    assert text.endswith("<|im_end|>")
+
+
+@pytest.mark.parametrize("name", ["plain_loop", "whole_method"])
+def test_the_examples_are_short(name):
+    code = (ROOT / f"examples/{name}.py").read_text().split('"""', 2)[2]
+    assert len([line for line in code.splitlines() if line.strip()]) <= 40

@@ -1,12 +1,15 @@
 """Which checkpoints vLLM's entropy plugin takes; vLLM itself is never imported."""
 
 import json
+from importlib.util import find_spec
 
 import pytest
 
 from tests.imports import loaded_by
 from wmss.errors import ModelError
 from wmss.scoring.vllm_families import check_family, families
+
+pytestmark = pytest.mark.skipif(find_spec("vllm") is None, reason="vLLM is not installed")
 
 SUPPORTED = (
     "LlamaForCausalLM",

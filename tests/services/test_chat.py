@@ -4,7 +4,7 @@ import shutil
 import threading
 import time
 
-import httpx
+import httpx2
 import pytest
 from fastapi.testclient import TestClient
 
@@ -221,7 +221,7 @@ def api(tmp_path, monkeypatch, cluster, checkpoints):
 def answer_with(api, handler):
     """Make the engine ready and answer its requests with `handler`."""
     state = api.app.state.service
-    state.http._transport = httpx.MockTransport(handler)
+    state.http._transport = httpx2.MockTransport(handler)
     state.http._mounts = {}
     state.chat.want("a", "/a")
     deadline = time.monotonic() + 5
@@ -251,7 +251,7 @@ def test_answer_comes_back_as_the_engine_gave_it(api, started):
 
     def handler(request):
         asked.append((str(request.url), request.content))
-        return httpx.Response(200, json={"choices": []})
+        return httpx2.Response(200, json={"choices": []})
 
     chat = answer_with(api, handler)
     response = ask(api, temperature=0.5)
@@ -265,10 +265,10 @@ def test_answer_comes_back_as_the_engine_gave_it(api, started):
 def test_stream_is_passed_on_and_a_break_in_it_is_told(api, started):
     async def events():
         yield b'data: {"n": 1}\n\n'
-        raise httpx.ReadError("gone")
+        raise httpx2.ReadError("gone")
 
     headers = {"content-type": "text/event-stream; charset=utf-8"}
-    chat = answer_with(api, lambda request: httpx.Response(200, headers=headers, content=events()))
+    chat = answer_with(api, lambda request: httpx2.Response(200, headers=headers, content=events()))
     response = ask(api, stream=True)
     first, second = [line for line in response.text.split("\n\n") if line]
     assert first == 'data: {"n": 1}'
@@ -278,20 +278,20 @@ def test_stream_is_passed_on_and_a_break_in_it_is_told(api, started):
 
 def test_refusals_of_the_engine_are_problems_of_ours(api, started):
     said = {"error": {"message": "temperature must be non-negative", "param": "body.temperature", "code": 400}}
-    answer_with(api, lambda request: httpx.Response(400, json=said))
+    answer_with(api, lambda request: httpx2.Response(400, json=said))
     refused = error(ask(api), 400)
     assert (refused["param"], refused["type"]) == ("temperature", "invalid_request_error")
     assert "non-negative" in refused["message"]
 
 
 def test_field_that_the_engine_names_in_words_is_named(api, started):
-    answer_with(api, lambda request: httpx.Response(400, json={"error": {"message": "n must be at least 1, got 0."}}))
+    answer_with(api, lambda request: httpx2.Response(400, json={"error": {"message": "n must be at least 1, got 0."}}))
     assert error(ask(api, n=0), 400)["param"] == "n"
     assert error(ask(api), 400)["param"] is None
 
 
 def test_engine_that_failed_is_retried_later(api, started):
-    answer_with(api, lambda request: httpx.Response(500, json={"error": {"message": "EngineCore died"}}))
+    answer_with(api, lambda request: httpx2.Response(500, json={"error": {"message": "EngineCore died"}}))
     response = ask(api)
     assert error(response, 503)["code"] == "engine_error"
     assert response.headers["retry-after"] == "10"
@@ -300,8 +300,8 @@ def test_engine_that_failed_is_retried_later(api, started):
 @pytest.mark.parametrize(
     "handler",
     [
-        lambda request: httpx.Response(404, text="Path '/chat' not found. Ping for available routes."),
-        lambda request: (_ for _ in ()).throw(httpx.ConnectError("refused")),
+        lambda request: httpx2.Response(404, text="Path '/chat' not found. Ping for available routes."),
+        lambda request: (_ for _ in ()).throw(httpx2.ConnectError("refused")),
     ],
     ids=["Serve does not know it", "nothing listens"],
 )
@@ -319,7 +319,7 @@ def test_engine_of_a_cluster_that_is_gone_gives_up_its_place(api, started, handl
 
 
 def test_another_model_waits_for_one_in_use_and_replaces_one_that_is_not(api, started):
-    chat = answer_with(api, lambda request: httpx.Response(200, json={}))
+    chat = answer_with(api, lambda request: httpx2.Response(200, json={}))
     first = chat.engine().app
     lease = chat.begin_request(first)
     response = ask(api, model="b")

@@ -1,6 +1,6 @@
 """What is read from Ray's Jobs API, behind a transport of the test's."""
 
-import httpx
+import httpx2
 
 from services.control.ray_jobs import RayDrivers
 from services.settings import Settings
@@ -14,8 +14,8 @@ services.failures.EngineError: the engine chat-1 did not start: no such architec
 
 def test_last_words_are_the_jobs_own(tmp_path):
     drivers = RayDrivers(Settings(home=tmp_path))
-    drivers._http = httpx.Client(
-        base_url="http://ray", transport=httpx.MockTransport(lambda request: httpx.Response(200, json={"logs": LOG}))
+    drivers._http = httpx2.Client(
+        base_url="http://ray", transport=httpx2.MockTransport(lambda request: httpx2.Response(200, json={"logs": LOG}))
     )
     assert drivers.error_tail("chat-1") == LOG.splitlines()[1]
     drivers.close()

@@ -16,9 +16,26 @@ import pyarrow.parquet as pq
 from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
-from wmss.data.dataset import Sample, raise_rows
+from wmss.data.dataset import Sample, raise_rows, read_samples
 from wmss.errors import DataError
 from wmss.records import TokenizedSample
+
+
+def tokenize_file(file: str | Path, tokenizer: PreTrainedTokenizerBase, *, max_length: int) -> list[TokenizedSample]:
+    """Every sample of a JSON-lines file, for any trainer: `input_ids` and `labels`.
+
+    Args:
+        file: chat `messages`, or `prompt` and `completion`, one row a line. Rows are those of a job's training file.
+        tokenizer: with a chat template, where rows are chats.
+        max_length: tokens of a sample; longer completions are cut.
+
+    Raises:
+        DataError: with line numbers, where a row cannot be used, its prompt alone fills `max_length`, or the chat
+            template does not show which tokens are the assistant's.
+    """
+    path = Path(file)
+    samples = read_samples(path, param="file")
+    return tokenize_samples(samples, tokenizer, max_length=max_length, source=path.name, param="file")[0]
 
 
 def tokenize_samples(

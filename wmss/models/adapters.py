@@ -3,6 +3,7 @@
 import contextlib
 import warnings
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from wmss.config import LoraConfig
+from wmss.extras import needs_extra
 
 if TYPE_CHECKING:  # PEFT is imported where adapters are used: not every machine that trains has it
     from peft import LoraConfig as PeftLoraConfig
@@ -19,6 +21,13 @@ if TYPE_CHECKING:  # PEFT is imported where adapters are used: not every machine
 
 STRONG_ADAPTER = "strong"
 _WEIGHTS = "adapter_model.safetensors"
+
+
+def check_adapters(*, param: str = "lora") -> None:
+    """Raise `ExtraError` unless adapters can be trained here; `param` is the field that asked for them."""
+    with needs_extra("lora", "lora: training adapters", param=param):
+        if find_spec("peft") is None:
+            raise ModuleNotFoundError(name="peft")
 
 
 def add_adapter(model: PreTrainedModel, name: str, knobs: LoraConfig, *, weights: Path | None = None) -> None:
@@ -128,6 +137,7 @@ def save_adapter(state: dict[str, Tensor], folder: Path, name: str, knobs: LoraC
 
 
 def _peft_config(knobs: LoraConfig, *, target_modules: str | list[str]) -> "PeftLoraConfig":
+    check_adapters()
     from peft import LoraConfig as PeftLoraConfig
 
     return PeftLoraConfig(

@@ -13,13 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from gguf import GGUFReader
 from tokenizers import pre_tokenizers
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
-from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
 
 from wmss import ids
 from wmss.errors import ModelError
+from wmss.extras import needs_extra
 from wmss.models.loading import TOKENIZER_FILES, check_checkpoint, check_output_head, load_model, load_tokenizer
 from wmss.models.packaged import PACKAGED
 
@@ -159,6 +158,9 @@ class _Header:
 
 def _read_header(source: Path) -> _Header:
     """Raises `ModelError` for a file that cannot be read, or would become another model than it is."""
+    with needs_extra("gguf", f"source: {source.name}: a GGUF file"):
+        from gguf import GGUFReader
+
     try:
         reader = GGUFReader(str(source))
     except Exception as error:  # the reader trusts the file: a damaged one fails anywhere
@@ -209,6 +211,8 @@ def _gguf_model(source: Path, header: _Header) -> PreTrainedModel:
         config.head_dim = header.head_size  # transformers takes the family's default
     with torch.device("meta"):
         model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
+
     # Not `from_pretrained(gguf_file=...)`: that asks for accelerate, and loads no better.
     tensors = load_gguf_checkpoint(str(source), return_tensors=True, model_to_load=model, torch_dtype=torch.float32)[
         "tensors"

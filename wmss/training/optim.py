@@ -8,6 +8,7 @@ from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 
 from wmss.config import Hyperparameters
+from wmss.extras import needs_extra
 
 
 def make_optimizer(module: nn.Module, knobs: Hyperparameters) -> torch.optim.Optimizer:
@@ -19,7 +20,8 @@ def make_optimizer(module: nn.Module, knobs: Hyperparameters) -> torch.optim.Opt
     ]
     groups = [group for group in groups if group["params"]]
     if knobs.optimizer == "adamw_8bit":
-        from torchao.optim import AdamW8bit
+        with needs_extra("cuda", "optimizer: 'adamw_8bit'"):
+            from torchao.optim import AdamW8bit
 
         eight_bit: torch.optim.Optimizer = AdamW8bit(groups, lr=knobs.peak_learning_rate)
         return eight_bit

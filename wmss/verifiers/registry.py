@@ -18,6 +18,7 @@ from wmss.config import (
     RegexVerifier,
     VerifierConfig,
 )
+from wmss.extras import needs_extra
 from wmss.verifiers.direct import DirectVerifier
 from wmss.verifiers.final_value import check_final_value, judge_final_value
 from wmss.verifiers.graph_path import check_graph_path, judge_graph_path
@@ -87,7 +88,8 @@ def _regex(config: RegexVerifier, num_processes: int) -> Verifier:
 
 
 def _math(config: MathVerifier, num_processes: int) -> Verifier:
-    packages = [f"{name}-{version(name)}" for name in ("math-verify", "latex2sympy2_extended", "sympy")]
+    with needs_extra("math", "verifier: 'math'"):
+        packages = [f"{name}-{version(name)}" for name in ("math-verify", "latex2sympy2_extended", "sympy")]
     return PooledVerifier(
         config,
         version=version_of(config, *packages),

@@ -13,6 +13,7 @@ from wmss.config import JobSpec, ScoreSpec, SelfImprovementMethod, WmssMethod, r
 from wmss.data.dataset import Sample, read_samples
 from wmss.data.tokenization import tokenize_samples
 from wmss.errors import ConfigError, DataError, ModelError, WmssError
+from wmss.models.adapters import check_adapters
 from wmss.models.loading import (
     check_checkpoint,
     check_digests,
@@ -72,6 +73,7 @@ def examine(sources: Sources, refusals: Refusals) -> Findings:
     sound = _sound(found, sources.spec, sources.models, sources.digests, refusals)
     base = sound.get("model")
     found.attempt(_optimizer, sources.spec)
+    found.attempt(_adapters, sources.spec)
     if isinstance(sources.spec.method, SelfImprovementMethod):
         _examine_tasks(found, sources, base)
         return found
@@ -209,6 +211,11 @@ def _optimizer(spec: JobSpec) -> None:
             "optimizer: 'adamw_8bit' needs the package torchao, which is not installed here; install it or use 'adamw'",
             param=f"method.{spec.method.type}.hyperparameters.optimizer",
         )
+
+
+def _adapters(spec: JobSpec) -> None:
+    if spec.hyperparameters.lora is not None:
+        check_adapters(param=f"method.{spec.method.type}.hyperparameters.lora")
 
 
 def _batch_size(spec: JobSpec, num_samples: int) -> int:

@@ -127,12 +127,11 @@ def score_file(
 ) -> EntropyTable:
     """Exact entropy of every sample of a file under a checkpoint, in this process, without a service.
 
-        from wmss.rounds.scores.request import score_file
-        from wmss.scoring.tables import entropy_change
+        import wmss
 
-        weak = score_file("train.jsonl", "models/base", cache="cache")
-        strong = score_file("train.jsonl", "models/tuned", cache="cache", tokens="tuned-tokens.parquet")
-        print(weak.mean_entropy, strong.mean_entropy, (entropy_change(weak, strong) < 0).mean())
+        weak = wmss.score_file("train.jsonl", "models/base", cache="cache")
+        strong = wmss.score_file("train.jsonl", "models/tuned", cache="cache", tokens="tuned-tokens.parquet")
+        print(weak.mean_entropy, strong.mean_entropy, (wmss.entropy_change(weak, strong) < 0).mean())
 
     Args:
         file: JSON lines, as a training file: chat `messages`, or `prompt` and `completion`.
