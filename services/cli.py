@@ -11,8 +11,6 @@ import openai
 import typer
 from pydantic import ValidationError
 from rich.console import Console
-from rich.markup import escape
-from rich.table import Column, Table
 
 from services.commands import client as service
 from services.commands.chat import converse
@@ -20,7 +18,8 @@ from services.commands.check import show
 from services.commands.convert import convert as convert_rows
 from services.commands.export import export_model
 from services.commands.job_options import JobOptions, takes_job
-from services.commands.watch import JobView, round_table, sample_table
+from services.commands.tables import show_table
+from services.commands.watch import JobView, show_jobs, show_rounds, show_samples
 from services.control.supervisor import Endpoint, ServeError, Supervisor
 from services.settings import Settings
 from wmss.choices import DType, EngineChoice
@@ -204,11 +203,7 @@ def _watch(api: openai.OpenAI, job_id: str) -> None:
 @app.command()
 def jobs(limit: Annotated[int, typer.Option(help="How many.", min=1, max=100)] = 20, base_url: BaseUrl = None) -> None:
     """List jobs, newest first."""
-    table = Table(Column("id", no_wrap=True), "status", "method", "model", "result")
-    for job in service.connect(base_url).fine_tuning.jobs.list(limit=limit).data:
-        method = job.method.type if job.method else ""
-        table.add_row(job.id, job.status, method, escape(job.model), escape(job.fine_tuned_model or ""))
-    console.print(table)
+    show_jobs(service.connect(base_url).fine_tuning.jobs.list(limit=limit).data, console)
 
 
 @app.command()
@@ -221,7 +216,7 @@ def samples(
 ) -> None:
     """Show why samples were drawn: both entropies (nats), their difference, weight and draws."""
     page = service.samples(service.connect(base_url), job_id, sort=sort, limit=limit, round=round)
-    console.print(sample_table(page["data"]))
+    show_samples(page["data"], console)
     _say(f"{len(page['data'])} of {page['total']:,} samples")
 
 
@@ -240,7 +235,7 @@ def rounds(
     if not found:
         _say("no round has been decided yet; `wmss watch` shows what is under way")
         return
-    console.print(round_table(found))
+    show_rounds(found, console)
     if found[-1]["stop"] is not None:
         _say(f"no further round: {found[-1]['stop']['message']}")
     if chart is not None:
@@ -316,10 +311,7 @@ def list_models(home: Home = None, base_url: BaseUrl = None) -> None:
     if not found:
         _say("no models yet; `wmss models add smollm2` adds a small one")
         return
-    table = Table("model", "owned by")
-    for row in found:
-        table.add_row(*map(escape, row))
-    console.print(table)
+    show_table(console, ("model", "owned by"), found)
 
 
 @checkpoints_app.command("add")
@@ -336,11 +328,11 @@ def list_checkpoints(
     limit: Annotated[int, typer.Option(help="How many.", min=1, max=100)] = 20, base_url: BaseUrl = None
 ) -> None:
     """List registered checkpoints, newest first."""
-    table = Table(Column("id", no_wrap=True), "model", "architecture", "parameters", "digest")
-    for row in service.checkpoints(service.connect(base_url), limit=limit):
-        size, digest = f"{row['num_parameters']:,}", row["weights_digest"][:12]
-        table.add_row(row["id"], escape(row["model"]), row["architecture"], size, digest)
-    console.print(table)
+    rows = [
+        (row["id"], f"{row['num_parameters']:,}", row["weights_digest"][:12], row["architecture"], row["model"])
+        for row in service.checkpoints(service.connect(base_url), limit=limit)
+    ]
+    show_table(console, ("id", "parameters", "digest", "architecture", "model"), rows, below=2)
 
 
 @checkpoints_app.command("remove")

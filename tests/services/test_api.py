@@ -374,3 +374,11 @@ def test_a_failure_of_ours_is_a_problem_too(api, monkeypatch):
     assert error["code"] == "internal_error"
     assert "req-" in error["message"]
     assert "ZeroDivision" not in error["message"]
+
+
+def test_jobs_on_the_terminal(api, command):
+    file = upload(api).json()["id"]
+    job = create(api, model="qwen3", training_file=file, suffix="mine").json()["id"]
+    head, line = command(api, "jobs").splitlines()
+    assert head.split() == ["id", "status", "made", "took", "method", "model", "suffix"]
+    assert line.split()[0] == job and line.split()[-3:] == ["supervised", "qwen3", "mine"]
