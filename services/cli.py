@@ -197,7 +197,9 @@ def _watch(api: openai.OpenAI, job_id: str) -> None:
     if job.status == "succeeded":
         console.print("succeeded", job.fine_tuned_model, highlight=False, markup=False)
         return
-    _stop(f"{job_id} {job.status}" + (f": {job.error.message}" if job.error and job.error.message else ""))
+    # All of the message stood among the events.
+    why = job.error.message.splitlines()[0].rstrip(":") if job.error and job.error.message else ""
+    _stop(f"{job_id} {job.status}" + (f": {why}" if why else ""))
 
 
 @app.command()

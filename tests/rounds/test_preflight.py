@@ -103,6 +103,34 @@ def test_figures_of_a_file_with_rows_that_are_cut(tmp_path, checkpoints, files):
     assert "..." in cut.message
 
 
+def test_nothing_is_advised_that_the_model_does_not_take(tmp_path, checkpoints, files):
+    """The tiny models' context is 256 tokens."""
+    rows = [
+        {"messages": [{"role": "user", "content": "9 " * asked}, {"role": "assistant", "content": "9 " * answered}]}
+        for asked, answered in ((5, 300), (300, 1), (400, 1))
+    ]
+    (tmp_path / "long.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows[:1] * 30))
+    long = dataclasses.replace(make_job(tmp_path, checkpoints, files), training_file=tmp_path / "long.jsonl")
+    [cut] = [warning for warning in look(long).warnings if warning.code == "rows_cut"]
+    assert "raise" not in cut.message
+    assert cut.message.endswith(
+        f"the longest has {look(long).training_file.longest_uncut} tokens and the model's context is 256: shorten them"
+    )
+    [problem] = look(dataclasses.replace(long, validation_file=long.training_file)).problems
+    assert "30 rows are longer than max_length 256 in long.jsonl" in problem.message
+    assert problem.message.endswith("shorten them or leave them out: 256 is the model's context")
+    (tmp_path / "long.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows * 40))
+    named = dataclasses.replace(long, file_names={"training_file": "mine.jsonl (file-1)"})
+    [problem] = look(named).problems
+    assert problem.message.startswith(
+        "80 rows are unusable in mine.jsonl (file-1): lines 2, 3, 5 and 77 more, such as: 0 supervised tokens: the "
+    )
+    assert problem.message.endswith("fills max_length 256; shorten it or leave it out: 256 is the model's context")
+    shorter = make_job(tmp_path, checkpoints, files, knobs(max_length=100), training_file=tmp_path / "long.jsonl")
+    [problem] = look(shorter).problems
+    assert problem.message.endswith("shorten it or raise max_length, to at most the model's context of 256")
+
+
 def test_plan_has_the_steps_that_run(tmp_path, checkpoints, files):
     job = make_job(tmp_path, checkpoints, files, knobs(sft_epochs=2, n_epochs=3, batch_size=7))
     planned = {phase.name: phase for phase in look(job).plan.phases}

@@ -89,7 +89,7 @@ def test_the_api_answers_as_the_release_before_did(api, path):
 @pytest.mark.parametrize("job_id", [*RUNNING, QUEUED])
 def test_its_jobs_are_resolved_and_their_finished_phases_read(settings, store, job_id):
     row = store.job(job_id)
-    job = resolve_scores(row, settings) if row.kind == Kind.ENTROPY_SCORES else resolve(row, settings)
+    job = (resolve_scores if row.kind == Kind.ENTROPY_SCORES else resolve)(row, settings, store)
     assert (job.id, job.folder) == (job_id, settings.job_folder(job_id))
     assert job.spec.model_dump(mode="json") == row.spec
     written = finished_phases(settings.root / "jobs.db", job_id)

@@ -26,10 +26,11 @@ def tokenize_samples(
     tokenizer: PreTrainedTokenizerBase,
     *,
     max_length: int,
+    context: int | None = None,
     source: str,
     param: str = "training_file",
 ) -> tuple[list[TokenizedSample], list[int]]:
-    """Render, tokenize and mask every sample.
+    """Render, tokenize and mask every sample. `context` is the most that `max_length` may be, where that is known.
 
     Returns:
         The samples, in order, and the lines whose completion was cut at `max_length` (their end token is lost).
@@ -47,7 +48,7 @@ def tokenize_samples(
         if not any(mask[:max_length]):
             problems.append(
                 f"line {sample.line}: 0 supervised tokens: the prompt of {mask.index(True)} tokens fills "
-                f"max_length {max_length}; shorten it or raise max_length"
+                f"max_length {max_length}; {remedy(max_length, context, 'it')}"
             )
             continue
         if len(input_ids) > max_length:
@@ -62,6 +63,15 @@ def tokenize_samples(
         )
     raise_rows(source, problems, param)
     return tokenized, cut
+
+
+def remedy(max_length: int, context: int | None, rows: str) -> str:
+    """What to do about rows ("it", "them") longer than `max_length`: a model takes no more than its context."""
+    if context is None:
+        return f"shorten {rows} or raise max_length"
+    if max_length < context:
+        return f"shorten {rows} or raise max_length, to at most the model's context of {context}"
+    return f"shorten {rows} or leave {rows} out: {context} is the model's context"
 
 
 def _render(sample: Sample, tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[bool]]:

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from wmss.config import JobSpec, ScoreSpec, SelfImprovementMethod, WmssMethod, resolve_batch_size, resolve_max_length
 from wmss.data.dataset import Sample, read_samples
-from wmss.data.tokenization import tokenize_samples
+from wmss.data.tokenization import remedy, tokenize_samples
 from wmss.errors import ConfigError, DataError, ModelError, WmssError
 from wmss.models.loading import (
     check_checkpoint,
@@ -24,7 +24,7 @@ from wmss.models.loading import (
 )
 from wmss.records import CheckpointDigests, TokenizedSample
 from wmss.rounds.before.task_files import TaskFiles, read_task_files, verifier_problems
-from wmss.rounds.job import Sources
+from wmss.rounds.job import NamedFiles, Sources
 
 Checked = TypeVar("Checked")
 
@@ -46,6 +46,8 @@ class Findings:
 
     problems: list[WmssError] = field(default_factory=list)
     max_length: int | None = None
+    context: int | None = None
+    """The most that `max_length` may be with these models."""
     batch_size: int | None = None
     training: FileContent | None = None
     validation: FileContent | None = None
@@ -75,8 +77,8 @@ def examine(sources: Sources, refusals: Refusals) -> Findings:
     if isinstance(sources.spec.method, SelfImprovementMethod):
         _examine_tasks(found, sources, base)
         return found
-    found.training = _read(found, sources.files, "training_file", base, "model")
-    found.validation = _read(found, sources.files, "validation_file", base, "model")
+    found.training = _read(found, sources.named_files, "training_file", base, "model")
+    found.validation = _read(found, sources.named_files, "validation_file", base, "model")
     if found.training is not None:
         found.batch_size = found.attempt(_batch_size, sources.spec, len(found.training.samples))
         found.attempt(_max_share, sources.spec, len(found.training.samples))
@@ -89,8 +91,8 @@ def _examine_tasks(found: Findings, sources: Sources, base: Path | None) -> None
     found.batch_size = resolve_batch_size(spec, 0)
     if base is None or found.max_length is None or not {"training_file", "validation_file"} <= files.keys():
         return
-    paths = (files["training_file"], files["validation_file"])
-    found.tasks = found.attempt(read_task_files, spec, base, *paths, max_length=found.max_length)
+    limits = {"max_length": found.max_length, "context": found.context}
+    found.tasks = found.attempt(read_task_files, spec, base, sources.named_files, **limits)
     if found.tasks is not None:
         found.problems += verifier_problems(spec.method.self_improvement, found.tasks)
 
@@ -101,13 +103,17 @@ def examine_scores(
     file: Path,
     digests: Mapping[str, CheckpointDigests],
     refusals: Refusals,
+    *,
+    name: str | None = None,
 ) -> Findings:
-    """The same for a request for entropy scores: checkpoints and digests {field: ...}; its file is `training`."""
+    """The same for a request for entropy scores: checkpoints and digests {field: ...}; its file, which messages call
+    `name`, is `training`."""
     found = Findings()
     found.problems += check_scored(models)
     sound = _sound(found, spec, models, digests, refusals)
     first, *others = models
-    found.training = _read(found, {"file": file}, "file", sound.get(first), first)
+    named = NamedFiles({"file": file}, {} if name is None else {"file": name})
+    found.training = _read(found, named, "file", sound.get(first), first)
     if found.training is not None and found.training.tokenized:
         for param in sound.keys() & set(others):
             found.attempt(_check_ids, found.training.tokenized, sound[param], param)
@@ -128,9 +134,9 @@ def _sound(
     sound = {param: folder for param, folder in models.items() if not _concerns(found.problems, param)}
     if sound:
         found.problems += refusals(sound)
-        context = min(context_length(folder) for folder in sound.values())
+        found.context = min(context_length(folder) for folder in sound.values())
         # A length that is refused must not hide what else is wrong with the rows.
-        found.max_length = found.attempt(resolve_max_length, spec, context) or context
+        found.max_length = found.attempt(resolve_max_length, spec, found.context) or found.context
     return sound
 
 
@@ -163,29 +169,36 @@ def _concerns(problems: list[WmssError], param: str) -> bool:
     return any(problem.param == param for problem in problems)
 
 
-def _read(
-    found: Findings, files: Mapping[str, Path], param: str, base: Path | None, base_param: str
-) -> FileContent | None:
+def _read(found: Findings, files: NamedFiles, param: str, base: Path | None, base_param: str) -> FileContent | None:
     """A file's rows, and with a sound base model their tokens."""
-    if param not in files:
+    if param not in files.files:
         return None
-    path = files[param]
-    samples = found.attempt(read_samples, path, param=param)
+    name = files.name_of(param)
+    samples = found.attempt(read_samples, files.files[param], param=param, name=name)
     if samples is None or base is None or found.max_length is None:
         return None if samples is None else FileContent(samples, [], [])
-    arguments = (samples, base, base_param, path.name, param, found.max_length)
-    return found.attempt(_tokenize, *arguments) or FileContent(samples, [], [])
+    limits = {"max_length": found.max_length, "context": found.context}
+    return found.attempt(_tokenize, samples, base, base_param, name, param, **limits) or FileContent(samples, [], [])
 
 
 def _tokenize(
-    samples: list[Sample], base: Path, base_param: str, source: str, param: str, max_length: int
+    samples: list[Sample],
+    base: Path,
+    base_param: str,
+    source: str,
+    param: str,
+    *,
+    max_length: int,
+    context: int | None,
 ) -> FileContent:
     tokenizer = load_tokenizer(base, param=base_param)
-    tokenized, cut = tokenize_samples(samples, tokenizer, max_length=max_length, source=source, param=param)
+    tokenized, cut = tokenize_samples(
+        samples, tokenizer, max_length=max_length, context=context, source=source, param=param
+    )
     if cut and param == "validation_file":
         raise DataError(
-            f"{param}: {len(cut)} rows are longer than max_length {max_length} (lines {first_lines(cut)}); an answer "
-            "that is cut cannot be judged, shorten them or raise max_length",
+            f"{param}: {len(cut)} rows are longer than max_length {max_length} in {source} (lines {first_lines(cut)}): "
+            f"an answer that is cut cannot be judged; {remedy(max_length, context, 'them')}",
             param=param,
         )
     _check_ids(tokenized, base, base_param)

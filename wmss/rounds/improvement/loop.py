@@ -493,10 +493,7 @@ class _Loop:
     @cached_property
     def _files_read(self) -> TaskFiles:
         job = self.job
-        assert job.validation_file is not None
-        return read_task_files(
-            job.spec, job.base, job.training_file, job.validation_file, max_length=self._validated.max_length
-        )
+        return read_task_files(job.spec, job.base, job.sources.named_files, max_length=self._validated.max_length)
 
     @cached_property
     def _files_with_levels(self) -> TaskFiles:

@@ -41,6 +41,8 @@ class ScoreJob:
     """Where scores are kept that all jobs share."""
     digests: Mapping[str, CheckpointDigests] = field(default_factory=dict)
     """What the folders of registered checkpoints must still hold, by field."""
+    file_name: str | None = None
+    """What messages call the file; None = its name on disk."""
 
     @property
     def models(self) -> dict[str, Path]:
@@ -84,7 +86,7 @@ def run_scores(job: ScoreJob, engines: ScoringEngines, journal: Journal) -> None
 def _validate(job: ScoreJob, engines: ScoringEngines, journal: Journal) -> RequestValidated:
     """Refuse what cannot work before an engine is started; tokenize once for every checkpoint."""
     refusals = partial(engines.refusals, scoring=True)
-    found = examine_scores(job.spec, job.models, job.file, job.digests, refusals)
+    found = examine_scores(job.spec, job.models, job.file, job.digests, refusals, name=job.file_name)
     raise_all(found.problems)
     assert found.training is not None and found.max_length is not None
     job.folder.mkdir(parents=True, exist_ok=True)
