@@ -20,6 +20,7 @@ from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
 
 from wmss import ids
 from wmss.errors import ModelError
+from wmss.models.file_modes import share_weights
 from wmss.models.loading import TOKENIZER_FILES, check_checkpoint, check_output_head, load_model, load_tokenizer
 
 Notify = Callable[[str], None]
@@ -156,6 +157,7 @@ def _convert_gguf(source: Path, target: Path, report: Notify) -> None:
     report(f"writing {sum(p.numel() for p in model.parameters()) / 1e6:.1f} million parameters as safetensors")
     tokenizer.model_max_length = int(model.config.max_position_embeddings)
     model.save_pretrained(target)
+    share_weights(target)
     tokenizer.save_pretrained(target)
 
 
