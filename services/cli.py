@@ -22,7 +22,7 @@ from services.commands.tables import show_table
 from services.commands.watch import JobView, show_jobs, show_rounds, show_samples
 from services.control.supervisor import Endpoint, ServeError, Supervisor
 from services.settings import Settings
-from wmss.choices import DType, EngineChoice
+from wmss.choices import DType, EngineChoice, TooLong
 from wmss.config import parse_scores
 from wmss.data.convert import FORMATS, CalculatorMarks
 from wmss.data.convert_tasks import TASK_FORMATS
@@ -161,6 +161,7 @@ def score(
     out: Annotated[Path | None, typer.Option(help="Folder for the tables; without it they are summed up only.")] = None,
     format: Annotated[ScoreFormat, typer.Option(help="Of the tables.")] = "parquet",
     max_length: Annotated[int | None, typer.Option(help="Tokens per sample; default the models' context.")] = None,
+    too_long: Annotated[TooLong, typer.Option(help="Rows over it; auto: cut, or refuse if nothing is left.")] = "auto",
     dtype: Annotated[DType, typer.Option(help="Precision of the models.")] = "float32",
     local: Annotated[bool, typer.Option("--local", help="In this process, without a service.")] = False,
     engine: Annotated[EngineChoice, typer.Option(help="With --local: what computes.")] = "auto",
@@ -170,7 +171,7 @@ def score(
     """Entropy, NLL and top-1 of every sample of a file under some checkpoints, and how much they differ."""
     if not file.is_file():
         raise WmssError(f"file: there is no file {file}", param="file")
-    values = {"file": str(file), "models": models, "tokens": tokens, "dtype": dtype}
+    values = {"file": str(file), "models": models, "tokens": tokens, "dtype": dtype, "too_long": too_long}
     spec = parse_scores(values | ({} if max_length is None else {"max_length": max_length}))
     _bars_on_terminals_only()
     from services.commands.score import Output, score_there

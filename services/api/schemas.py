@@ -266,6 +266,7 @@ class ScoresObject(BaseModel):
     file: str
     models: list[str]
     max_length: int | str
+    too_long: str = "auto"
     tokens: bool
     dtype: str
     num_replicas: int

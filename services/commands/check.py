@@ -61,9 +61,12 @@ def _files(console: Console, training: FileFigures, validation: FileFigures | No
                     f"{figures.num_targets:,} ({figures.supervised_share:.0%})",
                     " / ".join(f"{length:.0f}" for length in lengths),
                     f"{figures.num_cut:,}",
+                    f"{figures.num_dropped:,}" if figures.num_dropped else "",
                 )
             )
-    show_table(console, ("tokens", "rows", "all", "supervised", "min / median / p95 / max", "cut"), rows, below=2)
+    show_table(
+        console, ("tokens", "rows", "all", "supervised", "min / median / p95 / max", "cut", "left out"), rows, below=3
+    )
 
 
 def _tasks(console: Console, tasks: TaskFigures) -> None:

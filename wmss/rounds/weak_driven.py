@@ -380,11 +380,14 @@ class _Stage:
     @cached_property
     def _evaluations(self) -> Evaluations:
         assert self.job.validation_file is not None
+        tokenized = load_tokenized(self._validation_samples_file)
+        kept = {sample.line for sample in tokenized}
+        samples = read_samples(self.job.validation_file, param="validation_file")
         return Evaluations(
             self._scores,
             self.engines,
-            read_samples(self.job.validation_file, param="validation_file"),
-            load_tokenized(self._validation_samples_file),
+            [sample for sample in samples if sample.line in kept],
+            tokenized,
             cache=self.job.cache,
             max_length=self._validated.max_length,
             end_token_ids=self._validated.end_token_ids,

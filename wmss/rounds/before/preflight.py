@@ -9,6 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TypeVar
 
+from wmss.choices import TooLong
 from wmss.config import JobSpec, ScoreSpec, SelfImprovementMethod, WmssMethod, resolve_batch_size, resolve_max_length
 from wmss.data.dataset import Sample, read_samples
 from wmss.data.tokenization import remedy, tokenize_samples
@@ -31,13 +32,15 @@ Checked = TypeVar("Checked")
 
 @dataclass(frozen=True)
 class FileContent:
-    """A file as the job would see it."""
+    """A file as the job would see it: without the rows that are left out."""
 
     samples: list[Sample]
     tokenized: list[TokenizedSample]
     """The samples as tokens, cut at `max_length`."""
     cut: list[int]
     """Lines of the samples that were cut."""
+    dropped: list[int] = field(default_factory=list)
+    """Lines of those that were left out: longer than `max_length`."""
 
 
 @dataclass
@@ -77,8 +80,11 @@ def examine(sources: Sources, refusals: Refusals) -> Findings:
     if isinstance(sources.spec.method, SelfImprovementMethod):
         _examine_tasks(found, sources, base)
         return found
-    found.training = _read(found, sources.named_files, "training_file", base, "model")
-    found.validation = _read(found, sources.named_files, "validation_file", base, "model")
+    too_long = sources.spec.hyperparameters.too_long
+    found.training = _read(found, sources.named_files, "training_file", base, "model", too_long)
+    # An answer that is cut cannot be judged.
+    whole: TooLong = "drop" if too_long == "cut" else too_long
+    found.validation = _read(found, sources.named_files, "validation_file", base, "model", whole)
     if found.training is not None:
         found.batch_size = found.attempt(_batch_size, sources.spec, len(found.training.samples))
         found.attempt(_max_share, sources.spec, len(found.training.samples))
@@ -113,7 +119,7 @@ def examine_scores(
     sound = _sound(found, spec, models, digests, refusals)
     first, *others = models
     named = NamedFiles({"file": file}, {} if name is None else {"file": name})
-    found.training = _read(found, named, "file", sound.get(first), first)
+    found.training = _read(found, named, "file", sound.get(first), first, spec.too_long)
     if found.training is not None and found.training.tokenized:
         for param in sound.keys() & set(others):
             found.attempt(_check_ids, found.training.tokenized, sound[param], param)
@@ -169,7 +175,9 @@ def _concerns(problems: list[WmssError], param: str) -> bool:
     return any(problem.param == param for problem in problems)
 
 
-def _read(found: Findings, files: NamedFiles, param: str, base: Path | None, base_param: str) -> FileContent | None:
+def _read(
+    found: Findings, files: NamedFiles, param: str, base: Path | None, base_param: str, too_long: TooLong
+) -> FileContent | None:
     """A file's rows, and with a sound base model their tokens."""
     if param not in files.files:
         return None
@@ -177,7 +185,7 @@ def _read(found: Findings, files: NamedFiles, param: str, base: Path | None, bas
     samples = found.attempt(read_samples, files.files[param], param=param, name=name)
     if samples is None or base is None or found.max_length is None:
         return None if samples is None else FileContent(samples, [], [])
-    limits = {"max_length": found.max_length, "context": found.context}
+    limits = {"max_length": found.max_length, "context": found.context, "too_long": too_long}
     return found.attempt(_tokenize, samples, base, base_param, name, param, **limits) or FileContent(samples, [], [])
 
 
@@ -190,10 +198,11 @@ def _tokenize(
     *,
     max_length: int,
     context: int | None,
+    too_long: TooLong,
 ) -> FileContent:
     tokenizer = load_tokenizer(base, param=base_param)
     tokenized, cut = tokenize_samples(
-        samples, tokenizer, max_length=max_length, context=context, source=source, param=param
+        samples, tokenizer, max_length=max_length, context=context, too_long=too_long, source=source, param=param
     )
     if cut and param == "validation_file":
         raise DataError(
@@ -202,7 +211,9 @@ def _tokenize(
             param=param,
         )
     _check_ids(tokenized, base, base_param)
-    return FileContent(samples, tokenized, cut)
+    kept = {sample.line for sample in tokenized}
+    dropped = [sample.line for sample in samples if sample.line not in kept]
+    return FileContent([sample for sample in samples if sample.line in kept], tokenized, cut, dropped)
 
 
 def _check_ids(tokenized: list[TokenizedSample], folder: Path, param: str) -> None:
