@@ -192,7 +192,7 @@ def test_samples_that_are_too_long(tokenizer, too_long, lines, cut):
     ]
     arguments = {"max_length": 20, "too_long": too_long, "source": SOURCE}
     if lines is None:
-        unusable = "lines 2, 3, such as: " if too_long == "refuse" else "line 3: 0 supervised tokens"
+        unusable = "lines 2, 3: .* more than max_length 20" if too_long == "refuse" else "line 3: 0 supervised tokens"
         with pytest.raises(DataError, match=unusable):
             tokenize_samples(rows, tokenizer, **arguments)
         return
