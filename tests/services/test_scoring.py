@@ -74,6 +74,10 @@ def test_without_a_folder_the_figures_are_shown_alone(score, tmp_path):
         (["mine"] * 9, "models: List should have at most 8 items"),
         (["mine", "--max-length", 1], "max_length: "),
         (["mine", "--tokens"], "--tokens: expected --out DIR"),
+        (
+            ["mine", "--max-length", 20, "--too-long", "refuse"],
+            "12 rows are unusable in train.jsonl: lines 1, 2, 3 and 9",
+        ),
     ],
 )
 def test_what_cannot_be_scored_is_refused(score, arguments, message):
