@@ -11,8 +11,6 @@ import openai
 import typer
 from pydantic import ValidationError
 from rich.console import Console
-from rich.markup import escape
-from rich.table import Column, Table
 
 from services.commands import client as service
 from services.commands.chat import converse
@@ -20,11 +18,12 @@ from services.commands.check import show
 from services.commands.convert import convert as convert_rows
 from services.commands.export import export_model
 from services.commands.job_options import JobOptions, takes_job
-from services.commands.watch import JobView, round_table, sample_table
+from services.commands.tables import show_table
+from services.commands.watch import JobView, show_jobs, show_rounds, show_samples
 from services.control.supervisor import Endpoint, ServeError, Supervisor
 from services.settings import Settings, unread_variables
 from wmss import __version__
-from wmss.choices import DType, EngineChoice
+from wmss.choices import DType, EngineChoice, TooLong
 from wmss.config import parse_scores
 from wmss.data.convert import FORMATS, CalculatorMarks
 from wmss.data.convert_tasks import TASK_FORMATS
@@ -180,6 +179,7 @@ def score(
     out: Annotated[Path | None, typer.Option(help="Folder for the tables; without it they are summed up only.")] = None,
     format: Annotated[ScoreFormat, typer.Option(help="Of the tables.")] = "parquet",
     max_length: Annotated[int | None, typer.Option(help="Tokens per sample; default the models' context.")] = None,
+    too_long: Annotated[TooLong, typer.Option(help="Rows over it; auto: cut, or refuse if nothing is left.")] = "auto",
     dtype: Annotated[DType, typer.Option(help="Precision of the models.")] = "float32",
     local: Annotated[bool, typer.Option("--local", help="In this process, without a service.")] = False,
     engine: Annotated[EngineChoice, typer.Option(help="With --local: what computes.")] = "auto",
@@ -189,7 +189,7 @@ def score(
     """Entropy, NLL and top-1 of every sample of a file under some checkpoints, and how much they differ."""
     if not file.is_file():
         raise WmssError(f"file: there is no file {file}", param="file")
-    values = {"file": str(file), "models": models, "tokens": tokens, "dtype": dtype}
+    values = {"file": str(file), "models": models, "tokens": tokens, "dtype": dtype, "too_long": too_long}
     spec = parse_scores(values | ({} if max_length is None else {"max_length": max_length}))
     _bars_on_terminals_only()
     from services.commands.score import Output, score_there
@@ -216,17 +216,15 @@ def _watch(api: openai.OpenAI, job_id: str) -> None:
     if job.status == "succeeded":
         console.print("succeeded", job.fine_tuned_model, highlight=False, markup=False)
         return
-    _stop(f"{job_id} {job.status}" + (f": {job.error.message}" if job.error and job.error.message else ""))
+    # All of the message stood among the events.
+    why = job.error.message.splitlines()[0].rstrip(":") if job.error and job.error.message else ""
+    _stop(f"{job_id} {job.status}" + (f": {why}" if why else ""))
 
 
 @app.command()
 def jobs(limit: Annotated[int, typer.Option(help="How many.", min=1, max=100)] = 20, base_url: BaseUrl = None) -> None:
     """List jobs, newest first."""
-    table = Table(Column("id", no_wrap=True), "status", "method", "model", "result")
-    for job in service.connect(base_url).fine_tuning.jobs.list(limit=limit).data:
-        method = job.method.type if job.method else ""
-        table.add_row(job.id, job.status, method, escape(job.model), escape(job.fine_tuned_model or ""))
-    console.print(table)
+    show_jobs(service.connect(base_url).fine_tuning.jobs.list(limit=limit).data, console)
 
 
 @app.command()
@@ -239,7 +237,7 @@ def samples(
 ) -> None:
     """Show why samples were drawn: both entropies (nats), their difference, weight and draws."""
     page = service.samples(service.connect(base_url), job_id, sort=sort, limit=limit, round=round)
-    console.print(sample_table(page["data"]))
+    show_samples(page["data"], console)
     _say(f"{len(page['data'])} of {page['total']:,} samples")
 
 
@@ -258,7 +256,7 @@ def rounds(
     if not found:
         _say("no round has been decided yet; `wmss watch` shows what is under way")
         return
-    console.print(round_table(found))
+    show_rounds(found, console)
     if found[-1]["stop"] is not None:
         _say(f"no further round: {found[-1]['stop']['message']}")
     if chart is not None:
@@ -336,10 +334,7 @@ def list_models(home: Home = None, base_url: BaseUrl = None) -> None:
     if not found:
         _say("no models yet; `wmss models add smollm2` adds a small one")
         return
-    table = Table("model", "owned by")
-    for row in found:
-        table.add_row(*map(escape, row))
-    console.print(table)
+    show_table(console, ("model", "owned by"), found)
 
 
 @checkpoints_app.command("add")
@@ -356,11 +351,11 @@ def list_checkpoints(
     limit: Annotated[int, typer.Option(help="How many.", min=1, max=100)] = 20, base_url: BaseUrl = None
 ) -> None:
     """List registered checkpoints, newest first."""
-    table = Table(Column("id", no_wrap=True), "model", "architecture", "parameters", "digest")
-    for row in service.checkpoints(service.connect(base_url), limit=limit):
-        size, digest = f"{row['num_parameters']:,}", row["weights_digest"][:12]
-        table.add_row(row["id"], escape(row["model"]), row["architecture"], size, digest)
-    console.print(table)
+    rows = [
+        (row["id"], f"{row['num_parameters']:,}", row["weights_digest"][:12], row["architecture"], row["model"])
+        for row in service.checkpoints(service.connect(base_url), limit=limit)
+    ]
+    show_table(console, ("id", "parameters", "digest", "architecture", "model"), rows, below=2)
 
 
 @checkpoints_app.command("remove")

@@ -27,14 +27,17 @@ def dry_run(
     *,
     models: Mapping[str, Path],
     files: Mapping[str, Path],
+    file_names: Mapping[str, str],
     problems: Sequence[WmssError],
     registered: Mapping[str, WeakCheckpointRow],
     cluster: Mapping[str, float],
     settings: Settings,
 ) -> Report:
     """Check a job. Its names are resolved to `models` and `files`, or to `problems` where there is nothing of the name;
-    `registered` are the models that must still have the digests they were registered with."""
-    sources = Sources(spec, models, files, {param: registered_digests(row) for param, row in registered.items()})
+    `registered` are the models that must still have the digests they were registered with. Messages
+    call the files `file_names`."""
+    digests = {param: registered_digests(row) for param, row in registered.items()}
+    sources = Sources(spec, models, files, digests, file_names)
     found = examine(sources, partial(refusals, scoring=needs_engine(spec), spec=spec, cluster=cluster))
     found.problems[:0] = problems
     return report(sources, found, _this_machine(settings, on_gpu=uses_gpu(spec.resources, cluster)))
@@ -51,6 +54,7 @@ def check_here(spec: JobSpec, settings: Settings) -> Report:
         spec,
         models=models,
         files={param: Path(name) for param, name in named.items() if name is not None},
+        file_names={},
         problems=problems,
         registered=registered,
         cluster={"CPU": float(ray_cpus()), "GPU": float(torch.cuda.device_count())},

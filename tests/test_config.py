@@ -237,6 +237,16 @@ def test_a_refusal_repeats_no_more_than_a_person_reads():
     assert caught.value.message.endswith("; and 9900 more")
 
 
+def test_what_becomes_of_long_rows_is_no_question_of_self_improvement():
+    improvement = {"type": "self_improvement", "self_improvement": {"hyperparameters": {"too_long": "drop"}}}
+    with pytest.raises(ConfigError, match=r"hyperparameters\.too_long: unused with self_improvement") as caught:
+        parse_job(MINIMAL | {"method": improvement, "validation_file": "v"})
+    assert caught.value.param == "method.self_improvement"
+    assert parse_job(wmss(hyperparameters={"too_long": "drop"})).hyperparameters.too_long == "drop"
+    with pytest.raises(ConfigError, match="too_long: expected 'auto', 'refuse', 'drop' or 'cut'"):
+        parse_job(wmss(hyperparameters={"too_long": "truncate"}))
+
+
 def test_the_largest_multiplier_is_the_one_that_is_documented():
     assert (
         parse_job(wmss(hyperparameters={"learning_rate_multiplier": 100_000})).hyperparameters.peak_learning_rate == 1

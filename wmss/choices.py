@@ -16,6 +16,9 @@ Parallelism = Literal["ddp", "fsdp"]
 ActivationCheckpointing = Literal["none", "selective", "full"]
 """Which activations are kept for the backward pass: all, those of matrix products, or each block's input."""
 
+TooLong = Literal["auto", "refuse", "drop", "cut"]
+"""What becomes of rows longer than `max_length`; see `wmss.data.tokenization.tokenize_samples`."""
+
 DType = Literal["float32", "bfloat16"]
 """Precision of a model in an engine."""
 EngineChoice = Literal["auto", "vllm", "torch"]

@@ -90,4 +90,6 @@ def raise_all(problems: Sequence[WmssError]) -> None:
     if len(problems) == 1:
         raise problems[0]
     if problems:
-        raise _rebuild(type(problems[0]), "; ".join(problem.message for problem in problems), problems[0].param)
+        messages = [problem.message for problem in problems]
+        between = "\n" if any("\n" in message for message in messages) else "; "
+        raise _rebuild(type(problems[0]), between.join(messages), problems[0].param)

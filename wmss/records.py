@@ -1,6 +1,6 @@
 """Plain records that travel between packages."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -9,6 +9,18 @@ import numpy.typing as npt
 
 Progress = Callable[[int, int], None]
 """progress(done, total), called as work completes."""
+
+
+def in_parts(progress: Progress, sizes: Sequence[int]) -> list[Progress]:
+    """A progress for each part of a whole, to be worked on in this order: all tell where the whole is, so that it never
+    goes back. `sizes` are what the parts count for; a part that tells nothing is passed over by the next."""
+    total = sum(sizes)
+
+    def part(before: int, size: int) -> Progress:
+        return lambda done, of: progress(before + size * done // max(of, 1), total)
+
+    return [part(sum(sizes[:number]), size) for number, size in enumerate(sizes)]
+
 
 STRONG_FOLDER = "strong"
 """Folder of the strong branch inside a training checkpoint."""

@@ -74,6 +74,7 @@ def validate(service: Service, spec: JobSpec) -> Report:
         spec,
         models=models,
         files=files,
+        file_names=service.store.file_names(spec),
         problems=[*problems, *unknown],
         registered=registered_models(named_models(spec), service.store),
         cluster=_cluster(service),

@@ -184,7 +184,8 @@ class CheckpointObject(BaseModel):
 
 
 class PhaseProgress(BaseModel):
-    """How far a phase is: `done` of `total` in the phase's own unit (steps, samples, problems)."""
+    """How far a phase is: `done` of `total` in its own unit (steps, samples, problems). A phase that reads several
+    files, or asks several models, counts their sum: `done` goes back only when a driver or a worker starts again."""
 
     name: str
     status: Literal["pending", "running", "finished"]
@@ -265,6 +266,7 @@ class ScoresObject(BaseModel):
     file: str
     models: list[str]
     max_length: int | str
+    too_long: str = "auto"
     tokens: bool
     dtype: str
     num_replicas: int

@@ -6,8 +6,8 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 from rich.console import Console
-from rich.table import Table
 
+from services.commands.tables import show_table
 from wmss.config import VerifierConfig, explain, read_toml
 from wmss.errors import ConfigError, raise_all, shown
 from wmss.verifiers.audit import Audit, audit_verifier, read_labelled
@@ -50,14 +50,15 @@ def run_audit(file: Path, given: str, *, num_processes: int) -> Audit:
 
 def show_audit(audit: Audit, console: Console) -> None:
     """Print the rates with their 95 % intervals, the ratio, and what is wrong with them."""
-    table = Table("responses", "number", "accepted", "rate", "95 %")
     rows = (
         ("right", audit.num_right, audit.num_right_accepted, audit.true_positive_rate, audit.true_positive_interval),
         ("wrong", audit.num_wrong, audit.num_wrong_accepted, audit.false_positive_rate, audit.false_positive_interval),
     )
-    for name, number, accepted, rate, (low, high) in rows:
-        table.add_row(name, str(number), str(accepted), f"{rate:.3f}", f"{low:.3f} to {high:.3f}")
-    console.print(table)
+    cells = [
+        (name, str(number), str(accepted), f"{rate:.3f}", f"{low:.3f} to {high:.3f}")
+        for name, number, accepted, rate, (low, high) in rows
+    ]
+    show_table(console, ("responses", "number", "accepted", "rate", "95 %"), cells)
     ratio = "no wrong response was accepted" if audit.ratio is None else f"{audit.ratio:.3g}"
     console.print(f"t_p / f_p: {ratio}; at least {audit.cautious_ratio:.3g} by the intervals", highlight=False)
     for alarm in audit.alarms:

@@ -3,9 +3,10 @@
 from collections.abc import Iterator
 
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
+from services.commands.tables import show_table
 from wmss.rounds.before.report import (
     Cost,
     FileFigures,
@@ -29,7 +30,7 @@ def show(report: Report, console: Console) -> None:
     for finding in report.warnings:
         _finding(console, "warning", finding, "yellow")
     if report.training_file is not None:
-        console.print(_files(report.training_file, report.validation_file))
+        _files(console, report.training_file, report.validation_file)
     if report.tasks is not None:
         _tasks(console, report.tasks)
     if report.sample is not None:
@@ -47,28 +48,34 @@ def _finding(console: Console, what: str, finding: Finding, style: str) -> None:
     console.print(Text(f"{what}  ", style=style) + Text(f"{field}{finding.message}"), highlight=False)
 
 
-def _files(training: FileFigures, validation: FileFigures | None) -> Table:
-    table = Table("tokens", "rows", "all", "supervised", "min / median / p95 / max", "cut", title_justify="left")
+def _files(console: Console, training: FileFigures, validation: FileFigures | None) -> None:
+    rows = []
     for name, figures in (("training", training), ("validation", validation)):
         if figures is not None:
             lengths = (figures.length_min, figures.length_median, figures.length_p95, figures.length_max)
-            table.add_row(
-                name,
-                f"{figures.num_rows:,}",
-                f"{figures.num_tokens:,}",
-                f"{figures.num_targets:,} ({figures.supervised_share:.0%})",
-                " / ".join(f"{length:.0f}" for length in lengths),
-                f"{figures.num_cut:,}",
+            rows.append(
+                (
+                    name,
+                    f"{figures.num_rows:,}",
+                    f"{figures.num_tokens:,}",
+                    f"{figures.num_targets:,} ({figures.supervised_share:.0%})",
+                    " / ".join(f"{length:.0f}" for length in lengths),
+                    f"{figures.num_cut:,}",
+                    f"{figures.num_dropped:,}" if figures.num_dropped else "",
+                )
             )
-    return table
+    show_table(
+        console, ("tokens", "rows", "all", "supervised", "min / median / p95 / max", "cut", "left out"), rows, below=3
+    )
 
 
 def _tasks(console: Console, tasks: TaskFigures) -> None:
-    table = Table("level", "training tasks", "validation", "test", "out of distribution")
+    rows = []
     for each in tasks.levels:
         counts = (each.num_training, each.num_validation, each.num_test, each.num_ood)
-        table.add_row("estimated" if each.level is None else str(each.level), *(f"{count:,}" for count in counts))
-    console.print(table)
+        level = "estimated" if each.level is None else str(each.level)
+        rows.append((level, *(f"{count:,}" for count in counts)))
+    show_table(console, ("level", "training tasks", "validation", "test", "out of distribution"), rows)
     lengths = f"{tasks.prompt_min} / {tasks.prompt_median:.0f} / {tasks.prompt_max}"
     console.print(f"\nPrompts of {lengths} tokens (min / median / max); the first one:")
     for line in tasks.first_prompt.splitlines()[:MAX_SAMPLE_LINES]:
@@ -123,6 +130,6 @@ def _cost(console: Console, cost: Cost) -> None:
         "work": f"{cost.training_flops:.1e} FLOPs of training, {cost.scoring_flops:.1e} of scoring",
         "time": f"{taken}; {cost.basis}",
     }.items():
-        table = Table.grid(padding=(0, 2))
+        table = Table.grid(Column(no_wrap=True), Column(overflow="fold"), padding=(0, 2))
         table.add_row(f"    {name:<6}", text)
         console.print(table, highlight=False)

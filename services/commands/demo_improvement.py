@@ -15,7 +15,6 @@ from typing import Any
 from openai import OpenAI
 from rich.console import Console
 from rich.progress import Progress
-from rich.table import Table
 
 from services.commands import client as service
 from services.commands.charts import draw_rounds
@@ -28,6 +27,7 @@ from services.commands.demo_service import (
     show_times,
     timed,
 )
+from services.commands.tables import show_table
 from services.settings import Settings
 from wmss.choices import CurriculumPolicy
 from wmss.config import parse_job
@@ -208,16 +208,17 @@ def _arm(api: OpenAI, name: str, job_id: str) -> Arm:
 def _report(console: Console, setting: Setting, arms: Sequence[Arm]) -> None:
     """Held-out success of every arm's best model, and what the differences are worth."""
     levels = [f"level {level}" for level in range(1, NUM_LEVELS + 1)]
-    table = Table("arm", "responses", "steps", *levels, title=f"{setting.title}: pass@1 on test tasks (95 % interval)")
     base = next(arm.tested["base"] for arm in arms if arm.tested is not None)
     tested = {"base": base} | {arm.name: base if arm.tested is None else arm.tested["result"] for arm in arms}
     spent = {arm.name: arm.rounds for arm in arms}
+    rows = []
     for name, scores in tested.items():
         rounds = spent.get(name, [])
         responses = sum(level["num_sampled"] for one in rounds for level in one["levels"])
         steps = setting.steps_per_round * sum(one["reading"] is not None for one in rounds)
-        table.add_row(name, f"{responses:,}", f"{steps:,}", *(_rate(score) for score in scores))
-    console.print(table)
+        rows.append((name, f"{responses:,}", f"{steps:,}", *(_rate(score) for score in scores)))
+    console.print(f"{setting.title}: pass@1 on test tasks (95 % interval)", highlight=False, soft_wrap=True)
+    show_table(console, ("arm", "responses", "steps", *levels), rows, below=len(levels))
     console.print(ONE_RUN, highlight=False)
     for arm in arms:
         console.print(f"  {arm.name}: {arm.rounds[-1]['stop']['message']}", highlight=False, soft_wrap=True)

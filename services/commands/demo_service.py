@@ -12,8 +12,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from rich.console import Console
-from rich.table import Table
 
+from services.commands.tables import show_table
 from services.control.supervisor import Endpoint, ServeError, die_with_parent, free_port, running_endpoint
 from services.settings import Settings
 
@@ -50,12 +50,11 @@ def timed(times: dict[str, float], name: str) -> Iterator[None]:
 
 def show_times(times: Mapping[str, float], console: Console, parts: Mapping[str, Mapping[str, float]]) -> None:
     """Print what took how long; `parts` are the seconds of the parts of some of them."""
-    table = Table("where the time went", "s")
+    rows = []
     for name, seconds in times.items():
-        table.add_row(name, f"{seconds:.0f}")
-        for part, taken in parts.get(name, {}).items():
-            table.add_row(f"  {part}", f"{taken:.0f}")
-    console.print(table)
+        rows.append((name, f"{seconds:.0f}"))
+        rows += [(f"  {part}", f"{taken:.0f}") for part, taken in parts.get(name, {}).items()]
+    show_table(console, ("where the time went", "s"), rows)
 
 
 def next_steps(home: Settings, job_id: str, question: str) -> list[str]:

@@ -16,7 +16,6 @@ import pyarrow.parquet as pq
 from openai import OpenAI
 from rich.console import Console
 from rich.progress import Progress
-from rich.table import Table
 
 from services.commands import client as service
 from services.commands.check import show
@@ -29,6 +28,7 @@ from services.commands.demo_service import (
     show_times,
     timed,
 )
+from services.commands.tables import show_table
 from services.commands.watch import JobView
 from services.settings import Settings
 from wmss.config import parse_job
@@ -290,11 +290,13 @@ def _report(console: Console, wmss: FinishedJob, control: FinishedJob | None, ti
     console.rule("result")
     results = _results(wmss, control)
     judged = results["base"]["accuracy"]
-    problems = f" on {judged['num_problems']} held-out problems (95 % interval)" if judged else ""
-    table = Table("model", "steps", f"verified pass@1{problems}", "NLL, nat/token")
-    for name, result in results.items():
-        table.add_row(name, str(steps[name]), _accuracy(result["accuracy"]), f"{result['nll']:.4f}")
-    console.print(table)
+    rows = [
+        (name, str(steps[name]), _accuracy(result["accuracy"]), f"{result['nll']:.4f}")
+        for name, result in results.items()
+    ]
+    show_table(console, ("model", "steps", "verified pass@1", "NLL, nat/token"), rows)
+    if judged:
+        console.print(f"pass@1 on {judged['num_problems']} held-out problems, with its 95 % interval", highlight=False)
     console.print(ONE_RUN, highlight=False)
     jobs = {"weak-driven job": wmss} | ({} if control is None else {"control job": control})
     show_times(times, console, {name: job.seconds for name, job in jobs.items()})

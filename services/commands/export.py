@@ -19,4 +19,5 @@ def export_model(api: OpenAI, job_id: str, target: Path, settings: Settings) -> 
     source = settings.models / job_id
     if not source.is_dir():
         raise WmssError(f"the model is not in {source}; set WMSS_HOME to the home of the service that ran the job")
-    shutil.copytree(source, target)
+    # Not with the modes of the source: the copy is its owner's, whose umask says who may read it.
+    shutil.copytree(source, target, copy_function=shutil.copyfile)

@@ -2,17 +2,15 @@
 
 import os
 import tempfile
-from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 from rich.text import Text
 
 from services.catalog.names import local_store, named_models, registered_digests, registered_models, resolve_anywhere
 from services.commands.score_here import ViewedJournal
 from services.commands.simulate import CAVEAT, check_out, html_table, write_chart
+from services.commands.tables import show_table
 from services.commands.watch import JobView
 from services.settings import Settings, engine_environment
 from wmss.choices import EngineChoice
@@ -54,7 +52,7 @@ def plan(
     lines = [*_outlook_lines(outlook, pilot, knobs), *_recommendation(outlook, knobs)]
     if outlook.cases:
         columns = ["", *(_case_name(case) for case in outlook.cases)]
-        console.print(_table(columns, rows))
+        show_table(console, columns, rows)
     for line in lines:
         console.print(line, highlight=False, markup=False, soft_wrap=True)
     if out is None:
@@ -106,7 +104,7 @@ def _run(
 
 def _show_pilot(pilot: Pilot, console: Console) -> None:
     """Every level's figures, the gates and the alarms."""
-    console.print(_table(PILOT_COLUMNS, _pilot_rows(pilot)))
+    show_table(console, PILOT_COLUMNS, _pilot_rows(pilot))
     console.print(
         f"{pilot.samples_per_prompt} responses to each prompt, of {pilot.mean_tokens:.0f} tokens on average; drawn in "
         f"{duration(pilot.seconds)}",
@@ -143,7 +141,7 @@ def _pilot_rows(pilot: Pilot) -> list[tuple[str, ...]]:
 
 def _case_name(case: Case) -> str:
     name = f"a = {case.complexity:,.3g}" if case.complexity < 1000 else f"a = {case.complexity:,.0f}"
-    return name if case.failures_left is None else f"{name}\n{case.failures_left:.0%} left"
+    return name if case.failures_left is None else f"{name}, {case.failures_left:.0%} left"
 
 
 def _outlook_rows(outlook: Outlook, knobs: SelfImprovementConfig) -> list[list[str]]:
@@ -200,10 +198,3 @@ def _recommendation(outlook: Outlook, knobs: SelfImprovementConfig) -> list[str]
     if outlook.policy == knobs.curriculum.policy:
         lines.append("The job has it already:")
     return [*lines, "", "[self_improvement.curriculum]", f'policy = "{outlook.policy}"']
-
-
-def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
-    table = Table(*columns)
-    for row in rows:
-        table.add_row(*map(escape, row))
-    return table

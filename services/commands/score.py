@@ -9,10 +9,9 @@ from pathlib import Path
 import numpy as np
 from openai import OpenAI
 from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
 from services.commands import client as service
+from services.commands.tables import show_table
 from services.commands.watch import JobView
 from wmss.choices import TableFormat
 from wmss.config import ScoreSpec, parse_scores
@@ -73,14 +72,15 @@ def score_there(api: OpenAI, spec: ScoreSpec, output: Output, console: Console) 
 def show(console: Console, spec: ScoreSpec, tables: list[EntropyTable], files: Mapping[tuple[int, str], Path]) -> None:
     """One row per checkpoint; beside the first one, how entropies differ from its."""
     first, *others = tables
-    shown = Table("model", "mean entropy", "NLL", "top-1", *(["mean ΔH", "fell on"] if others else []))
+    rows = []
     for name, table in zip(spec.models, tables, strict=True):
-        cells = [f"{table.mean_entropy:.4f}", f"{table.token_nll:.4f}", f"{table.token_top1:.1%}"]
+        cells = [name, f"{table.mean_entropy:.4f}", f"{table.token_nll:.4f}", f"{table.token_top1:.1%}"]
         if others:
             change = entropy_change(first, table)
             cells += ["", ""] if table is first else [f"{change.mean():+.4f}", f"{np.mean(change < 0):.1%}"]
-        shown.add_row(escape(name), *cells)
-    console.print(shown)
+        rows.append(cells)
+    columns = ("model", "mean entropy", "NLL", "top-1", *(("mean ΔH", "fell on") if others else ()))
+    show_table(console, columns, rows)
     unit = f"entropy and NLL in nat; {len(first.line):,} samples, {int(first.num_targets.sum()):,} supervised tokens"
     console.print(f"{unit}; ΔH against {spec.models[0]}" if others else unit, highlight=False, markup=False)
     for file in files.values():

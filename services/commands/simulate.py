@@ -8,9 +8,8 @@ from typing import Any
 
 import numpy as np
 from rich.console import Console
-from rich.markup import escape as escape_markup
-from rich.table import Table
 
+from services.commands.tables import show_table
 from wmss.errors import WmssError
 from wmss.theory import Forecast, PolicyForecast, closed_form, fixed_points, forecast, iterate, simulate_acceptance
 from wmss.theory.forecast import INTERVAL
@@ -136,10 +135,7 @@ def _summary(found: Forecast, alone: str) -> list[str]:
 
 
 def _print(found: Forecast, summary: Sequence[str], console: Console) -> None:
-    table = Table(*COLUMNS)
-    for policy in found.policies:
-        table.add_row(*map(escape_markup, _row(policy)))
-    console.print(table)
+    show_table(console, COLUMNS, [_row(policy) for policy in found.policies])
     for line in summary:
         console.print(line, highlight=False, markup=False, soft_wrap=True)
 

@@ -1,14 +1,16 @@
-"""`wmss watch`: a job on the terminal, one line per phase with its progress, messages above them as they come."""
+"""`wmss watch`: a job on the terminal, one line per phase with its progress, messages above them as they come; and the
+tables of jobs, rounds and samples."""
 
 import time
+from collections.abc import Sequence
 from types import TracebackType
 from typing import Any, Self
 
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
-from rich.table import Table
 
+from services.commands.tables import show_table
+from wmss.errors import shortened
 from wmss.units import clock_time
 
 LEVEL_STYLES = {"info": "", "warn": "yellow", "error": "red"}
@@ -73,11 +75,24 @@ def clock(phase: dict[str, Any]) -> str:
     return f"{clock_time(taken)}, {clock_time(taken * (phase['total'] - phase['done']) / phase['done'])} left"
 
 
-def round_table(rounds: list[dict[str, Any]]) -> Table:
-    """Rounds of self-improvement as the service lists them, one line each; the best one is marked."""
+def show_jobs(jobs: Sequence[Any], console: Console) -> None:
+    """Print jobs as the service lists them: when they were made (local time), how long they took, what they gave."""
+    rows = []
+    for job in jobs:
+        made = time.strftime("%Y-%m-%d %H:%M", time.localtime(job.created_at))
+        took = clock_time((job.finished_at or time.time()) - job.created_at)
+        method = job.method.type if job.method else ""
+        suffix = (job.model_extra or {}).get("suffix") or ""
+        rows.append((job.id, job.status, made, took, method, job.model, suffix, job.fine_tuned_model or ""))
+    columns = ("id", "status", "made", "took", "method", "model", "suffix", "result")
+    show_table(console, columns, rows, below=4)
+
+
+def show_rounds(rounds: Sequence[dict[str, Any]], console: Console) -> None:
+    """Print rounds of self-improvement as the service lists them; the best one is marked."""
     levels = [each["level"] for each in rounds[-1]["held_out"]["levels"]]
-    table = Table("round", "", *(f"level {level}" for level in levels), "learned", "V₋", "V₊")
     best = rounds[-1]["best_round"]
+    rows = []
     for one in rounds:
         held_out = {each["level"]: each["pass_at_1"] for each in one["held_out"]["levels"]}
         cells = []
@@ -89,18 +104,19 @@ def round_table(rounds: list[dict[str, Any]]) -> Table:
         told = ["" if point is None else f"{point:.3f}" for point in points]
         learned = sum(each["num_selected"] for each in one["levels"])
         mark = "*" if one["round"] == best else ""
-        table.add_row(f"{one['round']}{mark}", one["label"], *cells, str(learned), *told)
-    table.caption = "accepted/sampled → held-out pass@1 after the round; * the best round"
-    return table
+        rows.append((f"{one['round']}{mark}", one["label"], str(learned), *told, *cells))
+    columns = ("round", "label", "learned", "V₋", "V₊", *(f"level {level}" for level in levels))
+    show_table(console, columns, rows, below=len(levels))
+    caption = "accepted/sampled → held-out pass@1 after the round; * the best round"
+    console.print(f"  {caption}", highlight=False, soft_wrap=True)
 
 
-def sample_table(rows: list[dict[str, Any]]) -> Table:
-    """Samples of a draw as the service lists them, one line each."""
-    table = Table("line", "H weak", "H strong", "ΔH", "weight", "drawn")
-    table.add_column("completion", no_wrap=True, overflow="ellipsis")
-    for row in rows:
-        entropies = [row["weak_entropy"], row["strong_entropy"], row["entropy_delta"]]
+def show_samples(samples: Sequence[dict[str, Any]], console: Console) -> None:
+    """Print samples of a draw as the service lists them, with the beginning of each completion."""
+    rows = []
+    for sample in samples:
+        entropies = [sample["weak_entropy"], sample["strong_entropy"], sample["entropy_delta"]]
         figures = ["" if value is None else f"{value:.4f}" for value in entropies]
-        text = " ".join((row["completion"] or "").split())
-        table.add_row(str(row["line"]), *figures, f"{row['weight']:.3g}", str(row["times_drawn"]), escape(text))
-    return table
+        text = shortened(" ".join((sample["completion"] or "").split()))
+        rows.append((str(sample["line"]), *figures, f"{sample['weight']:.3g}", str(sample["times_drawn"]), text))
+    show_table(console, ("line", "H weak", "H strong", "ΔH", "weight", "drawn", "completion"), rows, below=1)

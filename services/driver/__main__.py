@@ -43,10 +43,10 @@ def main(job_id: str, attempt: int) -> None:
         with keep_lease(fence, every_s=settings.lease_s / 3):
             ray.init(address="auto", log_to_driver=True)
             if row.kind == Kind.ENTROPY_SCORES:
-                request = resolve_scores(row, settings)
+                request = resolve_scores(row, settings, store)
                 run_scores(request, RayEngines(request, settings, store, fence), journal)
             else:
-                job = resolve(row, settings)
+                job = resolve(row, settings, store)
                 run_job(job, RayEngines(job, settings, store, fence), journal)
     except LostLeaseError:
         raise

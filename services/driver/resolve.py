@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from services.jobs.store import Store
 from services.jobs.tables import JobRow
 from services.settings import Settings
 from wmss.config import JobSpec, ScoreSpec
@@ -10,8 +11,8 @@ from wmss.rounds.job import Job
 from wmss.rounds.scores.request import ScoreJob
 
 
-def resolve(row: JobRow, settings: Settings) -> Job:
-    """The database row as the library's job."""
+def resolve(row: JobRow, settings: Settings, store: Store) -> Job:
+    """The database row as the library's job; messages call its files as their owner does."""
     spec = JobSpec.model_validate(row.spec)
     paths = row.paths
     assert row.fine_tuned_model is not None
@@ -29,10 +30,11 @@ def resolve(row: JobRow, settings: Settings) -> Job:
         result=settings.models / row.id,
         result_name=row.fine_tuned_model,
         digests=_digests(row),
+        file_names=store.file_names(spec),
     )
 
 
-def resolve_scores(row: JobRow, settings: Settings) -> ScoreJob:
+def resolve_scores(row: JobRow, settings: Settings, store: Store) -> ScoreJob:
     """The same for a request for entropy scores."""
     spec = ScoreSpec.model_validate(row.spec)
     return ScoreJob(
@@ -43,6 +45,7 @@ def resolve_scores(row: JobRow, settings: Settings) -> ScoreJob:
         folder=settings.job_folder(row.id),
         cache=settings.root / "cache",
         digests=_digests(row),
+        file_name=store.file_names(spec).get("file"),
     )
 
 

@@ -56,6 +56,12 @@ class Store(Database):
         """One file."""
         return self._one(FileRow, FileRow.id == file_id)
 
+    def file_names(self, spec: Any) -> dict[str, str]:
+        """What messages call the uploads that a job or a request names, by field: their owner's names, with the ids."""
+        named = {param: getattr(spec, param, None) for param in FILE_FIELDS}
+        rows = {param: self.file(file_id) for param, file_id in named.items() if file_id is not None}
+        return {param: f"{row.filename} ({row.id})" for param, row in rows.items() if row is not None}
+
     def files(self, *, after: str | None, limit: int, oldest_first: bool) -> tuple[list[FileRow], bool]:
         """Newest first unless told otherwise, after the file with id `after`."""
         return self._page(FileRow, [], after=after, limit=limit, oldest_first=oldest_first)

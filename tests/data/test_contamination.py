@@ -44,9 +44,11 @@ def test_a_template_is_no_contamination_and_does_not_hide_any(num_training):
 
 def test_refusal_names_lines_words_and_remedy():
     refuse_shared_prompts(tasks("a"), tasks("b"))
-    message = r"validation_file: .* got 1 that are, .*: line 2 and training line 1 share 'a'; remove them from one"
+    message = r"validation_file: .* got 1 that are, .*; remove them .*:\n  line 2 and training line 1 share 'a'$"
     with pytest.raises(DataError, match=message):
         refuse_shared_prompts(tasks("a"), tasks("b", "A"))
     many = tasks(*map(str, range(30)))
-    with pytest.raises(DataError, match=r"got 30 that are, .*; and 20 more; remove"):
+    with pytest.raises(DataError, match=r"got 30 that are, .*") as caught:
         refuse_shared_prompts(many, many)
+    assert len(caught.value.message.splitlines()) == 5
+    assert caught.value.message.endswith("\n  and 27 more")

@@ -113,13 +113,28 @@ def test_a_refusal_repeats_no_more_of_a_row_than_a_person_reads(tmp_path, row):
     assert len(caught.value.message) < 1000
 
 
-def test_all_bad_rows_are_listed_up_to_a_hundred(tmp_path):
+def test_rows_with_one_reason_are_told_in_one_line(tmp_path):
     with pytest.raises(DataError) as caught:
-        read_samples(write(tmp_path, *["{"] * 130))
-    assert "130 rows are unusable" in caught.value.message
-    assert "line 100:" in caught.value.message
-    assert "line 101:" not in caught.value.message
-    assert caught.value.message.endswith("and 30 more")
+        read_samples(write(tmp_path, *["[]"] * 1130), name="mine.jsonl (file-1)")
+    assert caught.value.message == (
+        "1,130 rows are unusable in mine.jsonl (file-1): lines 1, 2, 3 and 1,127 more: expected a JSON object, got list"
+    )
+
+
+def test_reasons_are_told_by_how_many_rows_they_are_true_of(tmp_path):
+    blank = {"prompt": "?", "completion": " "}
+    rows = [blank, "1", {"prompt": 1, "completion": "a"}, "[]", "[]", {"a": 1}, {"b": 1}, "[]", "[]"]
+    with pytest.raises(DataError) as caught:
+        read_samples(write(tmp_path, *rows, {"prompt": "?", "completion": 1}, {"messages": []}))
+    assert caught.value.message.splitlines() == [
+        "11 rows are unusable in file.jsonl:",
+        "  lines 4, 5, 8 and 1 more: expected a JSON object, got list",
+        """  lines 6, 7, such as: expected the keys "messages", or "prompt" and "completion", got ['a']; """
+        "`wmss convert` takes more forms",
+        "  line 1: completion: expected text, got a blank string (0 supervised tokens)",
+        "  line 2: expected a JSON object, got int",
+        "  and 3 other reasons, on 3 rows, the first one line 3",
+    ]
 
 
 def test_empty_binary_and_missing_files(tmp_path):

@@ -179,3 +179,25 @@ def test_saved_samples_are_the_same_data(tokenizer, tmp_path):
     assert [s.line for s in loaded] == list(range(1, 30))
     assert all(np.array_equal(a.input_ids, b.input_ids) for a, b in zip(loaded, samples, strict=True))
     assert tokens_digest(samples[:-1]) != tokens_digest(samples)
+
+
+@pytest.mark.parametrize(
+    ("too_long", "lines", "cut"), [("auto", None, []), ("refuse", None, []), ("drop", [1], []), ("cut", [1, 2], [2])]
+)
+def test_samples_that_are_too_long(tokenizer, too_long, lines, cut):
+    rows = [
+        chat(("user", "1"), ("assistant", "2"), line=1),
+        chat(("user", "1"), ("assistant", "2" * 50), line=2),
+        chat(("user", "1" * 50), ("assistant", "2"), line=3),
+    ]
+    arguments = {"max_length": 20, "too_long": too_long, "source": SOURCE}
+    if lines is None:
+        unusable = "lines 2, 3: .* more than max_length 20" if too_long == "refuse" else "line 3: 0 supervised tokens"
+        with pytest.raises(DataError, match=unusable):
+            tokenize_samples(rows, tokenizer, **arguments)
+        return
+    samples, found = tokenize_samples(rows, tokenizer, **arguments)
+    assert [sample.line for sample in samples] == lines and found == cut
+    assert all(len(sample.input_ids) <= 20 for sample in samples)
+    with pytest.raises(DataError, match=r"all 1 rows of .* leaves none"):
+        tokenize_samples(rows[2:], tokenizer, **arguments)

@@ -33,6 +33,7 @@ ELSEWHERE = {
     "n_epochs",
     "max_steps",
     "max_length",
+    "too_long",
     "learning_rate",
     "learning_rate_multiplier",
     "weight_decay",

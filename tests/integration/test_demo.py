@@ -58,7 +58,7 @@ def test_demo_ends_with_its_table(home, tmp_path):
     run = subprocess.run([*WMSS, "demo"], env=environment, capture_output=True, text=True, timeout=1100)
     assert run.returncode == 0, run.stdout + run.stderr
     for row in ("base", "strong before", "+ plain fine-tuning", "+ WMSS"):
-        assert f"│ {row} " in run.stdout
+        assert f"\n{row}  " in run.stdout
     assert (home / "demo" / "demo.png").stat().st_size > 10_000
     assert "#### " in follow_next_steps(run.stdout, home, tmp_path)
     assert left_behind(home) == []
@@ -71,7 +71,7 @@ def test_demo_of_self_improvement_ends_with_a_table_for_each_setting(home, tmp_p
     run = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=1700)
     assert run.returncode == 0, run.stdout + run.stderr
     for row in ("base", "easy to hard", "mixture", "hard only"):
-        assert f"│ {row} " in run.stdout
+        assert f"\n{row}  " in run.stdout
     for number in (1, 2):
         assert (home / "demo" / f"self-improvement-{number}.png").stat().st_size > 10_000
     assert re.fullmatch(r"n\d( n\d)*\n", follow_next_steps(run.stdout, home, tmp_path))

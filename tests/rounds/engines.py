@@ -50,10 +50,10 @@ class LocalEngines:
 
 
 class MemoryJournal:
-    """A journal that dies at the start of a phase if asked to."""
+    """A journal that dies at the start of a phase if asked to, and takes no progress that goes back."""
 
     def __init__(self, *, die_at: str | None = None) -> None:
-        self.finished, self.events, self.data, self.seen = {}, [], [], []
+        self.finished, self.events, self.data, self.seen, self.told = {}, [], [], [], {}
         self.die_at = die_at
 
     def artifacts(self, phase):
@@ -61,6 +61,7 @@ class MemoryJournal:
 
     def start(self, phase):
         self.seen.append(phase)
+        self.told[phase] = []
         if phase == self.die_at:
             raise KeyboardInterrupt
 
@@ -68,7 +69,10 @@ class MemoryJournal:
         self.finished[phase] = json.loads(json.dumps(artifacts))
 
     def progress(self, phase, done, total):
-        assert 0 < done <= total
+        told = self.told[phase]
+        before, whole = told[-1] if told else (0, total)
+        assert before <= done <= total == whole, f"{phase}: {before}/{whole}, then {done}/{total}"
+        told.append((done, total))
 
     def event(self, message, *, level="info", data=None):
         self.events.append(message)

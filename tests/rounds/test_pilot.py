@@ -97,7 +97,11 @@ def test_a_verifier_of_the_jobs_own_that_fails_is_told(make):  # noqa: F811
 @pytest.mark.parametrize(
     ("changes", "error", "message"),
     [
-        ({"verifier": {"type": "code"}}, DataError, "training_file: 80 rows: line 1: data.tests: expected"),
+        (
+            {"verifier": {"type": "code"}},
+            DataError,
+            "training_file: 80 rows: lines 1, 2, 3 and 77 more: data.tests: expected",
+        ),
         ({"verifier": {"type": "regex", "pattern": "a"}}, ConfigError, "expected one group"),
         (
             {"sampling": {"temperature": 0, "max_new_tokens": 8}, "samples_per_prompt": 1, "evaluation_samples": 1},

@@ -8,7 +8,7 @@ import pytest
 
 from tests.rounds.engines import LocalEngines, MemoryJournal, make_job
 from wmss.data.dataset import read_samples
-from wmss.data.tokenization import tokenize_samples
+from wmss.data.tokenization import load_tokenized, tokenize_samples
 from wmss.errors import WmssError
 from wmss.models.loading import checkpoint_digests, load_tokenizer
 from wmss.rounds.before.dry_run import report
@@ -101,6 +101,90 @@ def test_figures_of_a_file_with_rows_that_are_cut(tmp_path, checkpoints, files):
     [cut] = [warning for warning in seen.warnings if warning.code == "rows_cut"]
     assert f"raise max_length to {max(lengths)}" in cut.message
     assert "..." in cut.message
+
+
+def test_nothing_is_advised_that_the_model_does_not_take(tmp_path, checkpoints, files):
+    """The tiny models' context is 256 tokens."""
+    rows = [
+        {"messages": [{"role": "user", "content": "9 " * asked}, {"role": "assistant", "content": "9 " * answered}]}
+        for asked, answered in ((5, 300), (300, 1), (400, 1))
+    ]
+    (tmp_path / "long.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows[:1] * 30))
+    long = dataclasses.replace(make_job(tmp_path, checkpoints, files), training_file=tmp_path / "long.jsonl")
+    [cut] = [warning for warning in look(long).warnings if warning.code == "rows_cut"]
+    assert "raise" not in cut.message
+    assert cut.message.endswith(
+        f"the longest has {look(long).training_file.longest_uncut} tokens and the model's context is 256: shorten "
+        "them, or leave them out with too_long 'drop'"
+    )
+    [problem] = look(dataclasses.replace(long, validation_file=long.training_file)).problems
+    assert "30 rows are longer than max_length 256 in long.jsonl" in problem.message
+    assert problem.message.endswith("shorten them or leave them out with too_long 'drop': 256 is the model's context")
+    (tmp_path / "long.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows * 40))
+    named = dataclasses.replace(long, file_names={"training_file": "mine.jsonl (file-1)"})
+    [problem] = look(named).problems
+    assert problem.message.startswith(
+        "80 rows are unusable in mine.jsonl (file-1): lines 2, 3, 5 and 77 more, such as: 0 supervised tokens: the "
+    )
+    assert problem.message.endswith(
+        "fills max_length 256; shorten it or leave it out with too_long 'drop': 256 is the model's context"
+    )
+    shorter = make_job(tmp_path, checkpoints, files, knobs(max_length=100), training_file=tmp_path / "long.jsonl")
+    [problem] = look(shorter).problems
+    assert problem.message.endswith("with too_long 'drop', or raise max_length, to at most the model's context of 256")
+
+
+@pytest.mark.parametrize(
+    ("too_long", "rows", "dropped", "num_cut", "held_out_rows"),
+    [("drop", [1, 4], [2, 3], 0, 1), ("cut", [1, 2, 4], [3], 1, 1)],
+)
+def test_rows_that_are_too_long(tmp_path, checkpoints, files, too_long, rows, dropped, num_cut, held_out_rows):
+    """Of four rows the second is longer than 60 tokens, and of the third the prompt alone."""
+    written = [
+        {"prompt": "1 " * asked, "completion": "2 " * answered + "#### 2"}
+        for asked, answered in ((1, 1), (1, 80), (80, 1), (2, 2))
+    ]
+    (tmp_path / "four.jsonl").write_text("".join(json.dumps(row) + "\n" for row in written))
+    paths = {"training_file": tmp_path / "four.jsonl", "validation_file": tmp_path / "two.jsonl"}
+    (tmp_path / "two.jsonl").write_text("".join(json.dumps(row) + "\n" for row in written[:2]))
+    given = {"max_length": 60, "max_steps": 1, "batch_size": 2}
+
+    def job_with(**more):
+        return dataclasses.replace(make_job(tmp_path, checkpoints, files, knobs(**given, **more)), **paths)
+
+    assert [problem.param for problem in look(job_with()).problems] == ["training_file", "validation_file"]
+    refused = look(job_with(too_long="refuse")).problems
+    assert refused[0].message.startswith("2 rows are unusable in four.jsonl: lines 2, 3: 165 tokens, ")
+    assert "more than max_length 60; shorten it, leave it out with too_long 'drop', or raise" in refused[0].message
+    assert refused[1].message.startswith("1 row is unusable in two.jsonl: line 2: ")
+    seen = look(job_with(too_long=too_long))
+    assert seen.valid
+    figures = seen.training_file
+    assert (figures.num_rows, figures.num_dropped, figures.dropped_lines) == (len(rows), len(dropped), dropped)
+    assert figures.num_cut == num_cut
+    assert (seen.validation_file.num_rows, seen.validation_file.dropped_lines) == (held_out_rows, [2])
+    told = [warning for warning in seen.warnings if warning.code == "rows_dropped"]
+    assert [warning.param for warning in told] == ["method.wmss.hyperparameters.too_long"] * 2
+    lines = ", ".join(map(str, dropped))
+    assert (
+        f"{len(dropped)} of 4 rows of the training_file are longer than max_length 60 and are left out"
+        in told[0].message
+    )
+    assert f"(lines {lines})" in told[0].message
+    journal = MemoryJournal()
+    job = job_with(too_long=too_long)
+    run_job(job, LocalEngines(tmp_path / "runs"), journal)
+    assert [sample.line for sample in load_tokenized(job.folder / "samples.parquet")] == rows
+    assert any(f", {len(dropped)} too long and left out" in event for event in journal.events)
+    assert journal.finished["evaluate"]["results"]["base"]["accuracy"]["num_problems"] == held_out_rows
+
+
+def test_a_file_of_which_nothing_is_left_is_refused(tmp_path, checkpoints, files):
+    [training, held_out] = look(make_job(tmp_path, checkpoints, files, knobs(max_length=5, too_long="drop"))).problems
+    assert training.message.startswith(
+        "training_file: all 48 rows of train.jsonl are longer than max_length 5, so too_long 'drop' leaves none; "
+    )
+    assert held_out.param == "validation_file"
 
 
 def test_plan_has_the_steps_that_run(tmp_path, checkpoints, files):

@@ -206,3 +206,27 @@ def test_scoring_from_python_needs_neither_ray_nor_vllm():
     code = "from wmss.rounds.scores.request import score_file; import sys; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert not {name.split(".")[0] for name in loaded} & {"ray", "vllm", "fastapi", "sqlalchemy"}
+
+
+def test_rows_that_are_too_long(tmp_path, checkpoints, files):
+    """Each answer to them is another question to the cache, and the default is what it always was."""
+    cache = tmp_path / "cache"
+    arguments = {"engine": "torch", "cache": cache, "max_length": 40}
+    file, checkpoint = files / "train.jsonl", checkpoints["qwen3"]
+
+    def scored(**more):
+        return score_file(file, checkpoint, **arguments, **more), len(list((cache / "entropy").iterdir()))
+
+    default, first = scored()
+    cut, second = scored(too_long="cut")
+    dropped, third = scored(too_long="drop")
+    assert (first, second, third) == (1, 1, 2)
+    assert np.array_equal(default.entropy, cut.entropy) and len(cut.line) == 48
+    assert 0 < len(dropped.line) < 28
+    kept = np.isin(cut.line, dropped.line)
+    np.testing.assert_allclose(cut.entropy[kept], dropped.entropy, atol=1e-6)
+    with pytest.raises(DataError, match=r"rows are unusable in train.jsonl: lines .* more than max_length 40"):
+        scored(too_long="refuse")
+    _, journal = run(make_request(tmp_path, checkpoints, files, max_length=40, too_long="drop"))
+    assert journal.finished["validate"]["num_samples"] == len(dropped.line)
+    assert any(f", {48 - len(dropped.line)} too long and left out" in event for event in journal.events)

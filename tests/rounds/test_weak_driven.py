@@ -40,6 +40,9 @@ def test_wmss_job_leaves_a_model_of_the_same_shape(tmp_path, checkpoints, files)
     assert set(results) == {"base", "strong_before", "result"}
     assert results["result"]["nll"] < results["base"]["nll"]
     assert results["base"]["accuracy"]["num_problems"] == 12
+    # 48 training rows and 12 validation rows are one sum; so are rows and problems of three models.
+    assert journal.told["score_weak"][-1] == journal.told["score_strong"][-1] == (60, 60)
+    assert journal.told["evaluate"][-1] == (72, 72)
 
 
 def test_result_has_the_precision_and_config_of_its_base(tmp_path, checkpoints, files):

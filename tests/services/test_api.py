@@ -2,6 +2,7 @@
 
 import errno
 import json
+from types import SimpleNamespace
 
 import pytest
 from fastapi.testclient import TestClient
@@ -25,7 +26,7 @@ def test_file_object(api):
 def test_bad_files_are_refused_with_lines_and_leave_nothing(api, home):
     error = problem(upload(api, b'{"messages": []}\n{\n'), 400)
     assert error["param"] == "file"
-    assert "train.jsonl: line 1: messages: expected a non-empty list; line 2: not valid JSON" in error["message"]
+    assert "train.jsonl:\n  line 1: messages: expected a non-empty list\n  line 2: not valid JSON" in error["message"]
     assert problem(upload(api, purpose="assistants"), 400)["param"] == "purpose"
     text = ("file", (None, "text")), ("purpose", (None, "fine-tune"))
     assert "expected a file" in problem(api.post("/v1/files", files=text), 400)["message"]
@@ -223,6 +224,16 @@ def test_validate_says_what_a_job_would_do_and_makes_none(api, home):
     assert "estimated for this machine" in seen["cost"]["basis"]
     assert api.get("/v1/fine_tuning/jobs").json()["data"] == []
     assert not (home / "jobs").exists()
+
+
+def test_validate_calls_a_file_as_its_owner_does(api):
+    file = upload(api).json()["id"]
+    method = {"type": "supervised", "supervised": {"hyperparameters": {"max_length": 5}}}
+    [refused] = validate(api, model="qwen3", training_file=file, method=method).json()["problems"]
+    assert refused["message"].startswith(f"16 rows are unusable in train.jsonl ({file}): lines 1, 2, 3 and 13 more")
+    scores = {"training_file": file, "validation_file": None}
+    service = api.app.state.service
+    assert service.store.file_names(SimpleNamespace(**scores)) == {"training_file": f"train.jsonl ({file})"}
 
 
 def test_validate_finds_every_problem_and_create_refuses_with_the_same_words(api):
@@ -437,3 +448,11 @@ def test_a_failure_of_ours_is_a_problem_too(api, monkeypatch):
     assert error["code"] == "internal_error"
     assert "req-" in error["message"]
     assert "ZeroDivision" not in error["message"]
+
+
+def test_jobs_on_the_terminal(api, command):
+    file = upload(api).json()["id"]
+    job = create(api, model="qwen3", training_file=file, suffix="mine").json()["id"]
+    head, line = command(api, "jobs").splitlines()
+    assert head.split() == ["id", "status", "made", "took", "method", "model", "suffix"]
+    assert line.split()[0] == job and line.split()[-3:] == ["supervised", "qwen3", "mine"]

@@ -6,7 +6,6 @@ import pytest
 from matplotlib import image
 
 from services.commands.charts import check_suffix, draw_rounds
-from services.commands.watch import round_table
 from wmss.errors import WmssError
 
 
@@ -46,9 +45,3 @@ def test_rounds_are_drawn(tmp_path, arms):
 def test_other_pictures_are_refused():
     with pytest.raises(WmssError, match=r"--chart: expected a file name ending in \.png"):
         check_suffix(Path("rounds.gif"), param="--chart")
-
-
-def test_the_table_has_a_line_a_round():
-    table = round_table(ROUNDS)
-    assert table.row_count == 2
-    assert list(table.columns[0].cells) == ["1*", "2"]

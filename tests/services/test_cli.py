@@ -36,6 +36,18 @@ def test_convert_writes_tasks_with_levels(run, tmp_path):
         run("convert", source, target, "--level", 2)
 
 
+def test_rows_that_are_tasks_already_are_not_converted_to_tasks(run, tmp_path):
+    source, target = tmp_path / "chat.jsonl", tmp_path / "target.jsonl"
+    turns = '{"messages": [{"role": "user", "content": "1+1?"}, {"role": "assistant", "content": "2"}]}\n'
+    for row in (turns, '{"prompt": "1+1?", "completion": "2"}\n'):
+        source.write_text(row * 200)
+        with pytest.raises(
+            WmssError, match=r"^source: these rows are tasks already: .* use the file as it is"
+        ) as caught:
+            run("convert", source, target, "--to", "tasks")
+        assert len(caught.value.message) < 250 and not target.exists()
+
+
 def test_models_are_added_and_listed(run, checkpoints, tmp_path):
     assert "wmss models add" in run("models", "list")
     said = run("models", "add", checkpoints["qwen3"], "--name", "mine")

@@ -37,7 +37,7 @@ def drive(api, scores_id, *, until=None):
     service = api.app.state.service
     attempt = service.store.claim(service.store.job(scores_id), message="Starting")
     fence = Fence(service.store, scores_id, attempt, lease_s=30)
-    job = resolve_scores(service.store.job(scores_id), service.settings)
+    job = resolve_scores(service.store.job(scores_id), service.settings, service.store)
     journal = DatabaseJournal(service.store, fence, scores_id, service.settings)
     if until is not None:
         start = journal.start

@@ -39,7 +39,7 @@ def plan(run):
 
 def cells(said, first):
     """The row of a table that begins so."""
-    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in said.splitlines() if line.startswith("│")]
+    rows = [re.split(r" {2,}", line) for line in said.splitlines()]
     return next(row for row in rows if row[0] == first)
 
 
@@ -77,7 +77,7 @@ def test_policies_that_the_job_cannot_have_are_left_out_with_the_reason(plan, jo
     file.write_text(file.read_text().replace("samples_per_round = 512", "samples_per_round = 128"))
     said = plan(file, "--complexity", 30)
     assert "left out: acceptance_target; a round is too small" in said
-    assert "left out: clock; 1 rounds are fewer than 2 levels" in said and "│ clock" not in said
+    assert "left out: clock; 1 rounds are fewer than 2 levels" in said and "\nclock" not in said
 
 
 def test_a_pilot_that_accepts_nothing_says_so_and_recommends_nothing(plan, job, tmp_path):
@@ -97,7 +97,7 @@ def test_a_pilot_that_accepts_nothing_says_so_and_recommends_nothing(plan, job, 
         ({}, ["--complexity", 0], "--complexity: expected a number above 0"),
         ({}, ["--complexity", "nan"], "--complexity: expected a number above 0"),
         ({}, ["--out", "plan.gif"], "--out: expected a file that ends in .png or .html"),
-        ({"verifier": '{type = "code"}'}, [], "training_file: 80 rows: line 1: data.tests"),
+        ({"verifier": '{type = "code"}'}, [], "training_file: 80 rows: lines 1, 2, 3 and 77 more: data.tests"),
         ({"verifier": '{type = "choice", choices = ["w1", "w2"]}'}, [], "training_file: "),
         ({"verifier": '{type = "nope"}'}, [], "method.self_improvement.verifier.type: expected one of"),
         ({"top": "nope = 1"}, [], "nope: unknown field"),

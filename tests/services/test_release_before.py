@@ -75,6 +75,18 @@ def without_texts(body):
     return kept | {"error": {key: value for key, value in body["error"].items() if key not in TEXTS}}
 
 
+def without_added(body):
+    """An answer without the field that requests for scores have had since: theirs is the default."""
+    if isinstance(body, list):
+        return [without_added(each) for each in body]
+    if not isinstance(body, dict):
+        return body
+    if body.get("object") == "entropy_scores":
+        assert body["too_long"] == "auto"
+        body = {key: value for key, value in body.items() if key != "too_long"}
+    return {key: without_added(value) for key, value in body.items()}
+
+
 @pytest.mark.parametrize("path", sorted(ANSWERS))
 def test_the_api_answers_as_the_release_before_did(api, path):
     before = ANSWERS[path]
@@ -83,15 +95,15 @@ def test_the_api_answers_as_the_release_before_did(api, path):
     if response.headers["content-type"] == "application/problem+json":
         assert without_texts(response.json()) == without_texts(json.loads(before["body"]))
     else:
-        assert response.json() == before["body"]
+        assert without_added(response.json()) == before["body"]
 
 
 @pytest.mark.parametrize("job_id", [*RUNNING, QUEUED])
 def test_its_jobs_are_resolved_and_their_finished_phases_read(settings, store, job_id):
     row = store.job(job_id)
-    job = resolve_scores(row, settings) if row.kind == Kind.ENTROPY_SCORES else resolve(row, settings)
+    job = (resolve_scores if row.kind == Kind.ENTROPY_SCORES else resolve)(row, settings, store)
     assert (job.id, job.folder) == (job_id, settings.job_folder(job_id))
-    assert job.spec.model_dump(mode="json") == row.spec
+    assert job.spec.model_dump(mode="json", exclude_unset=True) == row.spec
     written = finished_phases(settings.root / "jobs.db", job_id)
     assert bool(written) == (job_id != QUEUED)
     journal = DatabaseJournal(store, Fence(store, job_id, row.attempt, lease_s=30), job_id, settings)

@@ -37,13 +37,15 @@ def test_two_checkpoints_are_compared_and_their_tables_kept(score, file, checkpo
     expected = score_file(file, checkpoints["qwen3"], engine="torch")
     assert weak.entropy.tolist() == expected.entropy.tolist()
     change = entropy_change(weak, strong)
-    rows = [line.split("│")[1:-1] for line in said.splitlines() if line.startswith("│")]
-    assert [cell.strip() for cell in rows[0][1:4]] == [
+    lines = said.splitlines()
+    head = next(number for number, line in enumerate(lines) if line.startswith("model  "))
+    first, second = (line.split()[1:] for line in lines[head + 1 : head + 3])
+    assert first == [
         f"{weak.mean_entropy:.4f}",
         f"{weak.token_nll:.4f}",
         f"{weak.token_top1:.1%}",
     ]
-    assert [cell.strip() for cell in rows[1][4:]] == [f"{change.mean():+.4f}", f"{(change < 0).mean():.1%}"]
+    assert second[3:] == [f"{change.mean():+.4f}", f"{(change < 0).mean():.1%}"]
     assert len(pq.read_table(tmp_path / "out" / names[1])) == weak.num_targets.sum()
     with pytest.raises(WmssError, match=r"1-mine\.parquet exists already"):
         score("mine", "--out", tmp_path / "out")
@@ -72,6 +74,10 @@ def test_without_a_folder_the_figures_are_shown_alone(score, tmp_path):
         (["mine"] * 9, "models: List should have at most 8 items"),
         (["mine", "--max-length", 1], "max_length: "),
         (["mine", "--tokens"], "--tokens: expected --out DIR"),
+        (
+            ["mine", "--max-length", 20, "--too-long", "refuse"],
+            "12 rows are unusable in train.jsonl: lines 1, 2, 3 and 9",
+        ),
     ],
 )
 def test_what_cannot_be_scored_is_refused(score, arguments, message):

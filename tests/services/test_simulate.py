@@ -31,9 +31,9 @@ def run(monkeypatch):
 def test_the_table_and_the_recommendation(run):
     text = run(*LADDER, "--samples", "1024")
     clock = next(line for line in text.splitlines() if "clock" in line)
-    assert re.search(r"clock\s+│ 0\.890\s+│ 0\.8\d\d \(0\.8\d\d-0\.\d{3}\)\s+│ 563\s+│ guaranteed", clock)
+    assert re.search(r"^clock +0\.890 +0\.8\d\d \(0\.8\d\d-0\.\d{3}\) +563 +guaranteed", clock)
     for policy in ("acceptance_target", "uniform", "hard_only", "hard_to_easy"):
-        assert re.search(rf"{policy}\s+│ none", text)
+        assert re.search(rf"{policy} +none", text)
     assert "takes off above 0.110 and saturates at 0.890" in text
     assert "The easiest level alone, from 0.300, ends at 0.890 (closed form), simulated 0.8" in text
     assert "Recommended: clock" in text

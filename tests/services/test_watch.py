@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import pytest
 from rich.console import Console
 
+from services import cli
 from services.commands.watch import JobView, clock
 from wmss.units import clock_time
 
@@ -63,3 +64,21 @@ def test_elsewhere_it_prints_the_messages_alone():
     with JobView(Console(file=out, width=80), "ftjob-1") as view:
         view.update(None, phases(), events())
     assert out.getvalue().splitlines() == ["job ftjob-1", "  3 rows [of 9] are cut"]
+
+
+def test_a_failure_of_many_lines_is_told_once(monkeypatch, capsys):
+    message = "80 rows are unusable in mine.jsonl (file-1):\n  line 1: one\n  line 2: other"
+    told = SimpleNamespace(type="message", level="error", message=f"Failed: {message}", data=None)
+
+    def watch(api, job_id, on_change):
+        job = SimpleNamespace(status="failed", error=SimpleNamespace(message=message))
+        on_change(job, [], [told])
+        return job
+
+    monkeypatch.setattr("services.commands.client.watch", watch)
+    monkeypatch.setattr(cli, "console", Console(width=80))
+    with pytest.raises(SystemExit):
+        cli._watch(None, "ftjob-1")
+    printed = capsys.readouterr()
+    assert printed.out.splitlines()[1:] == [f"  Failed: {message.splitlines()[0]}", *message.splitlines()[1:]]
+    assert printed.err == "error ftjob-1 failed: 80 rows are unusable in mine.jsonl (file-1)\n"

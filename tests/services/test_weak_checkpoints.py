@@ -200,7 +200,7 @@ def test_a_job_names_checkpoints_by_id_and_keeps_their_digests(api, home, settin
     store = Store(settings.database)
     row = store.job(job["id"])
     assert row.fine_tuned_model == f"ft:qwen3::{row.id}"  # called after the model, not after its id
-    resolved = resolve(row, settings)
+    resolved = resolve(row, settings, store)
     store.close()
     assert (resolved.base, resolved.weak) == (home / "models" / "qwen3", home / "models" / "llama")
     assert resolved.more_weak == (home / "models" / "qwen3", home / "models" / "llama")

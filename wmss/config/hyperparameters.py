@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from wmss.choices import ActivationCheckpointing
+from wmss.choices import ActivationCheckpointing, TooLong
 from wmss.config.base import Auto, BatchSize, Knobs, MaxLength, Steps
 
 DEFAULT_EPOCHS = 1
@@ -45,7 +45,11 @@ class Hyperparameters(Knobs):
     gradient_clip: float | None = Field(default=1.0, gt=0)
     """Largest global gradient norm, both branches together; null = no clipping."""
     max_length: MaxLength = "auto"
-    """Tokens per sample; longer completions are cut and reported. "auto" = 4096 or the model's context if shorter."""
+    """Tokens per sample; for longer rows see `too_long`. "auto" = 4096 or the model's context if shorter."""
+    too_long: TooLong = "auto"
+    """Rows longer than `max_length`: "refuse" the file, "drop" them, or "cut" their ends; a row that has no supervised
+    token left then, and a held-out row, whose answer could not be judged, is dropped. What is dropped is reported.
+    "auto" = cut, but such rows refuse the file."""
     micro_batch_tokens: int = Field(default=8192, ge=1, le=2**24)
     """Tokens per forward pass and worker. It bounds memory and does not change the result."""
     packing: bool = True

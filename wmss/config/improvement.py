@@ -184,6 +184,11 @@ class SelfImprovementConfig(Knobs):
     def _no_unused_knob(self) -> Self:
         if self.hyperparameters.max_steps is not None:
             raise ValueError("hyperparameters.max_steps: unused with self_improvement; set steps_per_round")
+        if self.hyperparameters.too_long != "auto":
+            raise ValueError(
+                "hyperparameters.too_long: unused with self_improvement, whose rows are prompts; remove it, and "
+                "shorten prompts that are too long"
+            )
         if self.start_from == "restart" and self.weak_driven.when != "off":
             raise ValueError(
                 "weak_driven: with start_from 'restart' the model of the round before would be the stronger one; use "

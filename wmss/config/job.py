@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from wmss.choices import Parallelism
+from wmss.choices import Parallelism, TooLong
 from wmss.config.base import FileName, Knobs, MaxLength, Metadata, ModelName, Seed, Steps, Suffix
 from wmss.config.hyperparameters import Hyperparameters
 from wmss.config.improvement import IMPROVEMENT_BATCH_SIZE, SelfImprovementMethod
@@ -119,7 +119,10 @@ class ScoreSpec(Knobs):
     models: list[ModelName] = Field(min_length=1, max_length=8)
     """1 to 8 checkpoints with one tokenizer, each scored in turn; the first one's chat template renders the file."""
     max_length: MaxLength = "auto"
-    """Tokens per sample; longer completions are cut and reported. "auto" = 4096 or the shortest context if shorter."""
+    """Tokens per sample; for longer rows see `too_long`. "auto" = 4096 or the shortest context if shorter."""
+    too_long: TooLong = "auto"
+    """Rows longer than `max_length`: "refuse" the file, "drop" them, or "cut" their ends; a row that has no supervised
+    token left then is dropped. "auto" = cut, but such rows refuse the file."""
     tokens: bool = False
     """A table of every supervised token as well as the one of every sample."""
     dtype: Literal["float32", "bfloat16"] = "float32"

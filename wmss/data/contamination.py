@@ -13,7 +13,7 @@ NGRAM = 13
 TEMPLATE_NGRAM = 6
 TEMPLATE_SHARE = 0.01
 """Six words in a row that stand in more than this share of all prompts, and in more than two, are template."""
-MAX_REPORTED = 10
+MAX_REPORTED = 3
 
 
 @dataclass(frozen=True)
@@ -67,18 +67,18 @@ def shared_prompts(training: Sequence[Task], held_out: Sequence[Task]) -> list[S
 def refuse_shared_prompts(
     training: Sequence[Task], held_out: Sequence[Task], *, param: str = "validation_file"
 ) -> None:
-    """Raise `DataError` that lists the held-out prompts given away by training prompts (the first 10), if any are."""
+    """Raise `DataError` that lists the held-out prompts given away by training prompts (the first 3), if any are."""
     found = shared_prompts(training, held_out)
     if not found:
         return
-    listed = "; ".join(
-        f"line {one.held_out_line} and training line {one.training_line} share {shortened(one.words)!r}"
+    listed = "".join(
+        f"\n  line {one.held_out_line} and training line {one.training_line} share {shortened(one.words)!r}"
         for one in found[:MAX_REPORTED]
     )
-    more = f"; and {len(found) - MAX_REPORTED} more" if len(found) > MAX_REPORTED else ""
+    more = f"\n  and {len(found) - MAX_REPORTED:,} more" if len(found) > MAX_REPORTED else ""
     raise DataError(
         f"{param}: expected prompts that are not trained on, got {len(found)} that are, whole or in {NGRAM} words in a "
-        f"row: {listed}{more}; remove them from one of the files",
+        f"row; remove them from one of the files:{listed}{more}",
         param=param,
     )
 

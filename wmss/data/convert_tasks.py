@@ -130,6 +130,12 @@ def _recognise(row: Row) -> TaskFormat:
         return "math"
     if {"question", "answer"} <= set(row):
         return "gsm8k"
+    if "messages" in row or {"prompt", "completion"} <= set(row):
+        raise DataError(
+            "source: these rows are tasks already: the last answer of each is the reference that responses are "
+            'compared with; use the file as it is, with a "level" in every row or estimate_levels in the job',
+            param="source",
+        )
     raise RowError(
         f'format: expected the keys "question" and "answer", or "problem" and "solution", got {shown(sorted(row))}; '
         f"name the file's form with --format ({', '.join(TASK_FORMATS)})"

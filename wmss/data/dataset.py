@@ -4,7 +4,8 @@ Chat rows are OpenAI's: an assistant message may carry `"weight": 0`, and is the
 """
 
 import json
-from collections.abc import Collection, Iterator, Sized
+import re
+from collections.abc import Collection, Iterator, Sequence, Sized
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -13,7 +14,10 @@ from typing import Any
 from wmss.errors import DataError, shortened, shown
 
 ROLES = ("system", "user", "assistant")
-MAX_REPORTED = 100
+MAX_REASONS = 4
+MAX_LINES = 3
+"""Reasons of unusable rows that are told, and line numbers of each: a screen, not a book."""
+_VARYING = re.compile(r"'[^']*'|\"[^\"]*\"|\d+")
 TOOL_ROLES = ("tool", "function")
 TOOL_FIELDS = ("tools", "functions", "tool_calls", "function_call", "tool_call_id")
 """Fields, of a row or of a message, that make a chat one with tools."""
@@ -43,7 +47,7 @@ class Sample:
 
 
 def read_samples(path: Path, *, param: str = "training_file", name: str | None = None) -> list[Sample]:
-    """All samples of a JSONL file; raises `DataError` with line numbers (the first 100) if any row is unusable.
+    """All samples of a JSONL file; raises `DataError` with line numbers if any row is unusable.
 
     `param` is the field, `name` the file name that messages speak of.
     """
@@ -72,12 +76,38 @@ def samples_at(path: Path, lines: Collection[int], *, param: str = "training_fil
 
 
 def raise_rows(name: str, problems: list[str], param: str) -> None:
-    """Raise one `DataError` that lists the problems of a file's rows (the first 100), if there are any."""
+    """Raise one `DataError` that tells the problems of a file's rows, as `by_reason` does, if there are any."""
     if problems:
-        more = f"; and {len(problems) - MAX_REPORTED} more" if len(problems) > MAX_REPORTED else ""
         rows = "row is" if len(problems) == 1 else "rows are"
-        listed = "; ".join(problems[:MAX_REPORTED])
-        raise DataError(f"{len(problems)} {rows} unusable in {name}: {listed}{more}", param=param)
+        raise DataError(f"{len(problems):,} {rows} unusable in {name}:{by_reason(problems)}", param=param)
+
+
+def by_reason(problems: Sequence[str]) -> str:
+    """What is wrong with rows, each told as "line 3: what is wrong", for a person: equal reasons are told once, with
+    their first lines and how many more there are, and so are those that differ in numbers and quoted text alone.
+
+    It goes on after a colon: on the same line with one reason, else with a line for each of the most frequent ones, and
+    how many rows have others.
+    """
+    groups: dict[str, list[tuple[str, str]]] = {}
+    for problem in problems:
+        line, _, reason = problem.removeprefix("line ").partition(": ")
+        groups.setdefault(_VARYING.sub("", reason), []).append((line, reason))
+    frequent = sorted(groups.values(), key=len, reverse=True)
+    told = [_of_group(group) for group in frequent[:MAX_REASONS]]
+    others = frequent[MAX_REASONS:]
+    if others:
+        rows = sum(map(len, others))
+        more = f"{len(others):,} other reason{'s' if len(others) > 1 else ''}"
+        told.append(f"and {more}, on {rows:,} row{'s' if rows > 1 else ''}, the first one line {others[0][0][0]}")
+    return f" {told[0]}" if len(told) == 1 else "".join(f"\n  {each}" for each in told)
+
+
+def _of_group(group: Sequence[tuple[str, str]]) -> str:
+    lines, reason = [line for line, _ in group], group[0][1]
+    more = f" and {len(lines) - MAX_LINES:,} more" if len(lines) > MAX_LINES else ""
+    such = ", such as" if any(other != reason for _, other in group) else ""
+    return f"line{'s' if len(lines) > 1 else ''} {', '.join(lines[:MAX_LINES])}{more}{such}: {reason}"
 
 
 def refuse_empty(rows: Sized, name: str, param: str) -> None:
@@ -105,7 +135,9 @@ def json_lines(path: Path, *, param: str, name: str) -> Iterator[tuple[int, str]
                 if text:
                     yield number, text
     except OSError as error:
-        raise DataError(f"{param}: cannot read {path}: {error.strerror}", param=param) from error
+        # A stored upload is known by its name, not by where it lies.
+        where = path if name == path.name else name
+        raise DataError(f"{param}: cannot read {where}: {error.strerror}", param=param) from error
 
 
 def parse_object(text: str) -> dict[str, Any]:

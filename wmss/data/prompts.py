@@ -11,14 +11,24 @@ from wmss.records import Task
 
 
 def render_prompts(
-    tasks: Sequence[Task], tokenizer: PreTrainedTokenizerBase, *, max_prompt_tokens: int, source: str, param: str
+    tasks: Sequence[Task],
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    max_prompt_tokens: int,
+    can_grow: bool = True,
+    source: str,
+    param: str,
 ) -> list[list[int]]:
-    """Ids of every task's prompt, exactly as training puts them before a completion.
+    """Ids of every task's prompt, exactly as training puts them before a completion. `can_grow`: whether the model
+    would take a larger `max_length`.
 
     Raises:
         DataError: with line numbers, where a prompt has more than `max_prompt_tokens` or cannot be rendered.
     """
     prompts: list[list[int]] = []
+    remedy = (
+        "shorten it, lower max_new_tokens or raise max_length" if can_grow else "shorten it, or lower max_new_tokens"
+    )
     problems: list[str] = []
     for task in tasks:
         try:
@@ -27,10 +37,8 @@ def render_prompts(
             problems.append(f"line {task.line}: {error}")
             continue
         if len(ids) > max_prompt_tokens:
-            problems.append(
-                f"line {task.line}: expected a prompt of at most {max_prompt_tokens} tokens, got {len(ids)}; shorten "
-                "it, lower max_new_tokens or raise max_length"
-            )
+            expected = f"expected a prompt of at most {max_prompt_tokens} tokens, got {len(ids)}"
+            problems.append(f"line {task.line}: {expected}; {remedy}")
         prompts.append(ids)
     raise_rows(source, problems, param)
     return prompts

@@ -31,7 +31,7 @@ _BESIDE = ("level", "data", "split")
 
 
 def read_tasks(path: Path, *, param: str, name: str | None = None, held_out: bool = False) -> list[Task]:
-    """All tasks of a JSONL file; raises `DataError` with line numbers (the first 100) if any row is unusable.
+    """All tasks of a JSONL file; raises `DataError` with line numbers if any row is unusable.
 
     Either every row has a level or none has. Those of a training file count from 1 without gaps, and only rows of a
     held-out file have a split; one row at least is for validation.

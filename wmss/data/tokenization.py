@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
+from wmss.choices import TooLong
 from wmss.data.dataset import Sample, raise_rows, read_samples
 from wmss.errors import DataError
 from wmss.records import TokenizedSample
@@ -43,16 +44,26 @@ def tokenize_samples(
     tokenizer: PreTrainedTokenizerBase,
     *,
     max_length: int,
+    too_long: TooLong = "auto",
+    context: int | None = None,
     source: str,
     param: str = "training_file",
 ) -> tuple[list[TokenizedSample], list[int]]:
     """Render, tokenize and mask every sample.
 
+    Args:
+        max_length: tokens of a sample.
+        too_long: of a longer sample, "refuse" refuses the file, "drop" leaves the sample out, "cut" takes its first
+            `max_length` tokens, or leaves it out where none of them is supervised; "auto" = "cut", but such a sample
+            refuses the file.
+        context: the most that `max_length` may be, where that is known.
+        source: what messages call the file; `param` is its field.
+
     Returns:
-        The samples, in order, and the lines whose completion was cut at `max_length` (their end token is lost).
+        The samples that are not left out, in order, and the lines whose completion was cut (their end token is lost).
 
     Raises:
-        DataError: with line numbers, where the prompt alone fills `max_length` or the template cannot be masked.
+        DataError: with line numbers, where a sample is refused or the template cannot be masked; or all are left out.
     """
     tokenized, cut, problems = [], [], []
     for sample in samples:
@@ -61,10 +72,20 @@ def tokenize_samples(
         except DataError as error:
             problems.append(f"line {sample.line}: {error}")
             continue
+        if len(input_ids) > max_length and too_long == "drop":
+            continue
+        if len(input_ids) > max_length and too_long == "refuse":
+            problems.append(
+                f"line {sample.line}: {len(input_ids)} tokens, more than max_length {max_length}; "
+                f"{remedy(max_length, context, 'it')}"
+            )
+            continue
         if not any(mask[:max_length]):
+            if too_long == "cut":
+                continue
             problems.append(
                 f"line {sample.line}: 0 supervised tokens: the prompt of {mask.index(True)} tokens fills "
-                f"max_length {max_length}; shorten it or raise max_length"
+                f"max_length {max_length}; {remedy(max_length, context, 'it')}"
             )
             continue
         if len(input_ids) > max_length:
@@ -78,7 +99,23 @@ def tokenize_samples(
             )
         )
     raise_rows(source, problems, param)
+    if samples and not tokenized:
+        raise DataError(
+            f"{param}: all {len(samples):,} rows of {source} are longer than max_length {max_length}, so too_long "
+            f"{too_long!r} leaves none; {remedy(max_length, context, 'them')}",
+            param=param,
+        )
     return tokenized, cut
+
+
+def remedy(max_length: int, context: int | None, rows: str) -> str:
+    """What to do about rows ("it", "them") longer than `max_length`: a model takes no more than its context."""
+    drop = f"leave {rows} out with too_long 'drop'"
+    if context is None:
+        return f"shorten {rows}, {drop}, or raise max_length"
+    if max_length < context:
+        return f"shorten {rows}, {drop}, or raise max_length, to at most the model's context of {context}"
+    return f"shorten {rows} or {drop}: {context} is the model's context"
 
 
 def _render(sample: Sample, tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[bool]]:

@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 
 from wmss.config import LoraConfig
 from wmss.extras import needs_extra
+from wmss.models.file_modes import share_weights
 
 if TYPE_CHECKING:  # PEFT is imported where adapters are used: not every machine that trains has it
     from peft import LoraConfig as PeftLoraConfig
@@ -127,6 +128,7 @@ def save_adapter(state: dict[str, Tensor], folder: Path, name: str, knobs: LoraC
         if f".{name}." in key
     }
     save_file(tensors, folder / _WEIGHTS, metadata={"format": "pt"})
+    share_weights(folder)
     layers = {key.split(".lora_")[0].rsplit(".", 1)[1] for key in tensors}
     config = _peft_config(knobs, target_modules=[])
     # Assigned, not passed: PEFT would make a set of it, whose order in the file differs from process to process.

@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel
 
+from wmss.models.file_modes import share_weights
 from wmss.models.loading import TOKENIZER_FILES, load_tokenizer, model_config
 
 _INDEX = "model.safetensors.index.json"
@@ -27,6 +28,7 @@ def save_model(model: PreTrainedModel, weights: dict[str, Tensor], folder: Path,
     # Tied weights are saved once, under the name they are loaded from.
     tied = model.all_tied_weights_keys if model.config.tie_word_embeddings else {}
     save_torch_state_dict({name: tensor for name, tensor in weights.items() if name not in tied}, str(folder))
+    share_weights(folder)
     model.config.save_pretrained(folder)
     for name in (*TOKENIZER_FILES, _GENERATION):
         if (tokenizer_from / name).is_file():
@@ -52,6 +54,7 @@ def export_model(checkpoint: Path, target: Path, *, base: Path, end_token_ids: l
             tensors[name] = tensor.to(stored)
             size += tensors[name].nbytes
         save_file(tensors, target / file.name, metadata={"format": "pt"})
+    share_weights(target)
     index = checkpoint / _INDEX
     if index.is_file():
         values = json.loads(index.read_text(encoding="utf-8"))

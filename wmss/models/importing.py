@@ -19,6 +19,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 from wmss import ids
 from wmss.errors import ModelError
 from wmss.extras import needs_extra
+from wmss.models.file_modes import share_weights
 from wmss.models.loading import TOKENIZER_FILES, check_checkpoint, check_output_head, load_model, load_tokenizer
 from wmss.models.packaged import PACKAGED
 
@@ -144,6 +145,7 @@ def _convert_gguf(source: Path, target: Path, report: Notify) -> None:
     report(f"writing {sum(p.numel() for p in model.parameters()) / 1e6:.1f} million parameters as safetensors")
     tokenizer.model_max_length = int(model.config.max_position_embeddings)
     model.save_pretrained(target)
+    share_weights(target)
     tokenizer.save_pretrained(target)
 
 

@@ -17,6 +17,19 @@ from wmss.training.run import ModelSource, TrainingRun
 
 
 @dataclass(frozen=True)
+class NamedFiles:
+    """Files by field, and what messages call them."""
+
+    files: Mapping[str, Path]
+    names: Mapping[str, str] = field(default_factory=dict)
+    """By field, where that is not the name on disk: an upload has its owner's name."""
+
+    def name_of(self, param: str) -> str:
+        """What messages call the file of a field."""
+        return self.names.get(param, self.files[param].name)
+
+
+@dataclass(frozen=True)
 class Sources:
     """What a job's names lead to. A name that led nowhere is left out: that is a problem told elsewhere."""
 
@@ -27,6 +40,13 @@ class Sources:
     """Files by field: `training_file`, `validation_file`."""
     digests: Mapping[str, CheckpointDigests] = field(default_factory=dict)
     """What the folders of registered checkpoints must still hold, by field."""
+    file_names: Mapping[str, str] = field(default_factory=dict)
+    """What messages call the files, by field, where that is not the name on disk."""
+
+    @property
+    def named_files(self) -> "NamedFiles":
+        """The files with what messages call them."""
+        return NamedFiles(self.files, self.file_names)
 
 
 @dataclass(frozen=True)
@@ -54,6 +74,8 @@ class Job:
     result_name: str
     digests: Mapping[str, CheckpointDigests] = field(default_factory=dict)
     """What the folders of registered checkpoints must still hold, by field."""
+    file_names: Mapping[str, str] = field(default_factory=dict)
+    """What messages call the files, by field, where that is not the name on disk."""
 
     @property
     def sources(self) -> Sources:
@@ -66,6 +88,7 @@ class Job:
             models={param: folder for param, folder in models.items() if folder is not None},
             files={param: file for param, file in files.items() if file is not None},
             digests=self.digests,
+            file_names=self.file_names,
         )
 
 

@@ -33,9 +33,10 @@ def phase_done(phases: Sequence[str], phase: str, seconds: float) -> str:
 def file_read(name: str, figures: FileFigures) -> str:
     """What is in a file."""
     cut = f", {figures.num_cut:,} rows cut" if figures.num_cut else ", none cut"
+    dropped = f", {figures.num_dropped:,} too long and left out" if figures.num_dropped else ""
     return (
         f"{name}: {figures.num_rows:,} rows, {figures.num_tokens:,} tokens, {figures.supervised_share:.0%} of them "
-        f"supervised{cut}"
+        f"supervised{cut}{dropped}"
     )
 
 

@@ -24,6 +24,7 @@ from wmss.data.states import check_states
 from wmss.data.tokenization import load_tokenized, save_tokenized
 from wmss.errors import ScoreTableError, raise_all
 from wmss.models.loading import load_tokenizer
+from wmss.records import in_parts
 from wmss.rounds import messages
 from wmss.rounds.before.figures import file_figures
 from wmss.rounds.before.plan import plan
@@ -190,14 +191,16 @@ class _Stage:
         keep = self.wmss.weak_cache and number < self.wmss.rounds
         return self._score(self.strong(number), in_round("score_strong", number), keep_states=keep)
 
-    def _score(self, model: Checkpoint, phase: str, *, keep_states: bool = False) -> Scored:
+    def _score(
+        self, model: Checkpoint, phase: str, *, keep_states: bool = False, progress: Progress | None = None
+    ) -> Scored:
         files = [self._samples_file]
         if self.job.validation_file is not None:  # while the engine is there
             files.append(self._validation_samples_file)
         outcome = self._scores.score(
             model.folder,
             [load_tokenized(file) for file in files],
-            self._reporter(phase),
+            progress or self._reporter(phase),
             states_in=self.job.folder / "states" if keep_states else None,
         )
         table = record_scores(self.journal, phase, outcome)
@@ -233,7 +236,9 @@ class _Stage:
                 data={"why": str(error)},
             )
             models, phase = (self.weak(number), self.strong(number)), in_round("weigh", number)
-            tables = [EntropyTable.load(self._score(model, phase).table) for model in models]
+            parts = in_parts(self._reporter(phase), [self._validated.num_samples] * 2)
+            scored = [self._score(model, phase, progress=part) for model, part in zip(models, parts, strict=True)]
+            tables = [EntropyTable.load(each.table) for each in scored]
             check_comparable(*tables)
         return Pair(*tables)
 
@@ -324,8 +329,11 @@ class _Stage:
             folders["strong_before"] = self.strong(1).folder
         folders |= {f"round_{number}": self.strong(number + 1).folder for number in range(1, self._num_rounds)}
         folders["result"] = self.job.result
-        reporter = self._reporter("evaluate")
-        results = {label: self._evaluations.evaluate(folder, reporter) for label, folder in folders.items()}
+        parts = in_parts(self._reporter("evaluate"), [self._evaluations.num_asked] * len(folders))
+        results = {
+            label: self._evaluations.evaluate(folder, part)
+            for (label, folder), part in zip(folders.items(), parts, strict=True)
+        }
         for label, result in results.items():
             self.journal.event(messages.judged(label, result), data=result.model_dump(mode="json"))
         before = "strong_before" if "strong_before" in results else "base"
@@ -372,11 +380,14 @@ class _Stage:
     @cached_property
     def _evaluations(self) -> Evaluations:
         assert self.job.validation_file is not None
+        tokenized = load_tokenized(self._validation_samples_file)
+        kept = {sample.line for sample in tokenized}
+        samples = read_samples(self.job.validation_file, param="validation_file")
         return Evaluations(
             self._scores,
             self.engines,
-            read_samples(self.job.validation_file, param="validation_file"),
-            load_tokenized(self._validation_samples_file),
+            [sample for sample in samples if sample.line in kept],
+            tokenized,
             cache=self.job.cache,
             max_length=self._validated.max_length,
             end_token_ids=self._validated.end_token_ids,

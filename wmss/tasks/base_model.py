@@ -12,6 +12,7 @@ from transformers import PreTrainedTokenizerFast
 from wmss.config import Hyperparameters
 from wmss.data.dataset import Sample
 from wmss.data.tokenization import tokenize_samples
+from wmss.models.file_modes import share_weights
 from wmss.tasks.arithmetic import make_problems
 from wmss.tasks.fitting import StepProgress, fit, small_qwen3
 
@@ -64,4 +65,5 @@ def make_base_model(
     knobs = Hyperparameters(learning_rate=2e-3, warmup_ratio=0.1, lr_schedule="cosine")
     fit(model, tokenized, knobs, batch_size=batch_size, num_steps=num_steps, seed=seed, progress=progress)
     model.save_pretrained(folder, safe_serialization=True)
+    share_weights(folder)
     tokenizer.save_pretrained(folder)

@@ -29,6 +29,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from wmss.config import Hyperparameters
 from wmss.data.dataset import Sample
 from wmss.data.tokenization import tokenize_samples
+from wmss.models.file_modes import share_weights
 from wmss.records import TokenizedSample
 from wmss.tasks.fitting import StepProgress, small_qwen3, steps
 from wmss.training.batches import collate
@@ -135,6 +136,7 @@ def make_base(
         if step % _STEPS_BETWEEN_CHECKS == 0:
             if success(model, tests[0]) >= until:
                 model.save_pretrained(folder, safe_serialization=True)
+                share_weights(folder)
                 tokenizer.save_pretrained(folder)
                 return [success(model, test) for test in tests]
             model.train()

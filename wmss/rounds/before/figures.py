@@ -37,6 +37,8 @@ def file_figures(content: FileContent, tokenizer: PreTrainedTokenizerBase) -> Fi
         num_cut=len(content.cut),
         cut_lines=content.cut[:MAX_LINES],
         longest_uncut=longest,
+        num_dropped=len(content.dropped),
+        dropped_lines=content.dropped[:MAX_LINES],
     )
 
 

@@ -9,9 +9,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TypeVar
 
+from wmss.choices import TooLong
 from wmss.config import JobSpec, ScoreSpec, SelfImprovementMethod, WmssMethod, resolve_batch_size, resolve_max_length
 from wmss.data.dataset import Sample, read_samples
-from wmss.data.tokenization import tokenize_samples
+from wmss.data.tokenization import remedy, tokenize_samples
 from wmss.errors import ConfigError, DataError, ModelError, WmssError
 from wmss.models.adapters import check_adapters
 from wmss.models.loading import (
@@ -25,20 +26,22 @@ from wmss.models.loading import (
 )
 from wmss.records import CheckpointDigests, TokenizedSample
 from wmss.rounds.before.task_files import TaskFiles, read_task_files, verifier_problems
-from wmss.rounds.job import Sources
+from wmss.rounds.job import NamedFiles, Sources
 
 Checked = TypeVar("Checked")
 
 
 @dataclass(frozen=True)
 class FileContent:
-    """A file as the job would see it."""
+    """A file as the job would see it: without the rows that are left out."""
 
     samples: list[Sample]
     tokenized: list[TokenizedSample]
     """The samples as tokens, cut at `max_length`."""
     cut: list[int]
     """Lines of the samples that were cut."""
+    dropped: list[int] = field(default_factory=list)
+    """Lines of those that were left out: longer than `max_length`."""
 
 
 @dataclass
@@ -47,6 +50,8 @@ class Findings:
 
     problems: list[WmssError] = field(default_factory=list)
     max_length: int | None = None
+    context: int | None = None
+    """The most that `max_length` may be with these models."""
     batch_size: int | None = None
     training: FileContent | None = None
     validation: FileContent | None = None
@@ -77,8 +82,11 @@ def examine(sources: Sources, refusals: Refusals) -> Findings:
     if isinstance(sources.spec.method, SelfImprovementMethod):
         _examine_tasks(found, sources, base)
         return found
-    found.training = _read(found, sources.files, "training_file", base, "model")
-    found.validation = _read(found, sources.files, "validation_file", base, "model")
+    too_long = sources.spec.hyperparameters.too_long
+    found.training = _read(found, sources.named_files, "training_file", base, "model", too_long)
+    # An answer that is cut cannot be judged.
+    whole: TooLong = "drop" if too_long == "cut" else too_long
+    found.validation = _read(found, sources.named_files, "validation_file", base, "model", whole)
     if found.training is not None:
         found.batch_size = found.attempt(_batch_size, sources.spec, len(found.training.samples))
         found.attempt(_max_share, sources.spec, len(found.training.samples))
@@ -91,8 +99,8 @@ def _examine_tasks(found: Findings, sources: Sources, base: Path | None) -> None
     found.batch_size = resolve_batch_size(spec, 0)
     if base is None or found.max_length is None or not {"training_file", "validation_file"} <= files.keys():
         return
-    paths = (files["training_file"], files["validation_file"])
-    found.tasks = found.attempt(read_task_files, spec, base, *paths, max_length=found.max_length)
+    limits = {"max_length": found.max_length, "context": found.context}
+    found.tasks = found.attempt(read_task_files, spec, base, sources.named_files, **limits)
     if found.tasks is not None:
         found.problems += verifier_problems(spec.method.self_improvement, found.tasks)
 
@@ -103,13 +111,17 @@ def examine_scores(
     file: Path,
     digests: Mapping[str, CheckpointDigests],
     refusals: Refusals,
+    *,
+    name: str | None = None,
 ) -> Findings:
-    """The same for a request for entropy scores: checkpoints and digests {field: ...}; its file is `training`."""
+    """The same for a request for entropy scores: checkpoints and digests {field: ...}; its file, which messages call
+    `name`, is `training`."""
     found = Findings()
     found.problems += check_scored(models)
     sound = _sound(found, spec, models, digests, refusals)
     first, *others = models
-    found.training = _read(found, {"file": file}, "file", sound.get(first), first)
+    named = NamedFiles({"file": file}, {} if name is None else {"file": name})
+    found.training = _read(found, named, "file", sound.get(first), first, spec.too_long)
     if found.training is not None and found.training.tokenized:
         for param in sound.keys() & set(others):
             found.attempt(_check_ids, found.training.tokenized, sound[param], param)
@@ -130,9 +142,9 @@ def _sound(
     sound = {param: folder for param, folder in models.items() if not _concerns(found.problems, param)}
     if sound:
         found.problems += refusals(sound)
-        context = min(context_length(folder) for folder in sound.values())
+        found.context = min(context_length(folder) for folder in sound.values())
         # A length that is refused must not hide what else is wrong with the rows.
-        found.max_length = found.attempt(resolve_max_length, spec, context) or context
+        found.max_length = found.attempt(resolve_max_length, spec, found.context) or found.context
     return sound
 
 
@@ -166,32 +178,44 @@ def _concerns(problems: list[WmssError], param: str) -> bool:
 
 
 def _read(
-    found: Findings, files: Mapping[str, Path], param: str, base: Path | None, base_param: str
+    found: Findings, files: NamedFiles, param: str, base: Path | None, base_param: str, too_long: TooLong
 ) -> FileContent | None:
     """A file's rows, and with a sound base model their tokens."""
-    if param not in files:
+    if param not in files.files:
         return None
-    path = files[param]
-    samples = found.attempt(read_samples, path, param=param)
+    name = files.name_of(param)
+    samples = found.attempt(read_samples, files.files[param], param=param, name=name)
     if samples is None or base is None or found.max_length is None:
         return None if samples is None else FileContent(samples, [], [])
-    arguments = (samples, base, base_param, path.name, param, found.max_length)
-    return found.attempt(_tokenize, *arguments) or FileContent(samples, [], [])
+    limits = {"max_length": found.max_length, "context": found.context, "too_long": too_long}
+    return found.attempt(_tokenize, samples, base, base_param, name, param, **limits) or FileContent(samples, [], [])
 
 
 def _tokenize(
-    samples: list[Sample], base: Path, base_param: str, source: str, param: str, max_length: int
+    samples: list[Sample],
+    base: Path,
+    base_param: str,
+    source: str,
+    param: str,
+    *,
+    max_length: int,
+    context: int | None,
+    too_long: TooLong,
 ) -> FileContent:
     tokenizer = load_tokenizer(base, param=base_param)
-    tokenized, cut = tokenize_samples(samples, tokenizer, max_length=max_length, source=source, param=param)
+    tokenized, cut = tokenize_samples(
+        samples, tokenizer, max_length=max_length, context=context, too_long=too_long, source=source, param=param
+    )
     if cut and param == "validation_file":
         raise DataError(
-            f"{param}: {len(cut)} rows are longer than max_length {max_length} (lines {first_lines(cut)}); an answer "
-            "that is cut cannot be judged, shorten them or raise max_length",
+            f"{param}: {len(cut)} rows are longer than max_length {max_length} in {source} (lines {first_lines(cut)}): "
+            f"an answer that is cut cannot be judged; {remedy(max_length, context, 'them')}",
             param=param,
         )
     _check_ids(tokenized, base, base_param)
-    return FileContent(samples, tokenized, cut)
+    kept = {sample.line for sample in tokenized}
+    dropped = [sample.line for sample in samples if sample.line not in kept]
+    return FileContent([sample for sample in samples if sample.line in kept], tokenized, cut, dropped)
 
 
 def _check_ids(tokenized: list[TokenizedSample], folder: Path, param: str) -> None:

@@ -34,7 +34,11 @@ class FileFigures(_Part):
     cut_lines: list[int]
     """The first 20 of them."""
     longest_uncut: int
-    """Tokens of the longest row before cutting."""
+    """Tokens of the longest row before cutting, of those that are not left out."""
+    num_dropped: int = 0
+    """Rows left out: longer than `max_length`. Nothing else counts them."""
+    dropped_lines: list[int] = []
+    """The first 20 of them."""
 
 
 class LevelFigures(_Part):

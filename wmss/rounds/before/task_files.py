@@ -9,15 +9,16 @@ from transformers import PreTrainedTokenizerBase
 
 from wmss.config import JobSpec, SelfImprovementConfig, SelfImprovementMethod
 from wmss.data.contamination import refuse_shared_prompts
+from wmss.data.dataset import by_reason
 from wmss.data.prompts import end_token_ids, render_prompts
 from wmss.data.tasks import read_tasks
 from wmss.errors import ConfigError, DataError, WmssError
 from wmss.models.loading import load_tokenizer
 from wmss.records import Split, Task
+from wmss.rounds.job import NamedFiles
 from wmss.verifiers.registry import make_verifier, usual_processes
 
 METHOD = "method.self_improvement"
-MAX_SHOWN = 10
 
 
 @dataclass(frozen=True)
@@ -61,8 +62,13 @@ class TaskFiles:
     """What a response ends with."""
 
 
-def read_task_files(spec: JobSpec, base: Path, training: Path, held_out: Path, *, max_length: int) -> TaskFiles:
-    """Read both files of a job and check all that needs no engine; raises one error that tells every problem it can."""
+def read_task_files(
+    spec: JobSpec, base: Path, files: NamedFiles, *, max_length: int, context: int | None = None
+) -> TaskFiles:
+    """Read both files of a job and check all that needs no engine; raises one error that tells every problem it can.
+
+    `context` is the most that `max_length` may be, where that is known.
+    """
     assert isinstance(spec.method, SelfImprovementMethod)
     knobs = spec.method.self_improvement
     tokenizer = load_tokenizer(base)
@@ -74,17 +80,19 @@ def read_task_files(spec: JobSpec, base: Path, training: Path, held_out: Path, *
             param=f"{METHOD}.sampling.max_new_tokens",
         )
     asked, held_out_tasks = (
-        read_tasks(path, param=param, held_out=param == "validation_file")
-        for path, param in ((training, "training_file"), (held_out, "validation_file"))
+        read_tasks(files.files[param], param=param, name=files.name_of(param), held_out=param == "validation_file")
+        for param in ("training_file", "validation_file")
     )
-    files = TaskFiles(
-        training=_rendered(asked, tokenizer, max_prompt_tokens, training.name, "training_file"),
-        held_out=_rendered(held_out_tasks, tokenizer, max_prompt_tokens, held_out.name, "validation_file"),
-        end_token_ids=end_token_ids(asked, tokenizer, source=training.name, param="training_file"),
+    training, held_out = files.name_of("training_file"), files.name_of("validation_file")
+    can_grow = context is None or max_length < context
+    found = TaskFiles(
+        training=_rendered(asked, tokenizer, max_prompt_tokens, training, "training_file", can_grow),
+        held_out=_rendered(held_out_tasks, tokenizer, max_prompt_tokens, held_out, "validation_file", can_grow),
+        end_token_ids=end_token_ids(asked, tokenizer, source=training, param="training_file"),
     )
-    _check_levels(knobs, files)
+    _check_levels(knobs, found)
     refuse_shared_prompts(asked, held_out_tasks)
-    return files
+    return found
 
 
 def verifier_problems(knobs: SelfImprovementConfig, files: TaskFiles) -> list[WmssError]:
@@ -97,16 +105,21 @@ def verifier_problems(knobs: SelfImprovementConfig, files: TaskFiles) -> list[Wm
         for param, file in (("training_file", files.training), ("validation_file", files.held_out)):
             rows = verifier.problems(file.tasks)
             if rows:
-                more = f"; and {len(rows) - MAX_SHOWN} more" if len(rows) > MAX_SHOWN else ""
-                listed = "; ".join(rows[:MAX_SHOWN])
-                found.append(DataError(f"{param}: {len(rows)} rows: {listed}{more}", param=param))
+                found.append(DataError(f"{param}: {len(rows):,} rows:{by_reason(rows)}", param=param))
     return found
 
 
 def _rendered(
-    tasks: list[Task], tokenizer: PreTrainedTokenizerBase, max_prompt_tokens: int, source: str, param: str
+    tasks: list[Task],
+    tokenizer: PreTrainedTokenizerBase,
+    max_prompt_tokens: int,
+    source: str,
+    param: str,
+    can_grow: bool,
 ) -> TaskFile:
-    prompts = render_prompts(tasks, tokenizer, max_prompt_tokens=max_prompt_tokens, source=source, param=param)
+    prompts = render_prompts(
+        tasks, tokenizer, max_prompt_tokens=max_prompt_tokens, can_grow=can_grow, source=source, param=param
+    )
     return TaskFile(tasks, prompts)
 
 

@@ -24,7 +24,12 @@ def warnings(spec: JobSpec, found: Findings, figures: FileFigures, planned: Plan
     """What would work, but probably not as meant."""
     training, validation = found.training, found.validation
     assert training is not None
-    said = [*_rows_cut(training, figures, spec), *_few_steps(planned, spec), *_unusual_learning_rate(spec)]
+    said = [
+        *_rows_dropped(found, spec),
+        *_rows_cut(training, figures, spec, found.context),
+        *_few_steps(planned, spec),
+        *_unusual_learning_rate(spec),
+    ]
     if isinstance(spec.method, WmssMethod):
         said += _untrained_strong(spec.method.wmss)
         said += _noisy_entropy(training) if spec.method.wmss.reads_entropy else ()
@@ -33,11 +38,29 @@ def warnings(spec: JobSpec, found: Findings, figures: FileFigures, planned: Plan
     return said
 
 
-def _rows_cut(training: FileContent, figures: FileFigures, spec: JobSpec) -> Iterator[Finding]:
+def _rows_dropped(found: Findings, spec: JobSpec) -> Iterator[Finding]:
+    for param, content in (("training_file", found.training), ("validation_file", found.validation)):
+        if content is not None and content.dropped:
+            rows = len(content.dropped) + len(content.samples)
+            message = (
+                f"{len(content.dropped)} of {rows} rows of the {param} are longer than max_length {found.max_length} "
+                f"and are left out (lines {first_lines(content.dropped)})"
+            )
+            yield Finding(code="rows_dropped", message=message, param=_knob(spec, "too_long"))
+
+
+def _rows_cut(training: FileContent, figures: FileFigures, spec: JobSpec, context: int | None) -> Iterator[Finding]:
     if training.cut:
+        longest = figures.longest_uncut
+        remedy = f"raise max_length to {longest} to keep them whole"
+        if context is not None and longest > context:
+            remedy = (
+                f"the longest has {longest} tokens and the model's context is {context}: shorten them, or leave them "
+                "out with too_long 'drop'"
+            )
         message = (
             f"{len(training.cut)} of {figures.num_rows} rows are cut and do not learn to stop (lines "
-            f"{first_lines(training.cut)}); raise max_length to {figures.longest_uncut} to keep them whole"
+            f"{first_lines(training.cut)}); {remedy}"
         )
         yield Finding(code="rows_cut", message=message, param=_knob(spec, "max_length"))
 

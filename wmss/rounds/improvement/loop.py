@@ -26,7 +26,7 @@ from wmss.core.levels import Curriculum, plan_round, start
 from wmss.core.selection import Candidate, Key, manifest_digest, select
 from wmss.data.tokenization import save_tokenized
 from wmss.errors import DataError, TrainingError, raise_all
-from wmss.records import Split, TokenizedSample, Verdict
+from wmss.records import Progress, Split, TokenizedSample, Verdict, in_parts
 from wmss.rounds.before.improvement_warnings import NO_TEST_ROWS, improvement_warnings
 from wmss.rounds.before.preflight import examine
 from wmss.rounds.before.task_files import TaskFile, TaskFiles, read_task_files
@@ -151,12 +151,16 @@ class _Loop:
         """Where the start model stands, and, where levels are to be estimated, which tasks are hard for it."""
         base = Checkpoint.whole(self.job.base)
         began_at = time.time()
-        judged = self._judged_held_out("pilot", base, self._folder("pilot") / "held_out", ("validation", "ood"))
+        training, held_out_file = self._files.training, self._files.held_out
+        files = () if self.knobs.estimate_levels is None else (training, held_out_file)
+        sizes = [2 * PILOT_SAMPLES * len(file.tasks) for file in files]
+        asked = self._held_out(("validation", "ood"))
+        progress, *sorting = in_parts(partial(self.journal.progress, "pilot"), [2 * len(asked), *sizes])
+        judged = self._judged_held_out(progress, base, self._folder("pilot") / "held_out", asked)
         refuse_hopeless(judged)
         levels = None
-        held_out_file = self._files.held_out
         if self.knobs.estimate_levels is not None:
-            levels = self._estimated_levels(base, self.knobs.estimate_levels)
+            levels = self._estimated_levels(base, self.knobs.estimate_levels, sorting)
             held_out_file = held_out_file.with_levels(levels.held_out)
         held_out = scores(judged, held_out_file, samples_per_task=self.knobs.evaluation_samples)
         state = LoopState(
@@ -212,7 +216,8 @@ class _Loop:
         ]
         started = time.monotonic()
         model, folder = state.current.model, self._folder(number) / "rollouts"
-        rollouts = self._sampler.ask(phase, self._files.training, wanted, model, round=number, folder=folder)
+        progress = partial(self.journal.progress, phase)
+        rollouts = self._sampler.ask(progress, self._files.training, wanted, model, round=number, folder=folder)
         num_tokens = sum(len(each.completion.token_ids) for each in rollouts)
         cut = sum(each.completion.finish_reason == "length" for each in rollouts)
         self.journal.event(messages.generated(phase, len(rollouts), num_tokens, cut, time.monotonic() - started))
@@ -223,7 +228,7 @@ class _Loop:
         number = state.round + 1
         phase = in_round("verify", number)
         rollouts = read_rollouts(shards_in(self._folder(number) / "rollouts"))
-        verdicts = self._sampler.judge(phase, self._files.training, rollouts)
+        verdicts = self._sampler.judge(partial(self.journal.progress, phase), self._files.training, rollouts)
         write_judged(rollouts, verdicts, self._judged_file(number))
         reasons = Counter(f"{verdict.label}: {verdict.detail}" for verdict in verdicts)
         self.journal.event(messages.verified(phase, verdicts), data={"reasons": dict(reasons)})
@@ -313,7 +318,8 @@ class _Loop:
         if trained is None:
             return EvaluatedRound(held_out=state.standing, errors=None)
         folder, phase = self._folder(number) / "held_out", in_round("evaluate", number)
-        judged = self._judged_held_out(phase, trained.model, folder, ("validation", "ood"))
+        progress = partial(self.journal.progress, phase)
+        judged = self._judged_held_out(progress, trained.model, folder, self._held_out(("validation", "ood")))
         held_out = scores(judged, files.held_out, samples_per_task=self.knobs.evaluation_samples)
         before = JudgedRollouts(*read_judged(_table_of(self._folder(state.standing_round or "pilot") / "held_out")))
         errors = change_errors(pass_rates(before), pass_rates(judged), files.held_out)
@@ -355,24 +361,27 @@ class _Loop:
         if not file.of(split="test"):
             self.journal.event(NO_TEST_ROWS, level="warn")
             return FinalTest(results=None)
+        asked = self._held_out(("test",))
+        parts = in_parts(partial(self.journal.progress, "final_test"), [2 * len(asked)] * 2)
         base, result = (
-            self._judged_held_out("final_test", Checkpoint.whole(model), self._folder("final_test") / label, ("test",))
-            for label, model in (("base", self.job.base), ("result", self.job.result))
+            self._judged_held_out(progress, Checkpoint.whole(model), self._folder("final_test") / label, asked)
+            for progress, label, model in zip(parts, ("base", "result"), (self.job.base, self.job.result), strict=True)
         )
         tested = FinalScores(base=final_scores(base, file), result=final_scores(result, file))
         self.journal.event(messages.tested(tested), data=tested.model_dump())
         return FinalTest(results=tested)
 
-    def _estimated_levels(self, base: Checkpoint, num_levels: int) -> EstimatedLevels:
+    def _estimated_levels(self, base: Checkpoint, num_levels: int, progress: Sequence[Progress]) -> EstimatedLevels:
         """Levels of all tasks from the start model's pass rates; held-out ones take that of equally hard training
         tasks.
 
         These responses serve nothing else: a score from those that sorted the tasks would flatter the easy levels.
         """
-        rates = self._pilot_rates(base, self._files.training, "training")
+        rates = self._pilot_rates(base, self._files.training, "training", progress[0])
         found = levels_of(rates, num_levels)
         lowest = lowest_rates(rates, found)
-        of_held_out = [level_at(rate, lowest) for rate in self._pilot_rates(base, self._files.held_out, "sorting")]
+        held_out_rates = self._pilot_rates(base, self._files.held_out, "sorting", progress[1])
+        of_held_out = [level_at(rate, lowest) for rate in held_out_rates]
         self.journal.event(messages.levels_estimated(found.tolist(), lowest, num_levels))
         tasks = self._files.held_out.tasks
         judged = {level for task, level in zip(tasks, of_held_out, strict=True) if task.split == "validation"}
@@ -385,25 +394,33 @@ class _Loop:
             )
         return EstimatedLevels(training=tuple(found.tolist()), held_out=tuple(of_held_out))
 
-    def _pilot_rates(self, base: Checkpoint, file: TaskFile, name: str) -> list[float]:
+    def _pilot_rates(self, base: Checkpoint, file: TaskFile, name: str, progress: Progress) -> list[float]:
         """Pass rate of every task of a file under the start model."""
         wanted = [Wanted(i, 0, "pilot", sample) for i in range(len(file.tasks)) for sample in range(PILOT_SAMPLES)]
         folder = self._folder("pilot") / name
-        rollouts = self._sampler.ask("pilot", file, wanted, base, round=PILOT, folder=folder)
-        rates = pass_rates(JudgedRollouts(rollouts, self._sampler.judge("pilot", file, rollouts)))
+        asking, judging = in_parts(progress, (len(wanted), len(wanted)))
+        rollouts = self._sampler.ask(asking, file, wanted, base, round=PILOT, folder=folder)
+        rates = pass_rates(JudgedRollouts(rollouts, self._sampler.judge(judging, file, rollouts)))
         return [rates[task.line] for task in file.tasks]
 
-    def _judged_held_out(self, phase: str, model: Checkpoint, folder: Path, splits: Sequence[Split]) -> JudgedRollouts:
-        """Responses of a model to the held-out tasks of some splits; the purpose of each is its split."""
+    def _held_out(self, splits: Sequence[Split]) -> list[Wanted]:
+        """Responses to the held-out tasks of some splits; the purpose of each is its split."""
         file = self._files.held_out
-        wanted = [
+        return [
             Wanted(index, file.tasks[index].level or 0, split, sample)
             for split in splits
             for index in file.of(split=split)
             for sample in range(self.knobs.evaluation_samples)
         ]
-        rollouts = self._sampler.ask(phase, file, wanted, model, round=HELD_OUT, folder=folder)
-        judged = JudgedRollouts(rollouts, self._sampler.judge(phase, file, rollouts))
+
+    def _judged_held_out(
+        self, progress: Progress, model: Checkpoint, folder: Path, wanted: Sequence[Wanted]
+    ) -> JudgedRollouts:
+        """Responses of a model to held-out tasks with their verdicts; `progress` is over both."""
+        file = self._files.held_out
+        asking, judging = in_parts(progress, (len(wanted), len(wanted)))
+        rollouts = self._sampler.ask(asking, file, wanted, model, round=HELD_OUT, folder=folder)
+        judged = JudgedRollouts(rollouts, self._sampler.judge(judging, file, rollouts))
         write_judged(judged.rollouts, judged.verdicts, _table_of(folder))
         return judged
 
@@ -457,7 +474,6 @@ class _Loop:
         return ResponseSampler(
             self.job,
             self.engines,
-            self.journal,
             self.knobs,
             max_length=self._validated.max_length,
             end_token_ids=self._validated.end_token_ids,
@@ -477,10 +493,7 @@ class _Loop:
     @cached_property
     def _files_read(self) -> TaskFiles:
         job = self.job
-        assert job.validation_file is not None
-        return read_task_files(
-            job.spec, job.base, job.training_file, job.validation_file, max_length=self._validated.max_length
-        )
+        return read_task_files(job.spec, job.base, job.sources.named_files, max_length=self._validated.max_length)
 
     @cached_property
     def _files_with_levels(self) -> TaskFiles:

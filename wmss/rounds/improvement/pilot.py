@@ -105,18 +105,17 @@ def run_pilot(job: Job, engines: SamplingEngines, journal: Journal, *, num_promp
     raise_all(found.problems)
     assert found.tasks is not None and found.max_length is not None
     file = found.tasks.training
-    sampler = ResponseSampler(
-        job, engines, journal, knobs, max_length=found.max_length, end_token_ids=found.tasks.end_token_ids
-    )
+    sampler = ResponseSampler(job, engines, knobs, max_length=found.max_length, end_token_ids=found.tasks.end_token_ids)
     wanted = list(_wanted(file, knobs, job.spec.seed, num_prompts, num_samples))
     began = time.monotonic()
     journal.start("generate")
     base = Checkpoint.whole(job.base)
-    rollouts = sampler.ask("generate", file, wanted, base, round=PILOT, folder=job.folder / "pilot")
+    progress = partial(journal.progress, "generate")
+    rollouts = sampler.ask(progress, file, wanted, base, round=PILOT, folder=job.folder / "pilot")
     journal.finish("generate", {})
     seconds = time.monotonic() - began
     journal.start("verify")
-    judged = JudgedRollouts(rollouts, sampler.judge("verify", file, rollouts))
+    judged = JudgedRollouts(rollouts, sampler.judge(partial(journal.progress, "verify"), file, rollouts))
     journal.finish("verify", {})
     if knobs.estimate_levels is not None:
         judged = _with_levels(judged, knobs.estimate_levels, num_samples)

@@ -9,11 +9,10 @@ from transformers import PreTrainedTokenizerBase
 
 from wmss.config import SelfImprovementConfig
 from wmss.models.loading import load_tokenizer
-from wmss.records import Completion, Verdict
+from wmss.records import Completion, Progress, Verdict
 from wmss.rounds.before.task_files import TaskFile
 from wmss.rounds.improvement.rollouts import Rollout, read_rollouts, shard_path, write_rollouts
 from wmss.rounds.job import Checkpoint, Job, SamplingEngines
-from wmss.rounds.journal import Journal
 from wmss.scoring.interfaces import Sampling
 from wmss.scoring.rollouts import Request, sample_rollouts, sample_seed, shard_slices
 from wmss.verifiers.registry import make_verifier, usual_processes
@@ -41,18 +40,24 @@ class ResponseSampler:
         self,
         job: Job,
         engines: SamplingEngines,
-        journal: Journal,
         knobs: SelfImprovementConfig,
         *,
         max_length: int,
         end_token_ids: Sequence[int],
     ) -> None:
-        self._job, self._engines, self._journal, self._knobs = job, engines, journal, knobs
+        self._job, self._engines, self._knobs = job, engines, knobs
         self._max_length = max_length
         self._end_token_ids = list(end_token_ids)
 
     def ask(
-        self, phase: str, file: TaskFile, wanted: Sequence[Wanted], model: Checkpoint, *, round: int, folder: Path
+        self,
+        progress: Progress,
+        file: TaskFile,
+        wanted: Sequence[Wanted],
+        model: Checkpoint,
+        *,
+        round: int,
+        folder: Path,
     ) -> list[Rollout]:
         """All responses that are `wanted`, shard by shard; those that lie in `folder` are not drawn again.
 
@@ -83,7 +88,7 @@ class ResponseSampler:
                     rollouts = self._rollouts(file, wanted[part], seeds[part], completions)
                     write_rollouts(rollouts, paths[number], origin=origin)
                     done += len(rollouts)
-                    self._journal.progress(phase, done, len(wanted))
+                    progress(done, len(wanted))
         return read_rollouts(paths)
 
     def _rollouts(
@@ -102,11 +107,11 @@ class ResponseSampler:
             for one, seed, completion in zip(wanted, seeds, completions, strict=True)
         ]
 
-    def judge(self, phase: str, file: TaskFile, rollouts: Sequence[Rollout]) -> list[Verdict]:
+    def judge(self, progress: Progress, file: TaskFile, rollouts: Sequence[Rollout]) -> list[Verdict]:
         """The verifier's verdict on each response to tasks of the file."""
         pairs = [(file.at_line[each.line], each.text) for each in rollouts]
         with make_verifier(self._knobs.verifier, num_processes=usual_processes()) as verifier:
-            return verifier.verify(pairs, progress=lambda done, total: self._journal.progress(phase, done, total))
+            return verifier.verify(pairs, progress=progress)
 
     def _text(self, token_ids: Sequence[int]) -> str:
         return str(self._tokenizer.decode(list(token_ids), skip_special_tokens=True))

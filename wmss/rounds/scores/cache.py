@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from wmss.data.states import StateWriter, states_bytes, states_digest
 from wmss.data.tokenization import tokens_digest
 from wmss.errors import ConfigError
 from wmss.models.loading import checkpoint_digest, model_config
-from wmss.records import TokenizedSample
+from wmss.records import TokenizedSample, in_parts
 from wmss.rounds import messages
 from wmss.rounds.job import Engines, ScoringEngines
 from wmss.rounds.journal import Journal
@@ -100,7 +101,7 @@ class Scores:
         tokens: bool = False,
         states_in: Path | None = None,
     ) -> ScoringOutcome:
-        """Score the first list of samples, and the others while an engine is there.
+        """Score the first list of samples, and the others while an engine is there; `progress` is over their sum.
 
         With `tokens` the first list's tokens get a table as well, and their hidden states a cache in a folder
         `states_in`: states are large and belong to one job, tables of scores are small and shared.
@@ -162,7 +163,8 @@ class Scores:
         with self._engines.scorer(checkpoint, max_length=self._max_length, keep_states=keep_states) as scorer:
             assert scorer.provenance() == provenance, f"{scorer.provenance()} is not the promised {provenance}"
             started = time.monotonic()
-            for each in questions:
+            parts = in_parts(progress, [len(each.samples) for each in questions])
+            for each, part in zip(questions, parts, strict=True):
                 states = None if each.states is None else StateWriter(each.states, each.samples)
                 tokens = None if each.tokens is None else TokenTableWriter(each.tokens, each.samples, self._owner)
                 table = score_samples(
@@ -170,7 +172,7 @@ class Scores:
                     scorer,
                     batch_tokens=STATES_BATCH_TOKENS if keep_states else BATCH_TOKENS,
                     min_samples=1 if keep_states else MIN_BATCH_SAMPLES,
-                    progress=progress,
+                    progress=part,
                     states=states,
                     tokens=tokens,
                 )
@@ -228,7 +230,7 @@ class Evaluations:
         self._end_token_ids = end_token_ids
 
     def evaluate(self, checkpoint: Path, progress: Progress) -> Evaluation:
-        """NLL, mean entropy and verified accuracy of a checkpoint."""
+        """NLL, mean entropy and verified accuracy of a checkpoint; `progress` is over the rows scored and answered."""
         key = _cache_key(
             checkpoint_digest(checkpoint),
             tokens_digest(self._tokenized),
@@ -240,17 +242,25 @@ class Evaluations:
         cached = self._cache / "evaluations" / f"{key}.json"
         if cached.is_file():
             return Evaluation.model_validate_json(cached.read_bytes())
-        table = EntropyTable.load(self._scores.score(checkpoint, [self._tokenized], progress).table)
-        result = Evaluation(
-            nll=table.token_nll, mean_entropy=table.mean_entropy, accuracy=self._accuracy(checkpoint, progress)
-        )
+        rows = len(self._tokenized)
+        scored, answered = in_parts(progress, (rows, self.num_asked - rows))
+        table = EntropyTable.load(self._scores.score(checkpoint, [self._tokenized], scored).table)
+        accuracy = self._accuracy(checkpoint, answered) if self._verifiable else None
+        result = Evaluation(nll=table.token_nll, mean_entropy=table.mean_entropy, accuracy=accuracy)
         text = json.dumps(result.model_dump(mode="json"))
         self._scores.publish(cached, lambda file: file.write_text(text, encoding="utf-8"))
         return result
 
-    def _accuracy(self, checkpoint: Path, progress: Progress) -> Accuracy | None:
-        if not all(is_verifiable(sample.answer) for sample in self._samples):
-            return None
+    @property
+    def num_asked(self) -> int:
+        """What the progress of an evaluation counts to: a row is scored, and answered where all can be verified."""
+        return len(self._tokenized) * (2 if self._verifiable else 1)
+
+    @cached_property
+    def _verifiable(self) -> bool:
+        return all(is_verifiable(sample.answer) for sample in self._samples)
+
+    def _accuracy(self, checkpoint: Path, progress: Progress) -> Accuracy:
         with self._engines.sampler(checkpoint, max_length=self._max_length) as sampler:
             found = verified_accuracy(
                 self._samples,

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from wmss.choices import DType, EngineChoice
+from wmss.choices import DType, EngineChoice, TooLong
 from wmss.config import MaxLength, ScoreSpec, parse_scores
 from wmss.data.tokenization import load_tokenized, save_tokenized
 from wmss.errors import raise_all
@@ -41,6 +41,8 @@ class ScoreJob:
     """Where scores are kept that all jobs share."""
     digests: Mapping[str, CheckpointDigests] = field(default_factory=dict)
     """What the folders of registered checkpoints must still hold, by field."""
+    file_name: str | None = None
+    """What messages call the file; None = its name on disk."""
 
     @property
     def models(self) -> dict[str, Path]:
@@ -84,7 +86,7 @@ def run_scores(job: ScoreJob, engines: ScoringEngines, journal: Journal) -> None
 def _validate(job: ScoreJob, engines: ScoringEngines, journal: Journal) -> RequestValidated:
     """Refuse what cannot work before an engine is started; tokenize once for every checkpoint."""
     refusals = partial(engines.refusals, scoring=True)
-    found = examine_scores(job.spec, job.models, job.file, job.digests, refusals)
+    found = examine_scores(job.spec, job.models, job.file, job.digests, refusals, name=job.file_name)
     raise_all(found.problems)
     assert found.training is not None and found.max_length is not None
     job.folder.mkdir(parents=True, exist_ok=True)
@@ -121,6 +123,7 @@ def score_file(
     engine: EngineChoice = "auto",
     dtype: DType = "float32",
     max_length: MaxLength = "auto",
+    too_long: TooLong = "auto",
     tokens: str | Path | None = None,
     cache: str | Path | None = None,
     progress: Progress = lambda done, total: None,
@@ -139,18 +142,21 @@ def score_file(
         engine: "vllm"; "torch", which needs nothing else installed but is several times slower; "auto" = vLLM where it
             is installed.
         dtype: precision of the model. Scores of different engines or precisions are not comparable.
-        max_length: tokens per sample; longer completions are cut. "auto" = 4096 or the model's context if shorter.
+        max_length: tokens per sample. "auto" = 4096 or the model's context if shorter.
+        too_long: of longer rows, "refuse" refuses the file, "drop" leaves them out, "cut" takes their beginning, or
+            leaves out those without a supervised token in it; "auto" = "cut", but such rows refuse the file.
         tokens: parquet file to make, with a row for every supervised token (see `TokenTableWriter`).
         cache: folder in which scores are kept and looked up, e.g. `cache` in the home of a service; None = nowhere.
         progress: called with (samples done, samples in all).
 
     Returns:
-        One row per sample, in file order.
+        One row per sample that is not left out, in file order.
 
     Raises:
         WmssError: the file, the checkpoint or an argument cannot be used; the message says why.
     """
     values = {"file": str(file), "models": [str(checkpoint)], "dtype": dtype, "max_length": max_length}
+    values |= {"too_long": too_long}
     spec = parse_scores(values | {"tokens": tokens is not None})
     with tempfile.TemporaryDirectory() as scratch:
         job = ScoreJob(
