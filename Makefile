@@ -21,7 +21,7 @@ export HF_HUB_OFFLINE ?= 1
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-units test-stack test-fast test-slow check serve bench clean lock
+.PHONY: help setup demo test test-units test-stack test-fast test-slow test-pythons check serve bench clean lock
 
 help: ## show the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -46,6 +46,9 @@ test-fast: $(VENV)/ready ## run the tests of a few seconds each: no engine, no s
 
 test-slow: $(VENV)/ready ## run the long tests as well
 	$(PYTEST) -m "not gpu" --all-databases
+
+test-pythons: $(VENV)/ready ## run the tests that need no torch on Python 3.12, 3.13 and 3.14, of those installed
+	$(BIN)/python -m tests.pythons
 
 check: $(VENV)/ready ## formatting, lint, types
 	$(BIN)/ruff format --check .

@@ -25,7 +25,6 @@ if find_spec("torch") is not None:  # it is not where other Python versions are 
         import torch
 
         from tests.checkpoints import make_checkpoint
-        from tests.postgres import find_binaries, running_postgres
         from wmss.models.importing import add_model, is_available
 
     torch.set_num_threads(1)
@@ -72,6 +71,8 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 @pytest.fixture(scope="session")
 def postgres() -> "Iterator[Postgres]":
     """A PostgreSQL server; tests that use it are skipped where none is installed."""
+    from tests.postgres import find_binaries, running_postgres  # the service's packages, which the library lacks
+
     binaries = find_binaries()
     if binaries is None:
         pytest.skip("no PostgreSQL server is installed: no initdb in /usr/lib/postgresql/*/bin or on PATH")

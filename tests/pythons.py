@@ -40,7 +40,7 @@ def try_version(version: str, folder: Path) -> bool | None:
     pins = (ROOT / "requirements/dev.lock").read_text(encoding="utf-8").splitlines()
     wanted = [pin for pin in pins if pin.partition("==")[0] in NEEDED]
     assert len(wanted) == len(NEEDED), f"{NEEDED}: expected a pin of each in requirements/dev.lock, got {wanted}"
-    subprocess.run([python, "-m", "pip", "install", "--quiet", "--only-binary=:all:", *wanted], check=True)
+    subprocess.run([python, "-m", "pip", "install", "-qq", "--only-binary=:all:", *wanted], check=True)
     print(f"python{version}: {', '.join(wanted)}", flush=True)
     command = [python, "-m", "pytest", "-q", "--importable", "-p", "no:cacheprovider", "tests"]
     status = subprocess.run(command, cwd=ROOT, env=os.environ | {"PYTHONDONTWRITEBYTECODE": "1"}).returncode
