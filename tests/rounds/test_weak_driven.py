@@ -300,7 +300,11 @@ def test_truncation_is_told_and_unverifiable_answers_have_no_accuracy(tmp_path, 
 @pytest.mark.parametrize(
     ("knobs", "error", "message"),
     [
-        ({"max_length": 5}, DataError, r"line 1: 0 supervised tokens: the prompt of \d+ tokens fills max_length 5"),
+        (
+            {"max_length": 5},
+            DataError,
+            r"lines 1, 2, 3 and 45 more, such as: 0 supervised tokens: the prompt of \d+ tokens fills max_length 5",
+        ),
         ({"max_length": 9999}, ConfigError, "at most the model's context of 256 tokens"),
         ({"batch_size": 49}, ConfigError, "at most the 48 samples of the training file, got 49"),
     ],
