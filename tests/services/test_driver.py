@@ -14,7 +14,7 @@ def test_a_driver_names_models_and_not_where_they_lie(job_store, tmp_path, monke
 
     settings = Settings(home=tmp_path, database_url=job_store.url)
 
-    def fail(row, settings):
+    def fail(row, settings, store):
         raise ModelError(f"model: {settings.models}/mine has no config.json", param="model")
 
     job_store.create_job("ftjob-a", spec={}, paths={}, fine_tuned_model="ft:m::ftjob-a", request_digest="d")
