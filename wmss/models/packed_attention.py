@@ -3,9 +3,10 @@
 Registered with transformers under the name `PACKED`, so any model whose attention goes through its interface takes it.
 """
 
-from collections.abc import Sequence
-from functools import partial
-from itertools import groupby
+import inspect
+from collections.abc import Callable, Sequence
+from functools import cache, partial
+from itertools import accumulate, groupby
 from typing import Any
 
 import torch
@@ -26,6 +27,15 @@ class Runs:
     def __init__(self, lengths: Sequence[int]) -> None:
         """`lengths` of the samples in order; sorted ones make few and long runs."""
         self.pairs = tuple((len(list(group)), length) for length, group in groupby(lengths))
+        self.longest = max(lengths)
+        self._boundaries = tuple(accumulate(lengths, initial=0))
+        self._on_device: Tensor | None = None
+
+    def boundaries(self, device: torch.device) -> Tensor:
+        """[samples + 1], int32: where each sample begins, and the end of the last. Copied to the device once."""
+        if self._on_device is None or self._on_device.device != device:
+            self._on_device = torch.tensor(self._boundaries, dtype=torch.int32, device=device)
+        return self._on_device
 
 
 @torch.compiler.disable  # type: ignore[untyped-decorator]
@@ -50,6 +60,8 @@ def packed_attention(
     attend = partial(_attend, dropout=dropout, scaling=scaling, sliding_window=sliding_window)
     if packed_runs is None:
         return attend(query, key, value).transpose(1, 2), None
+    if (kernel := _varlen_kernel()) is not None and _fits_varlen(query, dropout):
+        return _varlen(kernel, query, key, value, packed_runs, scaling=scaling, sliding_window=sliding_window), None
     sizes = [count * length for count, length in packed_runs.pairs]
     outputs = []
     # split and cat: a slice's backward pass would write a full-size tensor of zeros for every run.
@@ -79,6 +91,56 @@ def _attend(
         scale=scaling,
         enable_gqa=query.shape[1] != key.shape[1],
     )
+
+
+@cache
+def _varlen_kernel() -> Callable[..., Tensor] | None:
+    """torch's own attention over samples of any lengths in one row, one kernel for all; None in a torch without it."""
+    try:
+        from torch.nn.attention.varlen import varlen_attn
+    except ImportError:
+        return None
+    # Its first versions know neither windows nor shared key heads.
+    return varlen_attn if {"window_size", "enable_gqa"} <= inspect.signature(varlen_attn).parameters.keys() else None
+
+
+def _fits_varlen(query: Tensor, dropout: float) -> bool:
+    """Flash attention: on a GPU, in half precision, without dropout, heads of at most 256."""
+    half = query.dtype in (torch.bfloat16, torch.float16) or torch.is_autocast_enabled("cuda")
+    return query.is_cuda and half and dropout == 0.0 and query.shape[3] <= 256 and query.shape[3] % 8 == 0
+
+
+def _varlen(
+    kernel: Callable[..., Tensor],
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    runs: Runs,
+    *,
+    scaling: float | None,
+    sliding_window: int | None,
+) -> Tensor:
+    """[1, H, N, d] -> [1, N, H, d]."""
+    # Autocast does not know the kernel, and rotary embeddings leave float32.
+    dtype = torch.get_autocast_dtype("cuda") if torch.is_autocast_enabled("cuda") else query.dtype
+    q, k, v = (tensor[0].transpose(0, 1).to(dtype) for tensor in (query, key, value))
+    boundaries = runs.boundaries(query.device)
+    # A window of W tokens is the token itself and W − 1 before it.
+    window = (-1, 0) if sliding_window is None else (sliding_window - 1, 0)
+    shared = q.shape[1] != k.shape[1]
+    output = kernel(
+        q,
+        k,
+        v,
+        boundaries,
+        boundaries,
+        runs.longest,
+        runs.longest,
+        scale=scaling,
+        window_size=window,
+        enable_gqa=shared,
+    )
+    return output[None]
 
 
 def _unpack(packed: Tensor, count: int, length: int) -> Tensor:
