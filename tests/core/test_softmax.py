@@ -58,6 +58,7 @@ def test_out_of_place():
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.torch.jit.script_method:DeprecationWarning")
 def test_compiled():
     logits, labels = chunk()
     for rows in (6, 4):

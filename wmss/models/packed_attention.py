@@ -27,7 +27,7 @@ class Runs:
     def __init__(self, lengths: Sequence[int]) -> None:
         """`lengths` of the samples in order; sorted ones make few and long runs."""
         self.pairs = tuple((len(list(group)), length) for length, group in groupby(lengths))
-        self.longest = max(lengths)
+        self.longest = max(lengths, default=0)
         self._boundaries = tuple(accumulate(lengths, initial=0))
         self._on_device: Tensor | None = None
 
