@@ -37,6 +37,7 @@ from wmss.training.parallel import blocks_of, checkpoint_activations, models_of
 VOCABULARY = 151_936
 SIZES = {
     "0.6B": {"hidden_size": 1024, "intermediate_size": 3072, "num_hidden_layers": 28, "num_attention_heads": 16},
+    "1.7B": {"hidden_size": 2048, "intermediate_size": 6144, "num_hidden_layers": 28, "num_attention_heads": 16},
     "4B": {"hidden_size": 2560, "intermediate_size": 9728, "num_hidden_layers": 36, "num_attention_heads": 32},
 }
 """Qwen3's own shapes; weights are random."""
@@ -207,12 +208,21 @@ def _step_arms(deadline: float, done: set[tuple[str, str]]) -> Iterator[Line]:
         ("0.6B", "sft", "none", {"compile": True}),
         ("0.6B", "joint", "none", {"compile": True}),
         ("0.6B", "sft", "selective", {"bfloat16": False}),
+        ("0.6B", "frozen", "none", {"compile": True}),
+        ("0.6B", "naive joint", "none", {"tokens": 4096}),
+        ("0.6B", "joint", "none", {"tokens": 4096}),
+        ("0.6B", "joint", "none", {"tokens": 4096, "compile": True}),
         ("0.6B", "naive joint", "selective", {"tokens": 4096}),
         ("0.6B", "joint", "selective", {"tokens": 4096}),
+        ("1.7B", "sft", "selective", {}),
+        ("1.7B", "joint", "selective", {}),
+        ("1.7B", "joint", "selective", {"compile": True}),
         ("4B", "sft", "selective", {}),
         ("4B", "frozen", "selective", {}),
         ("4B", "frozen_cached", "selective", {}),
         ("4B", "sft", "selective", {"compile": True}),
+        ("4B", "frozen", "selective", {"compile": True}),
+        ("4B", "frozen_cached", "selective", {"compile": True}),
         ("4B", "sft", "full", {}),
         ("4B", "joint", "selective", {}),
     ]

@@ -81,6 +81,11 @@ def _attend(
         position = torch.arange(length, device=query.device)
         back = position[:, None] - position[None, :]
         mask = (back >= 0) & (back < sliding_window)
+    shared = query.shape[1] != key.shape[1]
+    if shared and query.is_cuda and not _is_half(query):
+        # In float32 no fused kernel takes shared key heads: all scores [T, T] would be held, 117 GB for 16k tokens.
+        key, value = (tensor.repeat_interleave(query.shape[1] // key.shape[1], dim=1) for tensor in (key, value))
+        shared = False
     return scaled_dot_product_attention(
         query,
         key,
@@ -89,7 +94,7 @@ def _attend(
         dropout_p=dropout,
         is_causal=mask is None,
         scale=scaling,
-        enable_gqa=query.shape[1] != key.shape[1],
+        enable_gqa=shared,
     )
 
 
@@ -100,14 +105,20 @@ def _varlen_kernel() -> Callable[..., Tensor] | None:
         from torch.nn.attention.varlen import varlen_attn
     except ImportError:
         return None
-    # Its first versions know neither windows nor shared key heads.
-    return varlen_attn if {"window_size", "enable_gqa"} <= inspect.signature(varlen_attn).parameters.keys() else None
+    options = inspect.signature(varlen_attn).parameters
+    if "window_size" not in options:
+        return None
+    # torch 2.11 lets fewer key heads than query heads pass; later versions want to be told.
+    return partial(varlen_attn, enable_gqa=True) if "enable_gqa" in options else varlen_attn
 
 
 def _fits_varlen(query: Tensor, dropout: float) -> bool:
     """Flash attention: on a GPU, in half precision, without dropout, heads of at most 256."""
-    half = query.dtype in (torch.bfloat16, torch.float16) or torch.is_autocast_enabled("cuda")
-    return query.is_cuda and half and dropout == 0.0 and query.shape[3] <= 256 and query.shape[3] % 8 == 0
+    return query.is_cuda and _is_half(query) and dropout == 0.0 and query.shape[3] <= 256 and query.shape[3] % 8 == 0
+
+
+def _is_half(query: Tensor) -> bool:
+    return query.dtype in (torch.bfloat16, torch.float16) or torch.is_autocast_enabled("cuda")
 
 
 def _varlen(
@@ -127,20 +138,8 @@ def _varlen(
     boundaries = runs.boundaries(query.device)
     # A window of W tokens is the token itself and W − 1 before it.
     window = (-1, 0) if sliding_window is None else (sliding_window - 1, 0)
-    shared = q.shape[1] != k.shape[1]
-    output = kernel(
-        q,
-        k,
-        v,
-        boundaries,
-        boundaries,
-        runs.longest,
-        runs.longest,
-        scale=scaling,
-        window_size=window,
-        enable_gqa=shared,
-    )
-    return output[None]
+    longest = runs.longest
+    return kernel(q, k, v, boundaries, boundaries, longest, longest, scale=scaling, window_size=window)[None]
 
 
 def _unpack(packed: Tensor, count: int, length: int) -> Tensor:
