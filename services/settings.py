@@ -95,7 +95,10 @@ class Settings(BaseSettings):
     max_running_jobs: int = Field(default=1, ge=1)
     """Jobs that run at a time; the others wait in order."""
     max_attempts: int = Field(default=3, ge=1)
-    """Drivers a job may lose, without a phase or a checkpoint between them, before it fails."""
+    """Attempts at a job that may fail, without a phase or a newer checkpoint between them, before the job fails."""
+    max_lost_hours: float = Field(default=72.0, gt=0)
+    """Hours from the first attempt that was lost with its node, head, lease or service to the last, without a phase or
+    a newer checkpoint between them, after which the job fails. Such attempts do not count towards `max_attempts`."""
     training_threads: int = Field(default=1, ge=1)
     """CPU threads of one training worker; more only where the machine has cores to spare."""
     lease_s: float = Field(default=30.0, gt=0)
