@@ -9,6 +9,8 @@ from typing import Any, Self
 
 LOST_EXIT_CODE = 75
 """Exit code of a driver that lost what it runs on and could not write so: EX_TEMPFAIL of sysexits.h."""
+NODE_DIED_SIGNS = ("its node has died", "the node it was running on is dead")
+"""What Ray says of an actor, and of a task, whose node is gone."""
 
 
 @dataclass(frozen=True)
