@@ -147,6 +147,14 @@ def stop(stack: Stack, number: signal.Signals = signal.SIGTERM) -> None:
     assert processes_of(stack.home) == []
 
 
+def kill(stack: Stack) -> None:
+    """SIGKILL the supervisor; what it leaves is for the next one to end."""
+    stack.client.close()
+    stack.process.kill()
+    stack.process.wait()
+    endpoint_file(Settings(home=stack.home)).unlink()  # or the next start would take it for its own
+
+
 def wait_for(condition, *, timeout_s: float, what: str):
     """Poll until `condition()` is true and return its value."""
     deadline = time.monotonic() + PATIENCE * timeout_s

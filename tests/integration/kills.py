@@ -1,0 +1,92 @@
+"""SIGKILL of `wmss serve` at random moments over training jobs, again and again; each job must go on and succeed.
+
+    python -m tests.integration.kills --kills 20 --jobs 5 --out kills.jsonl
+
+Writes a row for each kill and one for each job. Exits 1 if a job did not succeed.
+"""
+
+import argparse
+import json
+import random
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from services.jobs.store import Store
+from services.settings import Settings
+from tests.checkpoints import make_checkpoint
+from tests.integration.stack import Stack, kill, start, stop, submit, wait_for_end
+from wmss.tasks.arithmetic import make_problems, write_jsonl
+
+MAX_DELAY_S = 40.0
+"""Latest kill after `Ready`: some hit a driver that starts, some a training under way."""
+
+
+def rows(home: Path, files: Path, *, num_kills: int, num_jobs: int, num_steps: int, seed: int) -> Iterator[dict[str, Any]]:
+    """A row for each kill, then one for each job; the model `qwen3` is in the home."""
+    draw = random.Random(seed)
+    stack = start(home)
+    jobs = [_submit(stack, files, num_steps) for _ in range(num_jobs)]
+    store = Store(Settings(home=home).database)
+    for number in range(1, num_kills + 1):
+        delay_s = draw.uniform(0.0, MAX_DELAY_S)
+        time.sleep(delay_s)
+        killed_at = time.monotonic()
+        kill(stack)
+        seen = _states(store, jobs)
+        stack = start(home)
+        yield {"kill": number, "delay_s": round(delay_s, 1), "back_s": round(time.monotonic() - killed_at, 1)} | seen
+    for job_id in jobs:
+        wait_for_end(stack, job_id, 600)
+    stop(stack)
+    for row in map(store.job, jobs):
+        assert row is not None
+        steps = [event.data["step"] for event in store.events(row.id, after=None, limit=10_000)[0] if event.type == "metrics"]
+        whole = sorted(steps) == list(range(1, num_steps + 1))
+        yield {"job": row.id, "state": row.state, "attempts": row.attempt, "every_step_once": whole, "error": row.error}
+    store.close()
+
+
+def _submit(stack: Stack, files: Path, num_steps: int) -> str:
+    knobs = {"learning_rate": 1e-3, "batch_size": 16, "n_epochs": 999, "max_steps": num_steps}
+    method = {"type": "supervised", "supervised": {"hyperparameters": knobs}}
+    return str(submit(stack, files, method=method, checkpointing={"every_steps": 5}))
+
+
+def _states(store: Store, jobs: list[str]) -> dict[str, Any]:
+    found = [row for row in map(store.job, jobs) if row is not None]
+    return {"states": [row.state for row in found], "attempts": [row.attempt for row in found]}
+
+
+def main() -> int:
+    """Run it in a home of its own."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--jobs", type=int, default=5)
+    parser.add_argument("--steps", type=int, default=150)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--out", type=Path, default=Path("kills.jsonl"))
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="wmss-kills-") as folder, options.out.open("w") as out:
+        home = Path(folder) / "home"
+        make_checkpoint(home / "models" / "qwen3", "qwen3", seed=1)
+        write_jsonl(make_problems(96, seed=1), Path(folder) / "train.jsonl")
+        failed = 0
+        for row in rows(
+            home,
+            Path(folder),
+            num_kills=options.kills,
+            num_jobs=options.jobs,
+            num_steps=options.steps,
+            seed=options.seed,
+        ):
+            print(json.dumps(row), file=out, flush=True)
+            failed += "job" in row and row["state"] != "succeeded"
+    return int(failed > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
