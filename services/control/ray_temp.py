@@ -15,17 +15,20 @@ _PLAIN = re.compile(r"[\w./-]+", re.ASCII)
 
 
 def ray_temp_folder(home: Path) -> Path:
-    """`ray` in the home where Ray can use it, or else a folder of the system's temp folder, the same for each start."""
+    """`ray` in the home where Ray can use it, or else below the system's temp folder, the same for each start.
+
+    Ray opens its folder to everybody; the one above it, there, is for this user alone.
+    """
     if _is_usable(own := home / "ray"):
         return own
     digest = hashlib.sha256(os.fsencode(home)).hexdigest()[:12]
-    name = f"wmss-ray-{os.getuid()}-{digest}"
-    elsewhere = Path(tempfile.gettempdir()) / name
-    return elsewhere if _is_usable(elsewhere) else Path("/tmp") / name
+    below = f"wmss-ray-{os.getuid()}-{digest}/ray"
+    elsewhere = Path(tempfile.gettempdir()) / below
+    return elsewhere if _is_usable(elsewhere) else Path("/tmp") / below
 
 
 def make_empty(folder: Path) -> None:
-    """Make a folder elsewhere than in the home, for this user alone; what a killed service left in it goes.
+    """Make a folder for this user alone; what a killed service left in it goes.
 
     Raises OSError where it is somebody else's, or no folder: others may write to the system's temp folder too.
     """

@@ -230,10 +230,10 @@ class Supervisor:
         temp_dir = ray_temp_folder(self._settings.root)
         if not temp_dir.is_relative_to(self._settings.root):
             try:
-                make_empty(temp_dir)
+                make_empty(temp_dir.parent)
             except OSError as error:
                 raise ServeError(f"Ray's folder cannot be made ({error}); remove what is there or set TMPDIR") from error
-            self._cleanup.callback(shutil.rmtree, temp_dir, ignore_errors=True)
+            self._cleanup.callback(shutil.rmtree, temp_dir.parent, ignore_errors=True)
         for attempt in range(1, MAX_RAY_STARTS):
             try:
                 return self._start_ray_head(token_path, temp_dir)

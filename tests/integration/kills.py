@@ -18,34 +18,37 @@ from typing import Any
 from services.jobs.store import Store
 from services.settings import Settings
 from tests.checkpoints import make_checkpoint
-from tests.integration.stack import Stack, kill, start, stop, submit, wait_for_end
+from tests.integration.stack import Stack, kill, running, stop, submit, wait_for_end
 from wmss.tasks.arithmetic import make_problems, write_jsonl
 
 MAX_DELAY_S = 40.0
 """Latest kill after `Ready`: some hit a driver that starts, some a training under way."""
 
 
-def rows(home: Path, files: Path, *, num_kills: int, num_jobs: int, num_steps: int, seed: int) -> Iterator[dict[str, Any]]:
+def rows(
+    home: Path, files: Path, *, num_kills: int, num_jobs: int, num_steps: int, seed: int
+) -> Iterator[dict[str, Any]]:
     """A row for each kill, then one for each job; the model `qwen3` is in the home."""
     draw = random.Random(seed)
-    stack = start(home)
-    jobs = [_submit(stack, files, num_steps) for _ in range(num_jobs)]
     store = Store(Settings(home=home).database)
+    jobs: list[str] = []
     for number in range(1, num_kills + 1):
-        delay_s = draw.uniform(0.0, MAX_DELAY_S)
-        time.sleep(delay_s)
-        killed_at = time.monotonic()
-        kill(stack)
-        seen = _states(store, jobs)
-        stack = start(home)
-        yield {"kill": number, "delay_s": round(delay_s, 1), "back_s": round(time.monotonic() - killed_at, 1)} | seen
-    for job_id in jobs:
-        wait_for_end(stack, job_id, 600)
-    stop(stack)
+        with running(home) as stack:
+            while len(jobs) < num_jobs:
+                jobs.append(_submit(stack, files, num_steps))
+            delay_s = draw.uniform(0.0, MAX_DELAY_S)
+            time.sleep(delay_s)
+            kill(stack)
+        yield {"kill": number, "delay_s": round(delay_s, 1)} | _states(store, jobs)
+    with running(home) as stack:
+        for job_id in jobs:
+            wait_for_end(stack, job_id, 600)
+        stop(stack)
     for row in map(store.job, jobs):
         assert row is not None
-        steps = [event.data["step"] for event in store.events(row.id, after=None, limit=10_000)[0] if event.type == "metrics"]
-        whole = sorted(steps) == list(range(1, num_steps + 1))
+        events = store.events(row.id, after=None, limit=10_000)[0]
+        steps = sorted(event.data["step"] for event in events if event.type == "metrics")
+        whole = steps == list(range(1, num_steps + 1))
         yield {"job": row.id, "state": row.state, "attempts": row.attempt, "every_step_once": whole, "error": row.error}
     store.close()
 

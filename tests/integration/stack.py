@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -130,6 +131,19 @@ def start(home: Path, **environment: str) -> Stack:
         time.sleep(0.2)
     endpoint = Endpoint.model_validate_json(file.read_text())
     return Stack(process, endpoint, home, OpenAI(base_url=endpoint.base_url, api_key="any"))
+
+
+@contextlib.contextmanager
+def running(home: Path) -> Iterator[Stack]:
+    """A service that is not left running, whatever happens."""
+    stack = start(home)
+    try:
+        yield stack
+    finally:
+        if stack.process.poll() is None:
+            stack.process.terminate()
+            stack.process.wait()
+        stack.client.close()
 
 
 def attach(home: Path) -> Stack:
