@@ -100,7 +100,9 @@ def training_error(who: str, error: BaseException, *, max_failures: int) -> Wmss
     """Why the training workers (`who`) gave up, from what Ray Train raised after `max_failures` retries."""
     if (memory := memory_error(who, error)) is not None:
         return memory
-    text = f"{who} failed more than {max_failures} times: {_shortened(last_line(error))}; see their logs under Train in "
+    text = (
+        f"{who} failed more than {max_failures} times: {_shortened(last_line(error))}; see their logs under Train in "
+    )
     text += "the Ray dashboard"
     return WorkersLost(text) if all(map(_is_loss, origins(error))) else TrainingError(text)
 

@@ -140,9 +140,7 @@ class Reconciler:
             self._drivers.delete_engines(leaving)
             self._engines.remove(leaving)
 
-    def _next_attempt(
-        self, job: JobRow, *, message: str, level: str = "info", after: AttemptEnd | None = None
-    ) -> None:
+    def _next_attempt(self, job: JobRow, *, message: str, level: str = "info", after: AttemptEnd | None = None) -> None:
         self._drivers.ping()  # no attempt is spent on a cluster that cannot run it
         attempt = self._store.claim(job, message=message, level=level, after=after)
         if attempt is None:
@@ -196,11 +194,10 @@ class Reconciler:
             self._store.end_job(job, State.FAILED, error=error, message=f"Failed: {verdict}")
         elif time.time() >= (job.claimed_at or 0.0) + ATTEMPT_GAP_S:
             if end.counts:
-                message = (
-                    f"Attempt {job.attempt} failed: {end.message}. Attempt {job.attempt + 1} goes on from its last phase"
-                )
+                follows = f"attempt {job.attempt + 1} goes on from its last phase"
+                message = f"Attempt {job.attempt} failed: {end.message}; {follows}"
             else:  # without numbers, so that the same loss again is counted and not told again
-                message = f"Attempt lost: {end.message}. The next one goes on from the last phase"
+                message = f"Attempt lost: {end.message}; the next one goes on from its last phase"
             self._next_attempt(job, message=message, level="warn", after=end)
 
     def _verdict(self, job: JobRow, end: AttemptEnd) -> str | None:

@@ -103,7 +103,7 @@ class Supervisor:
         # Orphans of dead children (Ray's workers) become our children: none can be left behind.
         ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
         token_path = self._prepare_home()
-        _end_leftovers(self._settings.root)  # the API of a service that was killed may still have the port
+        end_leftovers(self._settings.root)  # the API of a service that was killed may still have the port
         self._check_port()
         self._check_database()
         try:
@@ -232,7 +232,9 @@ class Supervisor:
             try:
                 make_empty(temp_dir.parent)
             except OSError as error:
-                raise ServeError(f"Ray's folder cannot be made ({error}); remove what is there or set TMPDIR") from error
+                raise ServeError(
+                    f"Ray's folder cannot be made ({error}); remove what is there or set TMPDIR"
+                ) from error
             self._cleanup.callback(shutil.rmtree, temp_dir.parent, ignore_errors=True)
         for attempt in range(1, MAX_RAY_STARTS):
             try:
@@ -295,7 +297,9 @@ class Supervisor:
         """The API is ready once the head node is alive, which may have ended since Ray said so."""
         assert self._api is not None and self._ray is not None
         ray = self._ray
-        self._wait_for("the API", self._api, lambda: ray.poll() is not None or _answers(f"{base_url}/readyz"), "api.log")
+        self._wait_for(
+            "the API", self._api, lambda: ray.poll() is not None or _answers(f"{base_url}/readyz"), "api.log"
+        )
 
     def _wait_for(self, what: str, process: subprocess.Popen[bytes], answers: Callable[[], bool], log: str) -> None:
         deadline = time.monotonic() + START_TIMEOUT_S
@@ -373,7 +377,7 @@ def _reap_adopted(*own: int) -> None:
             _ignore_gone(partial(os.waitpid, process.pid, os.WNOHANG))
 
 
-def _end_leftovers(home: Path) -> None:
+def end_leftovers(home: Path) -> None:
     """End what a killed service of this home left: two drivers must never feed one training run.
 
     The caller holds the home's lock, so that no other supervisor of it lives.

@@ -259,9 +259,7 @@ class Store(Database):
         with self.sessions() as session:
             return list(session.scalars(select(JobRow).where(JobRow.state.in_(ACTIVE)).order_by(JobRow.number)))
 
-    def claim(
-        self, job: JobRow, *, message: str, level: str = "info", after: AttemptEnd | None = None
-    ) -> int | None:
+    def claim(self, job: JobRow, *, message: str, level: str = "info", after: AttemptEnd | None = None) -> int | None:
         """Start the next attempt at a job, `after` one that ended so; None if the job has changed meanwhile.
 
         The old driver is fenced off at once.

@@ -15,14 +15,18 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from sqlalchemy import func, select
+
 from services.jobs.store import Store
+from services.jobs.tables import EventRow
 from services.settings import Settings
 from tests.checkpoints import make_checkpoint
-from tests.integration.stack import Stack, kill, running, stop, submit, wait_for_end
+from tests.integration.stack import Stack, kill, running, stop, submit, wait_for, wait_for_end
 from wmss.tasks.arithmetic import make_problems, write_jsonl
 
 MAX_DELAY_S = 40.0
-"""Latest kill after `Ready`: some hit a driver that starts, some a training under way."""
+"""Latest kill after `Ready`, which mostly hits a driver that starts. Every other kill waits for a step to be made and
+comes within a quarter of this."""
 
 
 def rows(
@@ -36,10 +40,13 @@ def rows(
         with running(home) as stack:
             while len(jobs) < num_jobs:
                 jobs.append(_submit(stack, files, num_steps))
-            delay_s = draw.uniform(0.0, MAX_DELAY_S)
+            in_training = number % 2 == 0
+            if in_training:
+                _wait_for_a_step(store, jobs)
+            delay_s = draw.uniform(0.0, MAX_DELAY_S / 4 if in_training else MAX_DELAY_S)
             time.sleep(delay_s)
             kill(stack)
-        yield {"kill": number, "delay_s": round(delay_s, 1)} | _states(store, jobs)
+        yield {"kill": number, "in_training": in_training, "delay_s": round(delay_s, 1)} | _states(store, jobs)
     with running(home) as stack:
         for job_id in jobs:
             wait_for_end(stack, job_id, 600)
@@ -59,9 +66,21 @@ def _submit(stack: Stack, files: Path, num_steps: int) -> str:
     return str(submit(stack, files, method=method, checkpointing={"every_steps": 5}))
 
 
+def _wait_for_a_step(store: Store, jobs: list[str]) -> None:
+    before = _num_steps(store, jobs)
+    wait_for(lambda: _num_steps(store, jobs) > before, timeout_s=180, what="another step")
+
+
+def _num_steps(store: Store, jobs: list[str]) -> int:
+    with store.sessions() as session:
+        steps = select(func.count()).where(EventRow.type == "metrics", EventRow.job_id.in_(jobs))
+        return int(session.scalar(steps) or 0)
+
+
 def _states(store: Store, jobs: list[str]) -> dict[str, Any]:
     found = [row for row in map(store.job, jobs) if row is not None]
-    return {"states": [row.state for row in found], "attempts": [row.attempt for row in found]}
+    rows: dict[str, Any] = {"states": [row.state for row in found], "attempts": [row.attempt for row in found]}
+    return rows | {"steps": _num_steps(store, jobs)}
 
 
 def main() -> int:
