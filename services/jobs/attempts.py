@@ -9,8 +9,12 @@ from typing import Any, Self
 
 LOST_EXIT_CODE = 75
 """Exit code of a driver that lost what it runs on and could not write so: EX_TEMPFAIL of sysexits.h."""
-NODE_DIED_SIGNS = ("its node has died", "the node it was running on is dead")
-"""What Ray says of an actor, and of a task, whose node is gone."""
+NODE_DIED_SIGNS = (
+    "its node has died",
+    "the node it was running on is dead",
+    "NodeAffinitySchedulingStrategy doesn't exist any more",
+)
+"""What Ray says of an actor, of a task, and of what Ray Train wants to place beside others, whose node is gone."""
 
 
 @dataclass(frozen=True)

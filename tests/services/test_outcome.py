@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import psutil
 import pytest
-from ray.exceptions import ActorDiedError, NodeDiedError, RayActorError, RaySystemError
+from ray.exceptions import ActorDiedError, ActorUnschedulableError, NodeDiedError, RayActorError, RaySystemError
 from ray.train import ControllerError, WorkerGroupError
 from ray.train.v2._internal.exceptions import UserExceptionWithTraceback, WorkerHealthCheckFailedError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
@@ -68,6 +68,11 @@ def chained(error, cause):
 
 GONE = WorkerHealthCheckFailedError("A worker health check failed.", ActorDiedError())
 NODE_GONE = RayActorError(error_msg="The actor died because its node has died. Node Id: 5")
+# What a driver saw of a service that was killed while its training started.
+UNPLACED = ActorUnschedulableError(
+    "The node specified via NodeAffinitySchedulingStrategy doesn't exist any more or is infeasible, and soft=False was "
+    "specified."
+)
 AWAY = UserExceptionWithTraceback(PoolTimeoutError(), "Traceback")
 ODD = UserExceptionWithTraceback(ZeroDivisionError(), "Traceback")
 
@@ -88,6 +93,7 @@ ODD = UserExceptionWithTraceback(ZeroDivisionError(), "Traceback")
         (trained(AWAY), LOST),
         (chained(engine_error("scorer-1", NODE_GONE), NODE_GONE), LOST),
         (NodeDiedError("gone"), LOST),
+        (trained(UNPLACED), LOST),
         (ControllerError(NODE_GONE), LOST),
         (PoolTimeoutError(), LOST),
     ],
