@@ -38,6 +38,8 @@ environment may override. No secrets: Ray shows both to every user of its dashbo
 
 OTHER_VARIABLES = ("WMSS_BASE_URL", "WMSS_API_KEY")
 """Of the commands that talk to a service; all others are `Settings`."""
+SUPERVISOR_PID = "WMSS_SUPERVISOR_PID"
+"""Variable that `wmss serve` sets for all that runs below it: its own process id."""
 _OF_TESTS = "WMSS_TEST_"
 MIN_FREE_BYTES = 100 * 2**20
 """Less room is a full disk: Ray's logs alone need some of it at each start."""
@@ -95,7 +97,10 @@ class Settings(BaseSettings):
     max_running_jobs: int = Field(default=1, ge=1)
     """Jobs that run at a time; the others wait in order."""
     max_attempts: int = Field(default=3, ge=1)
-    """Drivers a job may lose, without a phase or a checkpoint between them, before it fails."""
+    """Attempts at a job that may fail, without a phase or a newer checkpoint between them, before the job fails."""
+    max_lost_hours: float = Field(default=72.0, gt=0)
+    """Hours from the first attempt that was lost with its node, head, lease or service to the last, without a phase or
+    a newer checkpoint between them, after which the job fails. Such attempts do not count towards `max_attempts`."""
     training_threads: int = Field(default=1, ge=1)
     """CPU threads of one training worker; more only where the machine has cores to spare."""
     lease_s: float = Field(default=30.0, gt=0)
@@ -202,7 +207,7 @@ def full_disk(folder: Path) -> ConfigError:
 
 def unread_variables() -> list[str]:
     """A warning for each variable `WMSS_*` of the environment that nothing reads: a misspelt setting has no effect."""
-    known = [*(f"WMSS_{name.upper()}" for name in Settings.model_fields), *OTHER_VARIABLES]
+    known = [*(f"WMSS_{name.upper()}" for name in Settings.model_fields), *OTHER_VARIABLES, SUPERVISOR_PID]
     warnings = []
     for name in sorted(os.environ):
         if name.upper().startswith("WMSS_") and name.upper() not in known and not name.startswith(_OF_TESTS):

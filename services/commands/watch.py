@@ -46,7 +46,7 @@ class JobView:
         for event in events:
             if event.type == "message":
                 style = LEVEL_STYLES.get(event.level, "")
-                self._console.print(f"  {event.message}", style=style, highlight=False, markup=False, soft_wrap=True)
+                self._console.print(f"  {_told(event)}", style=style, highlight=False, markup=False, soft_wrap=True)
         newest = {event.data["phase"]: event.data for event in events if event.type == "metrics"}
         for phase in phases:
             if phase["status"] != "pending":
@@ -64,6 +64,12 @@ class JobView:
         if metrics is not None:
             detail = f"loss {metrics['train_loss']:.4f} {metrics['tokens_per_s']:,.0f} tokens/s"
             self._progress.update(task, detail=detail)
+
+
+def _told(event: Any) -> str:
+    """A message, with how often it was told in a row."""
+    times = (event.data or {}).get("times", 1)
+    return f"{event.message} ({times} times)" if times > 1 else str(event.message)
 
 
 def clock(phase: dict[str, Any]) -> str:

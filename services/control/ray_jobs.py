@@ -12,17 +12,22 @@ import shlex
 import sys
 import time
 from collections import Counter
+from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
 import httpx2
 
+from services.jobs.attempts import NODE_DIED_SIGNS
 from services.settings import Settings, engine_environment
+from wmss.errors import shortened
 from wmss.ids import DELETION, new_id
 
 TIMEOUT_S = 10.0
 DELETE_ENGINES_TIMEOUT_S = 60.0
+_LOGS_FOLLOW = ", last available logs"
+"""What Ray's message on a driver says before it repeats the end of its log."""
 _OF_ANOTHER = re.compile(r"(\x1b\[\d+m)?\([^()]* pid=\d+")
 """How Ray begins a line that another process wrote and that it repeats in a job's log."""
 
@@ -42,6 +47,27 @@ class DriverStatus(StrEnum):
         return self in (DriverStatus.STOPPED, DriverStatus.SUCCEEDED, DriverStatus.FAILED)
 
 
+@dataclass(frozen=True)
+class DriverEnd:
+    """What Ray knows of a driver that ended."""
+
+    message: str
+    """Ray's own words, one line."""
+    at: float | None = None
+    """Unix seconds."""
+    exit_code: int | None = None
+    node_died: bool = False
+    """Whether the driver ended because its node did."""
+
+
+class SubmissionRefusedError(RuntimeError):
+    """Ray answered a submission with an error; the text is Ray's."""
+
+
+class RayUnavailableError(RuntimeError):
+    """The dashboard answers, but no head node is there to run anything."""
+
+
 class RayDrivers:
     """The drivers that Ray runs."""
 
@@ -56,18 +82,20 @@ class RayDrivers:
         self._http.close()
 
     def ping(self) -> None:
-        """Raise unless the dashboard answers."""
-        self._http.get("/api/version").raise_for_status()
+        """Raise unless the head node is alive, by the dashboard: that one answers before a node can run anything."""
+        if not any(node["is_head_node"] for node in self._living_nodes()):
+            raise RayUnavailableError("Ray's head node is not alive")
 
     def cluster_resources(self) -> dict[str, float]:
         """What all living nodes have together, by kind ("CPU", "GPU")."""
-        response = self._http.get("/api/v0/nodes", params={"limit": 10_000}).raise_for_status()
-        nodes = response.json()["data"]["result"]["result"]
         total: Counter[str] = Counter()
-        for node in nodes:
-            if node["state"] == "ALIVE":
-                total.update(node["resources_total"])
+        for node in self._living_nodes():
+            total.update(node["resources_total"])
         return dict(total)
+
+    def _living_nodes(self) -> list[dict[str, Any]]:
+        response = self._http.get("/api/v0/nodes", params={"limit": 10_000}).raise_for_status()
+        return [node for node in response.json()["data"]["result"]["result"] if node["state"] == "ALIVE"]
 
     def status(self, submission_id: str) -> DriverStatus | None:
         """Status of a driver, or None if Ray has never heard of it."""
@@ -76,8 +104,17 @@ class RayDrivers:
             return None
         return DriverStatus(response.raise_for_status().json()["status"])
 
+    def end_of(self, submission_id: str) -> DriverEnd:
+        """How a driver ended."""
+        job = self._http.get(f"/api/jobs/{submission_id}").raise_for_status().json()
+        said = str(job.get("message") or "").partition(_LOGS_FOLLOW)[0].strip().splitlines()
+        message = shortened(said[-1]) if said else "Ray does not say why"
+        node_died = any(sign in str(job.get("message")) for sign in NODE_DIED_SIGNS)
+        ended_ms = job.get("end_time")
+        return DriverEnd(message, ended_ms and ended_ms / 1000, job.get("driver_exit_code"), node_died)
+
     def submit(self, submission_id: str, job_id: str, attempt: int) -> None:
-        """Start a driver as the Ray job `submission_id`."""
+        """Start a driver as the Ray job `submission_id`; raises `SubmissionRefusedError` with what Ray answers."""
         metadata = {"wmss_job": job_id, "attempt": str(attempt)}
         self._submit(submission_id, "services.driver", job_id, str(attempt), metadata=metadata)
 
@@ -117,7 +154,10 @@ class RayDrivers:
             "runtime_env": {"env_vars": engine_environment()},
             "metadata": metadata,
         }
-        self._http.post("/api/jobs/", json=body).raise_for_status()
+        response = self._http.post("/api/jobs/", json=body)
+        if response.is_error:
+            lines = response.text.strip().splitlines() or [response.reason_phrase]
+            raise SubmissionRefusedError(f"HTTP {response.status_code}: {shortened(lines[-1])}")
 
 
 def _authorization() -> dict[str, str]:

@@ -1,7 +1,7 @@
 """The reconcile loop: compares the database with Ray and closes the gap. The only place that starts or stops drivers.
 
     queued       a place is free             -> claim the next attempt, submit its driver
-    running      driver ended                -> claim the next attempt, or fail the job after too many
+    running      driver ended or unknown     -> claim the next attempt, or fail the job (services/jobs/attempts.py)
     running      lease expired long ago      -> stop the driver
     cancelling   driver still there          -> stop it; driver gone -> cancelled
     engines      idle too long, left by a driver that died, in the chat engine's place -> delete their applications
@@ -19,7 +19,9 @@ from typing import Protocol
 
 from services.chat.chat_store import ChatStore
 from services.control.chat_keeper import ChatCluster, ChatKeeper
+from services.control.ray_jobs import DriverEnd, DriverStatus, SubmissionRefusedError
 from services.engines.engine_store import EngineStore, too_many
+from services.jobs.attempts import LOST_EXIT_CODE, AttemptEnd
 from services.jobs.kinds import resources_of
 from services.jobs.room import Cluster, room_for_chat, room_left, running_jobs
 from services.jobs.states import State
@@ -34,13 +36,26 @@ HANG_LEASES = 4
 """Leases a live driver may miss before it is considered hung (a busy machine may stall it for one)."""
 START_S = 300.0
 """Time a driver has between its submission and its first lease."""
+SETTLE_S = 5.0
+"""Time between a driver's end and its judgement: a driver is among the first things that a dying head takes along."""
+ATTEMPT_GAP_S = 10.0
+"""Shortest time from the start of one attempt at a job to that of the next."""
+# Its submission never reached Ray, or the cluster was restarted and has forgotten it. A driver that did start after all
+# is fenced off by the new attempt.
+UNKNOWN_TO_RAY = AttemptEnd("attempts_lost", "Ray does not know its driver, as after a restart", counts=False)
 
 
 class Drivers(ChatCluster, Cluster, Protocol):
     """What Ray runs for the service."""
 
+    def ping(self) -> None:
+        """Raise unless the head node is alive."""
+
     def submit(self, submission_id: str, job_id: str, attempt: int) -> None:
-        """Start a driver."""
+        """Start a driver; raises `SubmissionRefusedError`."""
+
+    def end_of(self, submission_id: str) -> DriverEnd:
+        """How a driver ended."""
 
 
 class Reconciler:
@@ -125,22 +140,28 @@ class Reconciler:
             self._drivers.delete_engines(leaving)
             self._engines.remove(leaving)
 
-    def _next_attempt(self, job: JobRow, *, message: str, level: str = "info", driver_lost: bool = False) -> None:
-        attempt = self._store.claim(job, message=message, level=level, driver_lost=driver_lost)
-        if attempt is not None:
+    def _next_attempt(self, job: JobRow, *, message: str, level: str = "info", after: AttemptEnd | None = None) -> None:
+        self._drivers.ping()  # no attempt is spent on a cluster that cannot run it
+        attempt = self._store.claim(job, message=message, level=level, after=after)
+        if attempt is None:
+            return
+        try:
             self._drivers.submit(submission_id(job.id, attempt), job.id, attempt)
+        except SubmissionRefusedError as refusal:
+            # Raises where the head has gone meanwhile: the attempt is then one that Ray does not know, which is lost.
+            self._drivers.ping()
+            end = AttemptEnd("submission_refused", f"Ray refused to start its driver ({refusal})", counts=True)
+            self._store.note_end(job.id, attempt, end)
 
     def _supervise(self, job: JobRow) -> None:
         driver = submission_id(job.id, job.attempt)
         status = self._drivers.status(driver)
+        noted = AttemptEnd.from_json(job.attempt_end)
         if status is None:
-            # The process that claimed it died before the submission, or the cluster was restarted. It does not count
-            # as a lost driver, and one that did start after all is fenced off by the new attempt.
-            self._next_attempt(
-                job, message="Ray does not know the driver; starting one that goes on from the last phase"
-            )
+            self._follow(job, noted or UNKNOWN_TO_RAY)
         elif status.ended:
-            self._recover(job)
+            if (end := noted or self._judged(job, driver, status)) is not None:
+                self._follow(job, end)
         elif self._is_hung(job):
             # Followed by another attempt only once it has ended: two drivers must never feed one training run.
             logger.warning("driver %s has not renewed its lease; stopping it", driver)
@@ -151,22 +172,51 @@ class Reconciler:
             return job.claimed_at is not None and time.time() > job.claimed_at + START_S
         return time.time() > job.lease_expires_at + HANG_LEASES * self._settings.lease_s
 
-    def _recover(self, job: JobRow) -> None:
-        """The driver is gone without having ended the job: the next attempt goes on from the last finished phase."""
-        lost = job.lost_drivers + 1
-        if lost < self._settings.max_attempts:
-            message = (
-                f"The driver of attempt {job.attempt} was lost; attempt {job.attempt + 1} goes on from its last phase"
+    def _judged(self, job: JobRow, driver: str, status: DriverStatus) -> AttemptEnd | None:
+        """How the attempt of a driver ended that did not say so itself; None while it is too early to tell."""
+        known = self._drivers.end_of(driver)
+        if known.at is not None and time.time() < known.at + SETTLE_S:
+            return None
+        self._drivers.ping()  # raises where the head went too; the next one will not know the driver
+        if known.node_died:
+            return AttemptEnd("attempts_lost", f"the node of its driver died ({known.message})", counts=False)
+        if known.exit_code == LOST_EXIT_CODE:
+            return AttemptEnd("attempts_lost", "its driver lost the cluster or the database", counts=False)
+        if status is DriverStatus.STOPPED and job.lease_expires_at is not None:
+            return AttemptEnd("attempts_lost", "its driver was stopped, as one is whose lease expires", counts=False)
+        log = f"see the log of {driver} in the Ray dashboard"
+        return AttemptEnd("driver_lost", f"its driver ended without a result ({known.message}); {log}", counts=True)
+
+    def _follow(self, job: JobRow, end: AttemptEnd) -> None:
+        """The attempt is over and the job is not: the next one goes on from the last phase, as long as it may."""
+        if (verdict := self._verdict(job, end)) is not None:
+            error = {"code": end.code, "message": verdict, "param": None}
+            self._store.end_job(job, State.FAILED, error=error, message=f"Failed: {verdict}")
+        elif time.time() >= (job.claimed_at or 0.0) + ATTEMPT_GAP_S:
+            if end.counts:
+                follows = f"attempt {job.attempt + 1} goes on from its last phase"
+                message = f"Attempt {job.attempt} failed: {end.message}; {follows}"
+            else:  # without numbers, so that the same loss again is counted and not told again
+                message = f"Attempt lost: {end.message}; the next one goes on from its last phase"
+            self._next_attempt(job, message=message, level="warn", after=end)
+
+    def _verdict(self, job: JobRow, end: AttemptEnd) -> str | None:
+        """Why the job gets no other attempt, or None."""
+        if end.counts:
+            failed = job.failed_attempts + 1
+            if failed < self._settings.max_attempts:
+                return None
+            return (
+                f"{failed} attempts failed without progress between them (WMSS_MAX_ATTEMPTS), the last because "
+                f"{end.message}"
             )
-            self._next_attempt(job, message=message, level="warn", driver_lost=True)
-            return
-        text = (
-            f"{lost} drivers of this job were lost without getting anywhere, as processes are that the system kills "
-            f"for their memory; see the log of {submission_id(job.id, job.attempt)} in the Ray dashboard, then submit "
-            "again with a smaller micro_batch_tokens, max_length or num_workers, or give the machine more memory"
+        hours = 0.0 if job.lost_since is None else (time.time() - job.lost_since) / 3600
+        if hours < self._settings.max_lost_hours:
+            return None
+        return (
+            f"attempts were lost for {hours:.1f} hours without progress (WMSS_MAX_LOST_HOURS), the last because "
+            f"{end.message}; see to the cluster and submit the job again: finished scores are kept"
         )
-        error = {"code": "driver_lost", "message": text, "param": None}
-        self._store.end_job(job, State.FAILED, error=error, message=f"Failed: {text}")
 
     def _cancel(self, job: JobRow) -> None:
         driver = submission_id(job.id, job.attempt)

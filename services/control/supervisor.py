@@ -28,7 +28,16 @@ from pydantic import BaseModel
 from sqlalchemy import make_url
 from sqlalchemy.exc import SQLAlchemyError
 
-from services.settings import MIN_FREE_BYTES, Settings, engine_environment, full_disk, ray_cpus, unusable_home
+from services.control.ray_temp import make_empty, ray_temp_folder
+from services.settings import (
+    MIN_FREE_BYTES,
+    SUPERVISOR_PID,
+    Settings,
+    engine_environment,
+    full_disk,
+    ray_cpus,
+    unusable_home,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -40,8 +49,8 @@ REAP_S = 2.0
 """Between two searches for orphans. Each looks at every process of the machine: at 0.2 s it took 3 % of a core."""
 MAX_RAY_STARTS = 3
 """Ray's head ends by itself where its agents take more than 15 s to start, as on a slow or busy machine."""
-MAX_SOCKET_ROOT = 40
-"""Ray's socket paths add some 65 characters to its temp folder, and Linux allows 107."""
+API_STOP_S = 5
+"""Time that requests under way have once the API is told to stop, whole seconds."""
 
 
 class Endpoint(BaseModel):
@@ -93,8 +102,9 @@ class Supervisor:
             signal.signal(number, self._request_stop)
         # Orphans of dead children (Ray's workers) become our children: none can be left behind.
         ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
-        self._check_port()
         token_path = self._prepare_home()
+        end_leftovers(self._settings.root)  # the API of a service that was killed may still have the port
+        self._check_port()
         self._check_database()
         try:
             dashboard_url = self._start_ray(token_path)
@@ -107,7 +117,7 @@ class Supervisor:
             endpoint = Endpoint(
                 base_url=f"{base_url}/v1", dashboard_url=dashboard_url, token_path=str(token_path), pid=os.getpid()
             )
-            if not self._stop_requested:
+            if not self._stop_requested and self._ray is not None and self._ray.poll() is None:
                 _write_atomically(endpoint_file(self._settings), endpoint.model_dump_json(indent=2) + "\n")
                 on_ready(endpoint)
             self._watch(environment)
@@ -207,6 +217,7 @@ class Supervisor:
                 "RAY_AUTH_MODE": "token",
                 "RAY_AUTH_TOKEN_PATH": str(token_path),
                 "WMSS_HOME": str(self._settings.root),
+                SUPERVISOR_PID: str(os.getpid()),
                 "WMSS_DATABASE_URL": self._settings.database,
                 "WMSS_MODEL_ROOTS": self._settings.model_roots,
                 "WMSS_SERVE_HOST": "127.0.0.1",
@@ -216,10 +227,15 @@ class Supervisor:
         )
 
     def _start_ray(self, token_path: Path) -> str:
-        temp_dir = self._settings.root / "ray"
-        if len(str(temp_dir)) > MAX_SOCKET_ROOT:
-            temp_dir = Path(tempfile.mkdtemp(prefix="wmss-ray-", dir="/tmp"))
-            self._cleanup.callback(shutil.rmtree, temp_dir, ignore_errors=True)
+        temp_dir = ray_temp_folder(self._settings.root)
+        if not temp_dir.is_relative_to(self._settings.root):
+            try:
+                make_empty(temp_dir.parent)
+            except OSError as error:
+                raise ServeError(
+                    f"Ray's folder cannot be made ({error}); remove what is there or set TMPDIR"
+                ) from error
+            self._cleanup.callback(shutil.rmtree, temp_dir.parent, ignore_errors=True)
         for attempt in range(1, MAX_RAY_STARTS):
             try:
                 return self._start_ray_head(token_path, temp_dir)
@@ -260,9 +276,9 @@ class Supervisor:
 
     def _start_api(self, environment: dict[str, str]) -> subprocess.Popen[bytes]:
         command = [sys.executable, "-m", "uvicorn", "services.api.app:create_app", "--factory"]
-        return self._spawn(
-            "api", [*command, "--host", self._host, "--port", str(self._port), "--log-level", "warning"], environment
-        )
+        command += ["--host", self._host, "--port", str(self._port), "--log-level", "warning"]
+        command += ["--timeout-graceful-shutdown", str(API_STOP_S)]
+        return self._spawn("api", command, environment)
 
     def _spawn(self, name: str, command: list[str], environment: dict[str, str]) -> subprocess.Popen[bytes]:
         with (self._logs / f"{name}.log").open("ab") as log:
@@ -278,8 +294,12 @@ class Supervisor:
             )
 
     def _wait_until_ready(self, base_url: str) -> None:
-        assert self._api is not None
-        self._wait_for("the API", self._api, lambda: _answers(f"{base_url}/readyz"), "api.log")
+        """The API is ready once the head node is alive, which may have ended since Ray said so."""
+        assert self._api is not None and self._ray is not None
+        ray = self._ray
+        self._wait_for(
+            "the API", self._api, lambda: ray.poll() is not None or _answers(f"{base_url}/readyz"), "api.log"
+        )
 
     def _wait_for(self, what: str, process: subprocess.Popen[bytes], answers: Callable[[], bool], log: str) -> None:
         deadline = time.monotonic() + START_TIMEOUT_S
@@ -355,6 +375,30 @@ def _reap_adopted(*own: int) -> None:
     for process in psutil.Process().children():
         if process.pid not in own and process.status() == psutil.STATUS_ZOMBIE:
             _ignore_gone(partial(os.waitpid, process.pid, os.WNOHANG))
+
+
+def end_leftovers(home: Path) -> None:
+    """End what a killed service of this home left: two drivers must never feed one training run.
+
+    The caller holds the home's lock, so that no other supervisor of it lives.
+    """
+    left = [process for process in psutil.process_iter() if _is_leftover(process, home)]
+    if not left:
+        return
+    logger.warning("ending %d processes of a service of this home that was killed", len(left))
+    for process in left:
+        _ignore_gone(process.kill)
+    psutil.wait_procs(left, timeout=STOP_TIMEOUT_S)
+
+
+def _is_leftover(process: psutil.Process, home: Path) -> bool:
+    try:
+        environment = process.environ()
+    except (psutil.Error, OSError):  # it is gone, or another user's
+        return False
+    supervisor = environment.get(SUPERVISOR_PID)
+    own = (str(os.getpid()), None)
+    return supervisor not in own and environment.get("WMSS_HOME") == str(home)
 
 
 def _ignore_gone(action: Callable[[], object]) -> None:

@@ -15,12 +15,12 @@ with quick_imports():  # a training worker starts with this module
     from ray.train import Checkpoint, CheckpointConfig, FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
     from ray.train.torch import TorchTrainer, get_device
 
-    from services.failures import last_line, memory_error
+    from services.failures import training_error
     from services.jobs.database import PATIENCE_S
     from services.jobs.fence import Fence, NewEvent
     from services.jobs.store import Store
     from services.settings import Settings, engine_environment
-    from wmss.errors import TrainingError, WmssError
+    from wmss.errors import WmssError
     from wmss.rounds.phases import kind_and_round
     from wmss.training.checkpoints import load_metrics
     from wmss.training.loop import train
@@ -69,11 +69,7 @@ def run_training(
     try:
         result = trainer.fit()
     except (TrainingFailedError, RayError) as error:
-        raise memory_error(who, error) or TrainingError(
-            f"{who} failed more than {MAX_WORKER_FAILURES} times: {last_line(error)}; see their logs under Train in "
-            "the Ray dashboard. Workers that vanish are killed for their memory, as a rule: lower micro_batch_tokens "
-            "or num_workers"
-        ) from error
+        raise training_error(who, error, max_failures=MAX_WORKER_FAILURES) from error
     fault: WmssError | None = result.return_value
     if fault is not None:
         raise fault

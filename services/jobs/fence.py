@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import ColumnElement, delete, select, update
+from sqlalchemy import ColumnElement, delete, func, select, update
 from sqlalchemy.orm import Session
 
+from services.jobs.attempts import AttemptEnd
 from services.jobs.database import Database, changed_row, insert_into
 from services.jobs.states import State
 from services.jobs.tables import CheckpointRow, EventRow, JobRow, PhaseRow
@@ -54,8 +55,8 @@ class Fence:
                 raise LostLeaseError(f"attempt {self.attempt} at {self.job_id} is not the current one any more")
             yield session
 
-    def _got_somewhere(self, session: Session) -> None:
-        session.execute(update(JobRow).where(JobRow.id == self.job_id).values(lost_drivers=0))
+    def _made_progress(self, session: Session) -> None:
+        session.execute(update(JobRow).where(JobRow.id == self.job_id).values(failed_attempts=0, lost_since=None))
 
     def renew(self) -> None:
         """Keep the lease."""
@@ -86,7 +87,7 @@ class Fence:
     def finish_phase(self, name: str, artifacts: dict[str, Any]) -> None:
         """A phase is done."""
         with self.transaction() as session:
-            self._got_somewhere(session)
+            self._made_progress(session)
             row = session.get_one(PhaseRow, (self.job_id, name))
             row.finished_at, row.artifacts = time.time(), artifacts
             row.total = max(row.total, 1)
@@ -97,8 +98,10 @@ class Fence:
     ) -> None:
         """A checkpoint exists; those of the phase that retention has removed are forgotten."""
         with self.transaction() as session:
-            self._got_somewhere(session)
             same_phase = (CheckpointRow.job_id == self.job_id, CheckpointRow.phase == phase)
+            newest = session.scalar(select(func.max(CheckpointRow.step)).where(*same_phase))
+            if newest is None or step > newest:  # a resumed run records the checkpoint that it starts from once more
+                self._made_progress(session)
             session.execute(delete(CheckpointRow).where(*same_phase, CheckpointRow.step == step))
             session.add(
                 CheckpointRow(
@@ -117,6 +120,11 @@ class Fence:
             kept_numbers = list(session.scalars(kept))
             session.execute(delete(CheckpointRow).where(*same_phase, CheckpointRow.number.not_in(kept_numbers)))
 
+    def note_end(self, end: AttemptEnd) -> None:
+        """Say how this attempt ends; the job goes on."""
+        with self.transaction() as session:
+            session.execute(update(JobRow).where(JobRow.id == self.job_id).values(attempt_end=end.as_json()))
+
     def end(self, state: State, *, error: dict[str, Any] | None, message: str, trained_tokens: int | None) -> None:
         """Close the job."""
         with self.transaction() as session:
@@ -129,7 +137,12 @@ class Fence:
 
 def unchanged(job: JobRow) -> tuple[ColumnElement[bool], ...]:
     """The job is still as this row says."""
-    return (JobRow.id == job.id, JobRow.attempt == job.attempt, JobRow.state == job.state)
+    return (
+        JobRow.id == job.id,
+        JobRow.attempt == job.attempt,
+        JobRow.state == job.state,
+        JobRow.failed_attempts == job.failed_attempts,  # less, once there is progress
+    )
 
 
 def close_job(
@@ -151,7 +164,8 @@ def close_job(
 
 
 def add_events(session: Session, job_id: str, events: Sequence[NewEvent]) -> None:
-    if not events:
+    """Record events. One message after the same message is counted there, not told again."""
+    if not events or (len(events) == 1 and _is_counted(session, job_id, events[0])):
         return
     rows = [
         {
@@ -167,3 +181,18 @@ def add_events(session: Session, job_id: str, events: Sequence[NewEvent]) -> Non
     ]
     insert = insert_into(session, EventRow).on_conflict_do_nothing(index_elements=["job_id", "key"])
     session.execute(insert, rows)
+
+
+def _is_counted(session: Session, job_id: str, event: NewEvent) -> bool:
+    """Whether the job's newest event says the same; it then says how often, and when last."""
+    if event.type != "message" or event.key is not None or event.data is not None:
+        return False
+    query = select(EventRow).where(EventRow.job_id == job_id).order_by(EventRow.number.desc()).limit(1)
+    newest = session.scalars(query).one_or_none()
+    if newest is None or (newest.type, newest.level, newest.message) != (event.type, event.level, event.message):
+        return False
+    if newest.key is not None or (newest.data is not None and "times" not in newest.data):
+        return False
+    times = 1 if newest.data is None else int(newest.data["times"])
+    newest.data = {"times": times + 1, "last_at": int(time.time())}
+    return True

@@ -5,9 +5,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from sqlalchemy import ColumnElement, delete, func, or_, select, update
+from sqlalchemy import ColumnElement, delete, func, null, or_, select, update
 from sqlalchemy.exc import IntegrityError
 
+from services.jobs.attempts import AttemptEnd
 from services.jobs.database import Database, changed_row, insert_into
 from services.jobs.fence import NewEvent, add_events, close_job, unchanged
 from services.jobs.kinds import Kind
@@ -145,7 +146,7 @@ class Store(Database):
             request_key=request_key,
             request_digest=request_digest,
             attempt=0,
-            lost_drivers=0,
+            failed_attempts=0,
         )
         try:
             with self.sessions.begin() as session:
@@ -258,21 +259,34 @@ class Store(Database):
         with self.sessions() as session:
             return list(session.scalars(select(JobRow).where(JobRow.state.in_(ACTIVE)).order_by(JobRow.number)))
 
-    def claim(self, job: JobRow, *, message: str, level: str = "info", driver_lost: bool = False) -> int | None:
-        """Start the next attempt at a job; None if it has changed meanwhile. The old driver is fenced off at once."""
+    def claim(self, job: JobRow, *, message: str, level: str = "info", after: AttemptEnd | None = None) -> int | None:
+        """Start the next attempt at a job, `after` one that ended so; None if the job has changed meanwhile.
+
+        The old driver is fenced off at once.
+        """
+        now = time.time()
+        failed, lost = after is not None and after.counts, after is not None and not after.counts
         with self.sessions.begin() as session:
             claimed = update(JobRow).where(*unchanged(job), JobRow.state.in_((State.QUEUED, State.RUNNING)))
             values = {
                 "attempt": job.attempt + 1,
                 "state": State.RUNNING,
-                "lost_drivers": job.lost_drivers + driver_lost,
-                "claimed_at": time.time(),
+                "failed_attempts": JobRow.failed_attempts + int(failed),
+                "lost_since": func.coalesce(JobRow.lost_since, now) if lost else JobRow.lost_since,
+                "attempt_end": null(),
+                "claimed_at": now,
                 "lease_expires_at": None,
             }
             if not changed_row(session, claimed.values(values)):
                 return None
             add_events(session, job.id, [NewEvent(message, level=level)])
         return job.attempt + 1
+
+    def note_end(self, job_id: str, attempt: int, end: AttemptEnd) -> None:
+        """Say from outside how an attempt ended; nothing happens if it is not the current one any more."""
+        with self.sessions.begin() as session:
+            current = (JobRow.id == job_id, JobRow.attempt == attempt, JobRow.state == State.RUNNING)
+            session.execute(update(JobRow).where(*current).values(attempt_end=end.as_json()))
 
     def end_job(self, job: JobRow, state: State, *, error: dict[str, Any] | None, message: str) -> bool:
         """Close a job from outside its driver; False if its attempt or state has changed meanwhile."""

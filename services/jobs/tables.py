@@ -66,7 +66,9 @@ class JobRow(Base):
     `request_key` is the caller's Idempotency-Key, `request_digest` that of the body: a create that is sent again is
     answered with the job it made.
 
-    `lost_drivers` counts the drivers that died since the job last got anywhere (a phase finished, a checkpoint made).
+    `failed_attempts` counts the attempts that failed since the last progress (a phase finished, a newer checkpoint
+    made); `lost_since` is when the first of those was followed that were lost, which do not count. `attempt_end` is how
+    the current attempt ended, where somebody could say so (`services.jobs.attempts.AttemptEnd`).
     """
 
     __tablename__ = "jobs"
@@ -85,7 +87,9 @@ class JobRow(Base):
     request_key: Mapped[str | None] = mapped_column(unique=True)
     request_digest: Mapped[str] = mapped_column(index=True)
     attempt: Mapped[int] = mapped_column(default=0)
-    lost_drivers: Mapped[int] = mapped_column(default=0)
+    failed_attempts: Mapped[int] = mapped_column(default=0)
+    lost_since: Mapped[float | None] = mapped_column(Float)
+    attempt_end: Mapped[dict[str, Any] | None]
     claimed_at: Mapped[float | None] = mapped_column(Float)
     lease_expires_at: Mapped[float | None] = mapped_column(Float)
 

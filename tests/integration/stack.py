@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -132,6 +133,19 @@ def start(home: Path, **environment: str) -> Stack:
     return Stack(process, endpoint, home, OpenAI(base_url=endpoint.base_url, api_key="any"))
 
 
+@contextlib.contextmanager
+def running(home: Path) -> Iterator[Stack]:
+    """A service that is not left running, whatever happens."""
+    stack = start(home)
+    try:
+        yield stack
+    finally:
+        if stack.process.poll() is None:
+            stack.process.terminate()
+            stack.process.wait()
+        stack.client.close()
+
+
 def attach(home: Path) -> Stack:
     """A service that another process started and will stop."""
     endpoint = running_endpoint(Settings(home=home))
@@ -145,6 +159,14 @@ def stop(stack: Stack, number: signal.Signals = signal.SIGTERM) -> None:
     stack.process.send_signal(number)
     assert stack.process.wait(PATIENCE * 60) == 0, (stack.home / "serve.log").read_text()
     assert processes_of(stack.home) == []
+
+
+def kill(stack: Stack) -> None:
+    """SIGKILL the supervisor; what it leaves is for the next one to end."""
+    stack.client.close()
+    stack.process.kill()
+    stack.process.wait()
+    endpoint_file(Settings(home=stack.home)).unlink()  # or the next start would take it for its own
 
 
 def wait_for(condition, *, timeout_s: float, what: str):

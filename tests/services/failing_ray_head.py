@@ -49,6 +49,7 @@ def supervise(home: Path, *attempts: str) -> None:
         supervisor._start_ray(home / "token")
     finally:
         supervisor._stop_children()
+        supervisor._cleanup.close()
         print(f"{len(remaining)} attempts left, {len(psutil.Process().children())} processes left")
 
 

@@ -1,6 +1,6 @@
 """Ray as the service's control loops see it, played by objects that a test can read and set."""
 
-from services.control.ray_jobs import DriverStatus, RayDrivers
+from services.control.ray_jobs import DriverEnd, DriverStatus, RayDrivers, RayUnavailableError, SubmissionRefusedError
 
 
 class ScriptedDrivers:
@@ -8,6 +8,9 @@ class ScriptedDrivers:
 
     def __init__(self):
         self.statuses = {}
+        self.ends = {}
+        self.refusal = None
+        self.has_head = True
         self.stopped = []
         self.deleted = []
         self.total = {"CPU": 4}
@@ -21,8 +24,17 @@ class ScriptedDrivers:
     def status(self, submission):
         return self.statuses.get(submission)
 
+    def ping(self):
+        if not self.has_head:
+            raise RayUnavailableError("Ray's head node is not alive")
+
+    def end_of(self, submission):
+        return self.ends.get(submission, DriverEnd("Job entrypoint command failed with exit code -9"))
+
     def submit(self, submission, job_id, attempt):
         assert submission not in self.statuses, f"Ray refuses {submission}, which it has seen"
+        if self.refusal is not None:
+            raise SubmissionRefusedError(self.refusal)
         self.statuses[submission] = DriverStatus.RUNNING
 
     def stop(self, submission):

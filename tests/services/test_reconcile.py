@@ -5,9 +5,11 @@ import time
 import pytest
 
 from services.chat.chat_store import ChatStore
-from services.control.ray_jobs import DriverStatus
+from services.control import reconcile
+from services.control.ray_jobs import DriverEnd, DriverStatus
 from services.control.reconcile import Reconciler
 from services.engines.engine_store import Engine, EngineStore
+from services.jobs.attempts import LOST_EXIT_CODE, AttemptEnd
 from services.jobs.fence import Fence
 from services.jobs.states import State
 from services.jobs.store import Store
@@ -19,11 +21,12 @@ SCORER, OTHER = (Engine(app, f"the {app}", num_replicas=1, use_gpu=False) for ap
 
 
 @pytest.fixture
-def world(tmp_path, database_url):
+def world(tmp_path, database_url, monkeypatch):
     settings = Settings(home=tmp_path, database_url=database_url, lease_s=5, max_attempts=3)
     store = Store(settings.database)
     store.migrate()
     drivers = ScriptedDrivers()
+    monkeypatch.setattr(reconcile, "ATTEMPT_GAP_S", 0.0)
     yield store, drivers, Reconciler(store, drivers, settings)
     store.close()
 
@@ -79,7 +82,7 @@ def test_a_driver_that_ended_without_ending_its_job_is_followed_by_another(world
     assert drivers.statuses["ftjob-a-2"] == DriverStatus.RUNNING
 
 
-def test_too_many_lost_drivers_fail_the_job(world):
+def test_too_many_failed_attempts_fail_the_job(world):
     store, drivers, reconciler = world
     add_job(store)
     reconciler.pass_once()
@@ -87,7 +90,177 @@ def test_too_many_lost_drivers_fail_the_job(world):
         drivers.statuses[submission_id("ftjob-a", attempt)] = DriverStatus.FAILED
         reconciler.pass_once()
     assert state(store) == (State.FAILED, 3)
-    assert store.job("ftjob-a").error["code"] == "driver_lost"
+    error = store.job("ftjob-a").error
+    assert error["code"] == "driver_lost"
+    assert error["message"] == (
+        "3 attempts failed without progress between them (WMSS_MAX_ATTEMPTS), the last because its driver ended "
+        "without a result (Job entrypoint command failed with exit code -9); see the log of ftjob-a-3 in the Ray "
+        "dashboard"
+    )
+
+
+def messages(store):
+    return [(event.message, event.data) for event in store.events("ftjob-a", after=None, limit=100)[0]]
+
+
+def test_a_submission_that_ray_refuses_is_an_attempt(world):
+    """Over and over it ends the job with Ray's own words."""
+    store, drivers, reconciler = world
+    add_job(store)
+    drivers.refusal = "HTTP 500: UnicodeEncodeError: 'ascii' codec can't encode character"
+    for _ in range(20):
+        reconciler.pass_once()
+    assert state(store) == (State.FAILED, 3)
+    error = store.job("ftjob-a").error
+    assert error["code"] == "submission_refused"
+    assert "UnicodeEncodeError: 'ascii' codec" in error["message"]
+    assert len(messages(store)) == 5  # accepted, three attempts, failed
+
+
+def test_a_refusal_by_a_cluster_without_a_head_is_not_the_jobs(world):
+    store, drivers, reconciler = world
+    add_job(store)
+    drivers.has_head = False
+    reconciler.pass_once()
+    assert state(store) == (State.QUEUED, 0), "no attempt is spent"
+    drivers.has_head = True
+
+    def submit(submission, job_id, attempt):
+        drivers.has_head = False
+        raise reconcile.SubmissionRefusedError("HTTP 500: the GCS is gone")
+
+    played, drivers.submit = drivers.submit, submit
+    reconciler.pass_once()
+    assert (state(store), store.job("ftjob-a").attempt_end) == ((State.RUNNING, 1), None)
+    drivers.submit, drivers.has_head = played, True
+    reconciler.pass_once()
+    assert (state(store), store.job("ftjob-a").failed_attempts) == ((State.RUNNING, 2), 0)
+
+
+def test_attempts_at_a_job_keep_their_distance(world, monkeypatch):
+    store, drivers, reconciler = world
+    monkeypatch.setattr(reconcile, "ATTEMPT_GAP_S", 10.0)
+    add_job(store)
+    drivers.refusal = "HTTP 500"
+    for _ in range(3):
+        reconciler.pass_once()
+    assert state(store) == (State.RUNNING, 1)
+    later = time.time() + 10
+    monkeypatch.setattr(time, "time", lambda: later)
+    reconciler.pass_once()
+    assert state(store) == (State.RUNNING, 2)
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        DriverEnd("The actor died because its node has died", node_died=True),
+        DriverEnd("Job entrypoint command failed with exit code 75", exit_code=LOST_EXIT_CODE),
+    ],
+    ids=["node", "exit"],
+)
+def test_a_driver_that_went_with_its_surroundings_does_not_count(world, end):
+    store, drivers, reconciler = world
+    add_job(store)
+    reconciler.pass_once()
+    for attempt in range(1, 6):
+        driver = submission_id("ftjob-a", attempt)
+        drivers.ends[driver], drivers.statuses[driver] = end, DriverStatus.FAILED
+        reconciler.pass_once()
+    assert state(store) == (State.RUNNING, 6)
+    assert store.job("ftjob-a").failed_attempts == 0
+
+
+def test_a_driver_is_judged_once_its_head_has_outlived_it_for_a_while(world, monkeypatch):
+    store, drivers, reconciler = world
+    add_job(store)
+    reconciler.pass_once()
+    now = time.time()
+    drivers.statuses["ftjob-a-1"] = DriverStatus.FAILED
+    drivers.ends["ftjob-a-1"] = DriverEnd("exit code -15", at=now)
+    reconciler.pass_once()
+    assert state(store) == (State.RUNNING, 1)
+    monkeypatch.setattr(time, "time", lambda: now + 6)
+    drivers.has_head = False
+    reconciler.pass_once()
+    assert state(store) == (State.RUNNING, 1)
+    drivers.statuses.clear()  # a new head has never heard of it
+    drivers.has_head = True
+    reconciler.pass_once()
+    assert (state(store), store.job("ftjob-a").failed_attempts) == ((State.RUNNING, 2), 0)
+
+
+@pytest.mark.parametrize(("counts", "failed"), [(True, 1), (False, 0)])
+def test_a_driver_that_says_how_its_attempt_ended_is_believed(world, counts, failed):
+    store, drivers, reconciler = world
+    add_job(store)
+    reconciler.pass_once()
+    Fence(store, "ftjob-a", 1, lease_s=5).note_end(AttemptEnd("training_failed", "its workers vanished", counts=counts))
+    drivers.statuses["ftjob-a-1"] = DriverStatus.FAILED
+    reconciler.pass_once()
+    job = store.job("ftjob-a")
+    assert (state(store), job.failed_attempts, job.attempt_end) == ((State.RUNNING, 2), failed, None)
+    assert "its workers vanished" in messages(store)[0][0]
+
+
+def test_a_driver_without_a_lease_counts_when_it_is_stopped(world):
+    store, drivers, reconciler = world
+    add_job(store)
+    reconciler.pass_once()
+    drivers.statuses["ftjob-a-1"] = DriverStatus.STOPPED
+    reconciler.pass_once()
+    assert store.job("ftjob-a").failed_attempts == 1
+    Fence(store, "ftjob-a", 2, lease_s=5).renew()
+    drivers.statuses["ftjob-a-2"] = DriverStatus.STOPPED
+    reconciler.pass_once()
+    assert (state(store), store.job("ftjob-a").failed_attempts) == ((State.RUNNING, 3), 1)
+
+
+def test_attempts_may_be_lost_for_so_many_hours(world, monkeypatch):
+    """From the first one that was lost without progress since; each is told once."""
+    store, drivers, reconciler = world
+    add_job(store)
+    reconciler.pass_once()
+    now = time.time()
+
+    def lose(hours):
+        monkeypatch.setattr(time, "time", lambda: now + hours * 3600)
+        drivers.statuses.clear()
+        reconciler.pass_once()
+
+    for hours in (0, 30, 71):
+        lose(hours)
+    assert state(store) == (State.RUNNING, 4)
+    [(told, count), *_] = messages(store)
+    assert told.startswith("Attempt lost: Ray does not know its driver")
+    assert count == {"times": 3, "last_at": int(now + 71 * 3600)}
+    fence = Fence(store, "ftjob-a", 4, lease_s=5)
+    fence.start_phase("sft")
+    fence.finish_phase("sft", {})
+    for hours in (72, 143):
+        lose(hours)
+    assert state(store) == (State.RUNNING, 6)
+    lose(144.5)
+    assert state(store) == (State.FAILED, 6)
+    error = store.job("ftjob-a").error
+    assert error["code"] == "attempts_lost"
+    assert "attempts were lost for 72.5 hours without progress (WMSS_MAX_LOST_HOURS)" in error["message"]
+
+
+def test_a_checkpoint_that_is_recorded_again_is_no_progress(world):
+    """A resumed run records the one that it starts from: a job that dies there each time must not go on for ever."""
+    store, drivers, reconciler = world
+    add_job(store)
+    reconciler.pass_once()
+    for attempt in (1, 2, 3, 4):
+        Fence(store, "ftjob-a", attempt, lease_s=5).record_checkpoint(
+            phase="sft", step=5, path="p", model_name="m", metrics={}, keep_last=1
+        )
+        drivers.statuses[submission_id("ftjob-a", attempt)] = DriverStatus.FAILED
+        reconciler.pass_once()
+        if state(store)[0] == State.FAILED:
+            break
+    assert state(store) == (State.FAILED, 3)
 
 
 def test_an_api_that_died_between_claim_and_submission(world):
@@ -96,7 +269,7 @@ def test_an_api_that_died_between_claim_and_submission(world):
     reconciler.pass_once()
     reconciler.pass_once()
     assert (state(store), drivers.statuses) == ((State.RUNNING, 2), {"ftjob-a-2": DriverStatus.RUNNING})
-    assert store.job("ftjob-a").lost_drivers == 0
+    assert store.job("ftjob-a").failed_attempts == 0
 
 
 def test_a_cluster_that_forgot_a_driver_gets_the_next_attempt(world):
@@ -219,7 +392,7 @@ def test_idle_engines_leave_after_a_while_or_when_chat_needs_their_place(world, 
     assert engines.idle() == []
 
 
-def test_the_loop_survives_a_failing_ray(world, monkeypatch, caplog):
+def test_the_loop_survives_a_failing_ray(world, caplog):
     store, drivers, reconciler = world
     add_job(store)
     reconciler.pass_once()
@@ -227,13 +400,13 @@ def test_the_loop_survives_a_failing_ray(world, monkeypatch, caplog):
     def refuse(submission):
         raise ConnectionError("no Ray")
 
-    monkeypatch.setattr(drivers, "status", refuse)
+    known, drivers.status = drivers.status, refuse
     reconciler.start()
     deadline = time.time() + 10
     while "reconciling ftjob-a failed" not in caplog.text and time.time() < deadline:
         time.sleep(0.01)
-    monkeypatch.undo()
     drivers.statuses["ftjob-a-1"] = DriverStatus.FAILED
+    drivers.status = known
     reconciler.wake()
     while state(store) != (State.RUNNING, 2) and time.time() < deadline:
         time.sleep(0.01)

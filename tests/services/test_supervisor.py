@@ -8,8 +8,8 @@ import sys
 
 import pytest
 
-from services.control.supervisor import MAX_RAY_STARTS, Supervisor, free_port
-from services.settings import MIN_FREE_BYTES, Settings
+from services.control.supervisor import MAX_RAY_STARTS, Supervisor, end_leftovers, free_port
+from services.settings import MIN_FREE_BYTES, SUPERVISOR_PID, Settings
 from wmss.errors import ConfigError
 
 
@@ -36,6 +36,8 @@ def test_a_home_that_cannot_be_used_is_one_line(tmp_path):
     assert "--home" in refused(tmp_path / "file")
     (tmp_path / "home" / "lock").mkdir(parents=True)
     assert "(Is a directory); name a folder" in refused(tmp_path / "home")
+    assert "/proc/x cannot be used" in refused("/proc/x")
+    assert "(File name too long); name a folder" in refused(tmp_path / ("ü" * 200))
 
 
 @pytest.mark.parametrize("query", ["", "?connect_timeout=2"])
@@ -61,6 +63,26 @@ def test_a_full_disk_is_said_before_ray_starts_and_while_it_runs(tmp_path, monke
     for _ in range(2):
         supervisor._warn_of_full_disk()
     assert len(caplog.messages) == 1 and "is full" in caplog.messages[0]
+
+
+def test_what_a_killed_service_left_is_ended_and_nothing_else(tmp_path, caplog):
+    """Two drivers must never feed one training run, and a shell that names the home is not the service's."""
+    home, other = tmp_path / "h", tmp_path / "other"
+    environments = {
+        "left": {"WMSS_HOME": str(home), SUPERVISOR_PID: "1"},
+        "shell": {"WMSS_HOME": str(home)},
+        "elsewhere": {"WMSS_HOME": str(other), SUPERVISOR_PID: "1"},
+    }
+    started = {name: subprocess.Popen(["sleep", "60"], env=os.environ | extra) for name, extra in environments.items()}
+    try:
+        end_leftovers(home)
+        assert started["left"].poll() is not None
+        assert [started[name].poll() for name in ("shell", "elsewhere")] == [None, None]
+        assert len(caplog.messages) == 1 and "ending 1 processes" in caplog.messages[0]
+    finally:
+        for process in started.values():
+            process.kill()
+            process.wait()
 
 
 def start_heads(home, *attempts):

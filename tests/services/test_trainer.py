@@ -4,10 +4,12 @@ import pickle
 from types import SimpleNamespace
 
 import pytest
-from ray.exceptions import OutOfMemoryError
-from ray.train import WorkerGroupError
+from ray.exceptions import ActorDiedError, OutOfMemoryError
+from ray.train import ControllerError, WorkerGroupError
+from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
 
 from services.driver import trainer
+from services.failures import KilledForMemory, OutOfMemory, WorkersLost
 from wmss.config import Hyperparameters
 from wmss.errors import ModelError, TrainingError
 from wmss.training.run import ModelSource, TrainingRun
@@ -58,24 +60,30 @@ def test_a_fault_found_by_a_worker_keeps_its_kind(monkeypatch, run, tmp_path):
     assert (caught.value.code, caught.value.param) == ("invalid_model", "model")
 
 
+MONITOR = OutOfMemoryError("1 worker(s) were killed due to the node running low on memory.")
+GONE = WorkerHealthCheckFailedError("A worker health check failed.", ActorDiedError())
+
+
 @pytest.mark.parametrize(
     ("error", "kind", "message"),
     [
-        (WorkerGroupError("ValueError: odd\n", {}), TrainingError, "failed more than 3 times: ValueError: odd; see"),
-        (
-            OutOfMemoryError("1 worker(s) were killed due to the node running low on memory."),
-            Exception,
-            "out of memory",
-        ),
+        (WorkerGroupError("ValueError: odd\n", {0: ValueError("odd")}), TrainingError, "3 times: ValueError: odd; see"),
+        (WorkerGroupError("gone", {0: GONE}), WorkersLost, "failed more than 3 times: gone; see their logs"),
+        (WorkerGroupError("gone", {0: GONE, 1: ValueError("odd")}), TrainingError, "3 times: gone"),
+        (ControllerError(ActorDiedError()), WorkersLost, "failed more than 3 times"),
+        (WorkerGroupError(str(MONITOR), {0: MONITOR}), KilledForMemory, "ran out of memory .*lower micro_batch_tokens"),
+        (WorkerGroupError("CUDA out of memory", {0: RuntimeError()}), OutOfMemory, "lower micro_batch_tokens"),
     ],
+    ids=["raised", "gone", "both", "controller", "monitor", "cuda"],
 )
-def test_lost_workers_say_what_to_do(monkeypatch, run, tmp_path, error, kind, message):
+def test_workers_that_failed_say_what_was_seen(monkeypatch, run, tmp_path, error, kind, message):
     def fit():
         raise error
 
     with pytest.raises(kind, match=message) as caught:
         train_with(monkeypatch, run, tmp_path, fit)
-    assert "lower micro_batch_tokens" in caught.value.message
+    assert type(caught.value) is kind
+    assert ("memory" in caught.value.message) == isinstance(caught.value, OutOfMemory), "blamed only where it was seen"
 
 
 def test_a_resumed_run_tells_its_saturation_once():

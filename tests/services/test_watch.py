@@ -66,6 +66,14 @@ def test_elsewhere_it_prints_the_messages_alone():
     assert out.getvalue().splitlines() == ["job ftjob-1", "  3 rows [of 9] are cut"]
 
 
+def test_a_message_that_was_told_in_a_row_says_how_often():
+    out = io.StringIO()
+    lost = SimpleNamespace(type="message", level="warn", message="Attempt lost", data={"times": 3, "last_at": 1})
+    with JobView(Console(file=out, width=80), "ftjob-1") as view:
+        view.update(None, [], [lost])
+    assert out.getvalue().splitlines()[1:] == ["  Attempt lost (3 times)"]
+
+
 def test_a_failure_of_many_lines_is_told_once(monkeypatch, capsys):
     message = "80 rows are unusable in mine.jsonl (file-1):\n  line 1: one\n  line 2: other"
     told = SimpleNamespace(type="message", level="error", message=f"Failed: {message}", data=None)
