@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from wmss.data.convert_tasks import ANSWER_ONLY, convert_tasks, last_boxed, level_of_steps
+from wmss.data.convert_tasks import ANSWER_ONLY, convert_tasks, level_of_steps
 from wmss.data.tasks import read_tasks
 from wmss.errors import DataError
 
@@ -51,22 +51,6 @@ def test_math(tmp_path):
     assert (done.format, done.changes) == ("math", {"the field 'type' was left out": 1})
     (task,) = read_tasks_with(tmp_path / "level", MATH | {"level": "Level ?"}, level=2)
     assert task.level == 2
-
-
-@pytest.mark.parametrize(
-    ("text", "answer"),
-    [
-        ("\\boxed{1} then \\boxed{2}", "2"),
-        ("\\boxed{\\text{a {b} c}}", "\\text{a {b} c}"),
-        ("\\boxed{\\{1, 2\\}}", "\\{1, 2\\}"),
-        ("\\boxed{1} then \\boxed{2", "1"),
-        ("\\boxed{\\boxed{3}}", "3"),
-        ("no box", None),
-        ("\\boxed{", None),
-    ],
-)
-def test_last_boxed(text, answer):
-    assert last_boxed(text) == answer
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,8 @@ CalculatorMarks = Literal["strip", "keep"]
 FORMATS: tuple[Format, ...] = get_args(Format)
 
 _QUESTION_ANSWER = ("question", "answer")
-_CALCULATOR_MARK = re.compile(r"<<[^<>]*>>")
+# An expression of numbers and its value: `<<` and `>>` are also operators of C++ and of shells.
+_CALCULATOR_MARK = re.compile(r"<<(?=[^<>=\n]*\d)[-+*/()%.,$\d\sx^]+=[-+$\d.,\s/%]*\d[%\s]*>>")
 _KEPT = ("role", "content", "weight")
 
 

@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from wmss.data.answers import last_boxed
 from wmss.data.convert import (
     CalculatorMarks,
     Conversion,
@@ -35,7 +36,6 @@ ANSWER_ONLY = (
 )
 """Our layout of a question whose answer alone is wanted; plain text, so that a base model can go on from it."""
 
-_BOX = "\\boxed{"
 _FINAL_LINE = "\n####"
 _MATH_LEVEL = re.compile(r"Level ([1-9])")
 
@@ -84,20 +84,6 @@ def convert_tasks(
     assert format is not None
     write_rows(rows, target)
     return Conversion(format=format, num_read=len(rows), num_written=len(rows), changes=dict(changes))
-
-
-def last_boxed(text: str) -> str | None:
-    """What stands in the last `\\boxed{}` that is closed, braces within it included; None where there is none."""
-    start = text.rfind(_BOX)
-    while start >= 0:
-        depth = 1
-        for end in range(start + len(_BOX), len(text)):
-            # An escaped brace, as of a set, is text; the two of a pair cancel out all the same.
-            depth += {"{": 1, "}": -1}.get(text[end], 0)
-            if depth == 0:
-                return text[start + len(_BOX) : end]
-        start = text.rfind(_BOX, 0, start)
-    return None
 
 
 def level_of_steps(num_steps: int) -> int:
