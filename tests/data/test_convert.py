@@ -44,6 +44,30 @@ def test_calculator_marks_can_be_kept(tmp_path):
     assert done.changes == {}
 
 
+@pytest.mark.parametrize(
+    "answer",
+    [
+        'int a;\nstd::cout << "n? "; std::cin >> a;\nstd::cout << 2*a;',
+        "cat << EOF > f; sort < f >> g",
+        "a << b and c >> d\n#### 5",
+        "x = 1<<4>>2",
+        "<<no mark>>",
+        "1 << 2 == 4 >> 0",
+    ],
+)
+def test_operators_of_programs_are_no_calculator_marks(tmp_path, answer):
+    done, rows = convert(tmp_path, {"question": "q", "answer": answer})
+    assert rows == [{"messages": chat("q", answer)}] and done.changes == {}
+
+
+@pytest.mark.parametrize(
+    "mark", ["<<48/2=24>>", "<<5+5=10>>", "<<.5*10=5>>", "<<100*10%=$10.00>>", "<<(1+2)*3=9>>", "<<1,000-1=999>>"]
+)
+def test_calculator_marks(tmp_path, mark):
+    _, rows = convert(tmp_path, {"question": "q", "answer": f"It is {mark}5.\n#### 5"})
+    assert rows == [{"messages": chat("q", "It is 5.\n#### 5")}]
+
+
 def test_limit_and_system(tmp_path):
     done, rows = convert(tmp_path, QUESTION, QUESTION, "not read", limit=2, system="Be brief.")
     assert (done.num_read, done.num_written, len(rows)) == (2, 2, 2)

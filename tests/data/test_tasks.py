@@ -180,3 +180,10 @@ def test_uploads_may_hold_training_rows_or_tasks(tmp_path, row, refused):
         return
     with pytest.raises(DataError, match=refused):
         check_rows(file, param="file", name="rows.jsonl")
+
+
+def test_an_answer_that_is_a_number_is_to_be_written_as_text(tmp_path):
+    with pytest.raises(DataError, match=r"""line 1: answer: expected text, got 3; write it as text: "3\""""):
+        read(tmp_path, {"prompt": "a", "answer": 3})
+    with pytest.raises(DataError, match=r"got \[\]; leave it out where the verifier needs none"):
+        read(tmp_path, {"prompt": "a", "answer": []})

@@ -57,7 +57,8 @@ def _percent(r: random.Random) -> str:
 
 
 def _scientific(r: random.Random) -> str:
-    return r.choice(("%de%d", r"%d \times 10^{%d}", r"%d\cdot 10^%d")) % (r.randint(1, 99), r.randint(2, 9))
+    power = r.choice(("e%s", r" \times 10^{%s}", r"\cdot 10^%s")).replace("%s", str(r.randint(2, 9)))
+    return f"{r.randint(1, 99)}{power}"
 
 
 def _with_unit(r: random.Random) -> str:
@@ -95,7 +96,8 @@ def _pair(r: random.Random) -> str:
 
 
 def _matrix(r: random.Random) -> str:
-    return r"\begin{pmatrix}%d&%d\\%d&%d\end{pmatrix}" % tuple(r.randint(-9, 9) for _ in range(4))
+    a, b, c, d = (r.randint(-9, 9) for _ in range(4))
+    return rf"\begin{{pmatrix}}{a}&{b}\\{c}&{d}\end{{pmatrix}}"
 
 
 def _equation(r: random.Random) -> str:
@@ -149,7 +151,7 @@ NEAR_MISSES = [
     ),
     *(("3%", wrong) for wrong in ("30%", "300", "-3%", "0.3%")),
 ]
-"""(reference, what the response gives), more than sixty: wrong by a sign, a digit, a separator, a factor, or two values."""
+"""(reference, what the response gives): wrong by a sign, a digit, a separator, a factor, or by naming two values."""
 
 ELSEWHERE = [
     ("3", r"First \boxed{3}. No: \boxed{\frac{7}{2}}."),

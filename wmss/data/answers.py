@@ -1,9 +1,9 @@
 """Which part of a text is its answer? The one parser of boxes and of `####`, for verifiers and conversion alike.
 
-The last box counts: `\\boxed{...}` or `\\fbox{...}` with braces nested in any depth, or without braces around one number,
-letter or command (`\\boxed 3`, `\\boxed\\frac{1}{2}`). Without a box, what follows the last `####` on its line counts; a
-`####` with nothing on its line does not. Beside a box, a `####` counts only if it comes later and its line is a number:
-Markdown has headings of that form.
+The last box counts: `\\boxed{...}` or `\\fbox{...}` with braces nested in any depth, or without braces around one
+number, letter or command (`\\boxed 3`, `\\boxed\\frac{1}{2}`). Without a box, what follows the last `####` on its line
+counts; a `####` with nothing on its line does not. Beside a box, a `####` counts only if it comes later and its line is
+a number: Markdown has headings of that form.
 """
 
 import re

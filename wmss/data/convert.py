@@ -36,6 +36,8 @@ class Conversion:
     num_read: int
     num_written: int
     changes: dict[str, int]
+    skipped: tuple[str, ...] = ()
+    """The rows left out on request, as "line 3: what is wrong"."""
 
 
 def convert_file(

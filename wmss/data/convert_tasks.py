@@ -2,8 +2,8 @@
 
 gsm8k     {"question": ..., "answer": ...}: the reference is the solution with its final `#### value` line; the level is
           1 for up to two steps, 2 for three or four, 3 for more (our bins).
-math      {"problem": ..., "solution": ..., "level": "Level 3"}: the reference is what stands in the solution's last
-          `\\boxed{}`; the level is MATH's own.
+math      {"problem": ..., "solution": ..., "level": "Level 3" or 3}: the reference is what stands in the solution's
+          last box, as a verifier reads it; the level is MATH's own.
 deepmind  text, a question on a line and its answer on the next: the reference is the answer, asked for without steps;
           the level is that of the folder (`train-easy`, `train-medium`, `train-hard`) or of the file's name.
 """
@@ -37,7 +37,7 @@ ANSWER_ONLY = (
 """Our layout of a question whose answer alone is wanted; plain text, so that a base model can go on from it."""
 
 _FINAL_LINE = "\n####"
-_MATH_LEVEL = re.compile(r"Level ([1-9])")
+_MATH_LEVEL = re.compile(r"(?:Level )?([1-9])")
 
 
 def convert_tasks(
@@ -48,6 +48,7 @@ def convert_tasks(
     limit: int | None = None,
     level: int | None = None,
     calculator_marks: CalculatorMarks = "strip",
+    skip_unusable: bool = False,
 ) -> Conversion:
     """Convert `source` and write `target`, whole or not at all.
 
@@ -56,6 +57,7 @@ def convert_tasks(
         limit: rows to read, from the first; None = all.
         level: of every task; None = as the source says.
         calculator_marks: GSM8K's `<<48/2=24>>`: take them out, or leave them as text.
+        skip_unusable: leave out rows that cannot be converted, and name them, where others can.
 
     Raises:
         DataError: with line numbers, where a row cannot be converted; or if `target` exists.
@@ -79,11 +81,18 @@ def convert_tasks(
         changes.update(f"the field {key!r} was left out" for key in row if key not in used)
         if format == "gsm8k" and task["messages"][1]["content"] != row["answer"]:
             changes["calculator marks (<<48/2=24>>) were taken out"] += 1
-    raise_rows(source.name, problems, "source")
+    if not (skip_unusable and rows):
+        raise_rows(source.name, problems, "source")
     refuse_empty(rows, source.name, "source")
     assert format is not None
     write_rows(rows, target)
-    return Conversion(format=format, num_read=len(rows), num_written=len(rows), changes=dict(changes))
+    return Conversion(
+        format=format,
+        num_read=len(rows) + len(problems),
+        num_written=len(rows),
+        changes=dict(changes),
+        skipped=tuple(problems),
+    )
 
 
 def level_of_steps(num_steps: int) -> int:
@@ -152,9 +161,12 @@ def _from_math(row: Row, _: Path, marks: CalculatorMarks, level: int | None) -> 
     answer = last_boxed(solution)
     if answer is None or not answer.strip():
         raise RowError("solution: expected an answer in \\boxed{}, got none; leave this row out")
-    given = _MATH_LEVEL.fullmatch(str(row.get("level")))
+    given = None if isinstance(row.get("level"), bool) else _MATH_LEVEL.fullmatch(str(row.get("level")))
     if level is None and given is None:
-        raise RowError(f"level: expected 'Level 1' to 'Level 9', got {shown(row.get('level'))}; give one with --level")
+        raise RowError(
+            f"level: expected 'Level 1' to 'Level 9', or 1 to 9, got {shown(row.get('level'))}; leave such rows out "
+            "with --skip-unusable, or give every row one level with --level"
+        )
     own = int(given[1]) if given else 0
     task = {"messages": [{"role": "user", "content": problem}], "answer": answer.strip(), "level": level or own}
     return task, {"problem", "solution", "level"}

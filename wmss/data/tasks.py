@@ -142,7 +142,9 @@ def _open_prompt(fields: dict[str, Any]) -> dict[str, Any]:
         )
     answer = fields.get("answer")
     if "answer" in fields and (not isinstance(answer, str) or not answer.strip()):
-        raise RowError(f"answer: expected text, got {shown(answer)}; leave it out where the verifier needs none")
+        is_number = isinstance(answer, int | float) and not isinstance(answer, bool)
+        remedy = f'write it as text: "{shown(answer)}"' if is_number else "leave it out where the verifier needs none"
+        raise RowError(f"answer: expected text, got {shown(answer)}; {remedy}")
     messages = parse_messages(fields["messages"]) if "messages" in fields else []
     prompt = fields.get("prompt", "")
     if not isinstance(prompt, str):

@@ -16,7 +16,7 @@ from fractions import Fraction
 from typing import NamedTuple
 
 MAX_NUMBER_LENGTH = 1000
-"""Characters of the longest text that is read as a number: exact arithmetic on more takes time, and no answer has it."""
+"""Characters of the longest text that is read as a number: exact arithmetic on more takes time, and no answer is."""
 
 _DASHES = "\u2010\u2011\u2012\u2013\u2014\ufe63\uff0d"
 _REWRITTEN = tuple(
