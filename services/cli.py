@@ -395,6 +395,10 @@ def convert(
         bool,
         typer.Option("--skip-unusable", help="With --to tasks: leave out, and name, rows that cannot be converted."),
     ] = False,
+    split_turns: Annotated[
+        bool,
+        typer.Option("--split-turns", help="A row for each assistant turn, for templates that drop earlier thinking."),
+    ] = False,
 ) -> None:
     """Turn a file into rows a job takes, and say what was changed."""
     done = convert_rows(
@@ -407,6 +411,7 @@ def convert(
         system=system,
         calculator_marks=calculator_marks,
         skip_unusable=skip_unusable,
+        split_turns=split_turns,
     )
     if done.skipped:
         _say(f"{len(done.skipped)} rows left out:{by_reason(done.skipped)}")

@@ -130,7 +130,7 @@ def test_reasons_are_told_by_how_many_rows_they_are_true_of(tmp_path):
         "11 rows are unusable in file.jsonl:",
         "  lines 4, 5, 8 and 1 more: expected a JSON object, got list",
         """  lines 6, 7, such as: expected the keys "messages", or "prompt" and "completion", got ['a']; """
-        "`wmss convert` takes more forms",
+        "rename them",
         "  line 1: completion: expected text, got a blank string (0 supervised tokens)",
         "  line 2: expected a JSON object, got int",
         "  and 3 other reasons, on 3 rows, the first one line 3",

@@ -23,7 +23,8 @@ from wmss.data.convert import (
     without_calculator_marks,
     write_rows,
 )
-from wmss.data.dataset import RowError, json_lines, parse_object, raise_rows, refuse_empty
+from wmss.data.dataset import RowError, raise_rows, refuse_empty
+from wmss.data.sources import source_lines, source_rows
 from wmss.errors import DataError, shown
 
 TaskFormat = Literal["gsm8k", "math", "deepmind"]
@@ -67,7 +68,7 @@ def convert_tasks(
     problems: list[str] = []
     changes: Counter[str] = Counter()
     format = format or ("deepmind" if source.suffix == ".txt" else None)
-    for line, read in _pairs(source) if format == "deepmind" else _objects(source):
+    for line, read in _pairs(source) if format == "deepmind" else source_rows(source):
         if limit is not None and len(rows) + len(problems) == limit:
             break
         try:
@@ -103,13 +104,8 @@ def level_of_steps(num_steps: int) -> int:
 Row = dict[str, Any]
 
 
-def _objects(source: Path) -> Iterator[tuple[int, Callable[[], Row]]]:
-    for line, text in json_lines(source, param="source", name=source.name):
-        yield line, partial(parse_object, text)
-
-
 def _pairs(source: Path) -> Iterator[tuple[int, Callable[[], Row]]]:
-    lines = list(json_lines(source, param="source", name=source.name))
+    lines = list(source_lines(source))
     if len(lines) % 2:
         raise DataError(
             f"source: expected a question and an answer in turn, got {len(lines)} lines ({source.name}): the last "

@@ -22,6 +22,7 @@ from wmss.data.dataset import (
     refuse_empty,
     refuse_tools,
 )
+from wmss.data.forms import other_form
 from wmss.errors import DataError, shown
 from wmss.records import Split, Task
 
@@ -135,10 +136,13 @@ def _ends_with_assistant(messages: Any) -> bool:
 
 def _open_prompt(fields: dict[str, Any]) -> dict[str, Any]:
     forms = set(fields) - {"answer"}
+    other = other_form(fields)
+    if other is not None:
+        raise RowError(other)
     if forms not in ({"messages"}, {"prompt"}):
         raise RowError(
             'expected the keys "prompt" or "messages", with "answer", "level" and "data" as the verifier needs them, '
-            f"got {shown(sorted(fields))}; `wmss convert --to tasks` takes more forms"
+            f"got {shown(sorted(fields))}; rename them"
         )
     answer = fields.get("answer")
     if "answer" in fields and (not isinstance(answer, str) or not answer.strip()):
