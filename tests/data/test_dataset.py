@@ -52,7 +52,7 @@ def test_byte_order_mark_and_windows_line_ends(tmp_path):
         ("[1]", r"expected a JSON object, got list"),
         ('{"prompt": "a", "prompt": "b", "completion": "c"}', r".prompt.: given twice in one object; remove one"),
         ('{"messages": [{"role": "user", "role": "system", "content": "x"}]}', r".role.: given twice in one object"),
-        ({"text": "x"}, r'expected the keys "messages", or "prompt" and "completion", got \[.text.\]'),
+        ({"text": "x"}, r"these are plain text rows"),
         ({"prompt": 1, "completion": "c"}, r"prompt: expected a string, got int"),
         ({"prompt": "p", "completion": ""}, r"0 supervised tokens"),
         ({"messages": []}, r"messages: expected a non-empty list"),

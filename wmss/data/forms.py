@@ -6,7 +6,7 @@ from typing import Any
 _CONVERTED = (
     ({"instruction", "output"}, "Alpaca rows (instruction, input, output)", ""),
     ({"conversations"}, "ShareGPT rows (conversations)", ""),
-    ({"question", "answer"}, "question/answer rows, as GSM8K has them", ""),
+    ({"question", "answer"}, "question/answer rows, as GSM8K has them", " [--to tasks]"),
     ({"problem", "solution"}, "rows of MATH (problem, solution, level)", " --to tasks"),
 )
 _OTHER = (
