@@ -84,7 +84,10 @@ def test_held_out_rows_have_a_split(tmp_path):
         ({"messages": [USER, USER], "answer": "4"}, "messages: expected user and assistant to alternate"),
         ({"messages": [], "answer": "4"}, "messages: expected a non-empty list"),
         ({"messages": [USER], "prompt": "q"}, 'expected the keys "prompt" or "messages", .* got .*; rename them'),
-        ({"question": "q", "answer": "4"}, r"these are question/answer rows, .*`wmss convert FILE ROWS.jsonl \[--to tasks\]`"),
+        (
+            {"question": "q", "answer": "4"},
+            r"these are question/answer rows, .*`wmss convert FILE ROWS.jsonl \[--to tasks\]`",
+        ),
         ({"answer": "4"}, r"expected the keys .* got \['answer'\]"),
         ({"prompt": "q", "colour": 1}, r"expected the keys .* got \['colour', 'prompt'\]"),
         ({"messages": [USER], "tools": [{}]}, "tools: tool-free chats only"),
