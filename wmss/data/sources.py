@@ -15,13 +15,6 @@ from wmss.errors import DataError
 HEAD_BYTES = 4096
 
 
-def is_packed(source: Path) -> bool:
-    """Whether a file is no JSON lines as it stands."""
-    with source.open("rb") as file:
-        head = file.read(HEAD_BYTES)
-    return is_gzip(head) or is_array(head)
-
-
 def source_lines(source: Path) -> Iterator[tuple[int, str]]:
     """Non-empty lines of a text file with their numbers, out of gzip too; raises `DataError`."""
     try:
