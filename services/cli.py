@@ -27,6 +27,7 @@ from wmss.choices import DType, EngineChoice, TooLong
 from wmss.config import parse_scores
 from wmss.data.convert import FORMATS, CalculatorMarks
 from wmss.data.convert_tasks import TASK_FORMATS
+from wmss.data.dataset import by_reason
 from wmss.errors import WmssError
 from wmss.ids import is_checkpoint
 
@@ -390,6 +391,14 @@ def convert(
     calculator_marks: Annotated[
         CalculatorMarks, typer.Option(help="GSM8K's <<48/2=24>>: take them out, or leave them as text.")
     ] = "strip",
+    skip_unusable: Annotated[
+        bool,
+        typer.Option("--skip-unusable", help="With --to tasks: leave out, and name, rows that cannot be converted."),
+    ] = False,
+    split_turns: Annotated[
+        bool,
+        typer.Option("--split-turns", help="A row for each assistant turn, for templates that drop earlier thinking."),
+    ] = False,
 ) -> None:
     """Turn a file into rows a job takes, and say what was changed."""
     done = convert_rows(
@@ -401,7 +410,11 @@ def convert(
         limit=limit,
         system=system,
         calculator_marks=calculator_marks,
+        skip_unusable=skip_unusable,
+        split_turns=split_turns,
     )
+    if done.skipped:
+        _say(f"{len(done.skipped)} rows left out:{by_reason(done.skipped)}")
     _say(f"{done.format}: {done.num_read} rows read, {done.num_written} written")
     for change, count in done.changes.items():
         _say(f"{count} rows: {change}")

@@ -10,8 +10,8 @@ import numpy as np
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
+from wmss.data.answers import FINAL_MARK
 from wmss.data.dataset import Sample
-from wmss.verifiers.final_value import FINAL_MARK
 
 MODULUS = 10
 OPERATIONS = "+-*"

@@ -1,6 +1,7 @@
 """`wmss audit`: how often does a verifier err on responses of which it is known whether they are right?"""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +10,11 @@ from rich.console import Console
 
 from services.commands.tables import show_table
 from wmss.config import VerifierConfig, explain, read_toml
-from wmss.errors import ConfigError, raise_all, shown
-from wmss.verifiers.audit import Audit, audit_verifier, read_labelled
+from wmss.errors import MAX_REPEATED, ConfigError, raise_all, shown
+from wmss.verifiers.audit import Audit, Misjudged, audit_verifier, read_labelled
 from wmss.verifiers.registry import make_verifier
+
+MAX_MISJUDGED = 50
 
 
 def read_verifier(given: str) -> VerifierConfig:
@@ -49,7 +52,7 @@ def run_audit(file: Path, given: str, *, num_processes: int) -> Audit:
 
 
 def show_audit(audit: Audit, console: Console) -> None:
-    """Print the rates with their 95 % intervals, the ratio, and what is wrong with them."""
+    """Print the rates with their 95 % intervals, the ratio, what is wrong with them, and the misjudged rows."""
     rows = (
         ("right", audit.num_right, audit.num_right_accepted, audit.true_positive_rate, audit.true_positive_interval),
         ("wrong", audit.num_wrong, audit.num_wrong_accepted, audit.false_positive_rate, audit.false_positive_interval),
@@ -57,9 +60,44 @@ def show_audit(audit: Audit, console: Console) -> None:
     cells = [
         (name, str(number), str(accepted), f"{rate:.3f}", f"{low:.3f} to {high:.3f}")
         for name, number, accepted, rate, (low, high) in rows
+        if rate is not None
     ]
     show_table(console, ("responses", "number", "accepted", "rate", "95 %"), cells)
-    ratio = "no wrong response was accepted" if audit.ratio is None else f"{audit.ratio:.3g}"
-    console.print(f"t_p / f_p: {ratio}; at least {audit.cautious_ratio:.3g} by the intervals", highlight=False)
+    console.print(_ratio(audit), highlight=False, markup=False, soft_wrap=True)
     for alarm in audit.alarms:
         console.print(f"warning: {alarm.message}", highlight=False, markup=False, soft_wrap=True)
+    _show_misjudged(audit.misjudged, console)
+
+
+def _ratio(audit: Audit) -> str:
+    if audit.missing is not None:
+        rate = "f_p" if audit.missing == "wrong" else "t_p"
+        return (
+            f"t_p / f_p: unknown, the file has no {audit.missing} responses; add some, labelled by hand, to see {rate}"
+        )
+    ratio = "no wrong response was accepted" if audit.ratio is None else f"{audit.ratio:.3g}"
+    return f"t_p / f_p: {ratio}; at least {audit.cautious_ratio:.3g} by the intervals"
+
+
+def _show_misjudged(misjudged: Sequence[Misjudged], console: Console) -> None:
+    """Row by row, as far as a person reads on; of a long response its end, where the answer stands."""
+    if not misjudged:
+        return
+    console.print(f"{len(misjudged)} misjudged:", highlight=False)
+    cells = [
+        (
+            str(each.labelled.task.line),
+            "right" if each.labelled.correct else "wrong",
+            f"{each.verdict.label}: {each.verdict.detail}",
+            shown(each.labelled.task.answer),
+            _end_of(each.labelled.response),
+        )
+        for each in misjudged[:MAX_MISJUDGED]
+    ]
+    show_table(console, ("line", "labelled", "verdict", "reference", "response"), cells, below=2)
+    if len(misjudged) > MAX_MISJUDGED:
+        console.print(f"and {len(misjudged) - MAX_MISJUDGED} more", highlight=False)
+
+
+def _end_of(response: str) -> str:
+    return repr(response) if len(response) <= MAX_REPEATED else f"...{response[-MAX_REPEATED:]!r}"

@@ -44,6 +44,30 @@ def test_calculator_marks_can_be_kept(tmp_path):
     assert done.changes == {}
 
 
+@pytest.mark.parametrize(
+    "answer",
+    [
+        'int a;\nstd::cout << "n? "; std::cin >> a;\nstd::cout << 2*a;',
+        "cat << EOF > f; sort < f >> g",
+        "a << b and c >> d\n#### 5",
+        "x = 1<<4>>2",
+        "<<no mark>>",
+        "1 << 2 == 4 >> 0",
+    ],
+)
+def test_operators_of_programs_are_no_calculator_marks(tmp_path, answer):
+    done, rows = convert(tmp_path, {"question": "q", "answer": answer})
+    assert rows == [{"messages": chat("q", answer)}] and done.changes == {}
+
+
+@pytest.mark.parametrize(
+    "mark", ["<<48/2=24>>", "<<5+5=10>>", "<<.5*10=5>>", "<<100*10%=$10.00>>", "<<(1+2)*3=9>>", "<<1,000-1=999>>"]
+)
+def test_calculator_marks(tmp_path, mark):
+    _, rows = convert(tmp_path, {"question": "q", "answer": f"It is {mark}5.\n#### 5"})
+    assert rows == [{"messages": chat("q", "It is 5.\n#### 5")}]
+
+
 def test_limit_and_system(tmp_path):
     done, rows = convert(tmp_path, QUESTION, QUESTION, "not read", limit=2, system="Be brief.")
     assert (done.num_read, done.num_written, len(rows)) == (2, 2, 2)
@@ -135,8 +159,8 @@ def test_row_that_cannot_be_converted_is_refused_with_its_line(tmp_path, row, me
 
 
 def test_other_refusals(tmp_path):
-    with pytest.raises(DataError, match=r"line 1: format: expected the keys .* got \['text'\]; .*--format"):
-        convert(tmp_path, {"text": "x"})
+    with pytest.raises(DataError, match=r"line 1: format: expected the keys .* got \['words'\]; .*--format"):
+        convert(tmp_path, {"words": "x"})
     with pytest.raises(DataError, match=r"line 1: answer: expected text, got ' '"):
         convert(tmp_path, {"question": "q", "answer": " "})
     with pytest.raises(DataError, match="line 1: question: expected text, got None"):
@@ -154,3 +178,13 @@ def test_existing_target_is_never_overwritten(tmp_path):
     with pytest.raises(DataError, match=r"target: .*target.jsonl exists already; name another file"):
         convert(tmp_path, QUESTION)
     assert (tmp_path / "target.jsonl").read_text() == "mine"
+
+
+def test_each_assistant_turn_gets_a_row_of_its_own(tmp_path):
+    chat_row = [USER, ASSISTANT, USER, ASSISTANT | {"weight": 0}, USER, ASSISTANT | {"content": "last"}]
+    done, rows = convert(tmp_path, {"messages": chat_row}, split_turns=True)
+    seen = ASSISTANT | {"weight": 0}
+    last = {"role": "assistant", "content": "last"}
+    assert rows == [{"messages": [USER, ASSISTANT]}, {"messages": [USER, seen, USER, seen, USER, last]}]
+    assert (done.num_read, done.num_written) == (1, 2)
+    assert done.changes == {"the row was split, one row for each assistant turn that is learned": 1}

@@ -4,7 +4,9 @@ import json
 
 import pytest
 
-from wmss.data.convert_tasks import ANSWER_ONLY, convert_tasks, last_boxed, level_of_steps
+from tests.verifiers.tasks import judge
+from wmss.config import FinalValueVerifier
+from wmss.data.convert_tasks import ANSWER_ONLY, convert_tasks, level_of_steps
 from wmss.data.tasks import read_tasks
 from wmss.errors import DataError
 
@@ -19,7 +21,7 @@ def convert(tmp_path, *rows, name="source.jsonl", held_out=True, **options):
     source.write_text("".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows))
     done = convert_tasks(source, target, **options)
     tasks = read_tasks(target, param="training_file", held_out=held_out)
-    assert len(tasks) == done.num_written == done.num_read
+    assert len(tasks) == done.num_written == done.num_read - len(done.skipped)
     return done, tasks
 
 
@@ -51,22 +53,6 @@ def test_math(tmp_path):
     assert (done.format, done.changes) == ("math", {"the field 'type' was left out": 1})
     (task,) = read_tasks_with(tmp_path / "level", MATH | {"level": "Level ?"}, level=2)
     assert task.level == 2
-
-
-@pytest.mark.parametrize(
-    ("text", "answer"),
-    [
-        ("\\boxed{1} then \\boxed{2}", "2"),
-        ("\\boxed{\\text{a {b} c}}", "\\text{a {b} c}"),
-        ("\\boxed{\\{1, 2\\}}", "\\{1, 2\\}"),
-        ("\\boxed{1} then \\boxed{2", "1"),
-        ("\\boxed{\\boxed{3}}", "3"),
-        ("no box", None),
-        ("\\boxed{", None),
-    ],
-)
-def test_last_boxed(text, answer):
-    assert last_boxed(text) == answer
 
 
 @pytest.mark.parametrize(
@@ -105,7 +91,11 @@ def test_limit(tmp_path):
         ([GSM8K, GSM8K | {"answer": "72"}], "line 2: answer: expected a last line `#### value`, got none", {}),
         ([GSM8K, GSM8K | {"question": " "}], "line 2: question: expected text, got ' '", {}),
         ([MATH, MATH | {"solution": "half"}], r"line 2: solution: expected an answer in \\boxed\{\}, got none", {}),
-        ([MATH | {"level": "Level ?"}], "line 1: level: expected 'Level 1' to 'Level 9', got 'Level .'", {}),
+        (
+            [MATH | {"level": "Level ?"}],
+            "line 1: level: expected 'Level 1' to 'Level 9', or 1 to 9, got 'Level .'; .*--skip-unusable",
+            {},
+        ),
         (
             ["q", "4"],
             "line 1: level: expected a file in one of the folders train-easy.*--level",
@@ -127,3 +117,27 @@ def test_existing_target_is_never_overwritten(tmp_path):
     with pytest.raises(DataError, match=r"target.jsonl exists already"):
         convert(tmp_path, GSM8K)
     assert (tmp_path / "target.jsonl").read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("solution", "answer"),
+    [
+        ("so $\\boxed 3$", "3"),
+        ("so $\\fbox{3}$", "3"),
+        ("so $\\boxed{\\$18.90}$", "\\$18.90"),
+        ("so \\boxed{\\frac{1}{2}}", "\\frac{1}{2}"),
+    ],
+)
+def test_boxes_of_math_and_integer_levels(tmp_path, solution, answer):
+    _, (task,) = convert(tmp_path, {"problem": "p", "solution": solution, "level": 2, "answer": answer})
+    assert (task.answer, task.level) == (answer, 2)
+    assert judge(FinalValueVerifier(), task, solution) == [("correct", "equal")]
+
+
+def test_unusable_rows_are_left_out_on_request_and_named(tmp_path):
+    rows = [MATH | {"level": "Level ?"}, MATH, MATH | {"level": True}]
+    done, (task,) = convert(tmp_path, *rows, skip_unusable=True)
+    assert (task.level, done.num_read, done.num_written) == (3, 3, 1)
+    assert [problem.partition(": expected")[0] for problem in done.skipped] == ["line 1: level", "line 3: level"]
+    with pytest.raises(DataError, match="1 row is unusable"):
+        convert_tasks(tmp_path / "source.jsonl", tmp_path / "other.jsonl", skip_unusable=True, limit=1)

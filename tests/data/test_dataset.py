@@ -52,7 +52,7 @@ def test_byte_order_mark_and_windows_line_ends(tmp_path):
         ("[1]", r"expected a JSON object, got list"),
         ('{"prompt": "a", "prompt": "b", "completion": "c"}', r".prompt.: given twice in one object; remove one"),
         ('{"messages": [{"role": "user", "role": "system", "content": "x"}]}', r".role.: given twice in one object"),
-        ({"text": "x"}, r'expected the keys "messages", or "prompt" and "completion", got \[.text.\]'),
+        ({"text": "x"}, r"these are plain text rows"),
         ({"prompt": 1, "completion": "c"}, r"prompt: expected a string, got int"),
         ({"prompt": "p", "completion": ""}, r"0 supervised tokens"),
         ({"messages": []}, r"messages: expected a non-empty list"),
@@ -130,7 +130,7 @@ def test_reasons_are_told_by_how_many_rows_they_are_true_of(tmp_path):
         "11 rows are unusable in file.jsonl:",
         "  lines 4, 5, 8 and 1 more: expected a JSON object, got list",
         """  lines 6, 7, such as: expected the keys "messages", or "prompt" and "completion", got ['a']; """
-        "`wmss convert` takes more forms",
+        "rename them",
         "  line 1: completion: expected text, got a blank string (0 supervised tokens)",
         "  line 2: expected a JSON object, got int",
         "  and 3 other reasons, on 3 rows, the first one line 3",

@@ -166,7 +166,9 @@ def test_turns_of_weight_zero_may_be_rendered_differently_later():
         <|im_start|> assistant ⏎ [three] [<|im_end|>] ⏎
     """
     assert marked(tokenizer, sample) == expected.split()
-    with pytest.raises(DataError, match=r"messages\[1\]: .* differently .*; give this turn weight 0"):
+    with pytest.raises(
+        DataError, match=r"messages\[1\]: .* differently .*; give each turn .* `wmss convert --split-turns`"
+    ):
         tokenize(tokenizer, [CONVERSATION[0], {"role": "assistant", "content": "three"}, *messages[2:]])
 
 

@@ -83,8 +83,11 @@ def test_held_out_rows_have_a_split(tmp_path):
         ({"messages": [USER, ASSISTANT], "answer": "4"}, "answer: unused, .* remove one of them"),
         ({"messages": [USER, USER], "answer": "4"}, "messages: expected user and assistant to alternate"),
         ({"messages": [], "answer": "4"}, "messages: expected a non-empty list"),
-        ({"messages": [USER], "prompt": "q"}, 'expected the keys "prompt" or "messages", .* got .*convert --to tasks'),
-        ({"question": "q", "answer": "4"}, r"expected the keys .* got \['answer', 'question'\]"),
+        ({"messages": [USER], "prompt": "q"}, 'expected the keys "prompt" or "messages", .* got .*; rename them'),
+        (
+            {"question": "q", "answer": "4"},
+            r"these are question/answer rows, .*`wmss convert FILE ROWS.jsonl \[--to tasks\]`",
+        ),
         ({"answer": "4"}, r"expected the keys .* got \['answer'\]"),
         ({"prompt": "q", "colour": 1}, r"expected the keys .* got \['colour', 'prompt'\]"),
         ({"messages": [USER], "tools": [{}]}, "tools: tool-free chats only"),
@@ -180,3 +183,10 @@ def test_uploads_may_hold_training_rows_or_tasks(tmp_path, row, refused):
         return
     with pytest.raises(DataError, match=refused):
         check_rows(file, param="file", name="rows.jsonl")
+
+
+def test_an_answer_that_is_a_number_is_to_be_written_as_text(tmp_path):
+    with pytest.raises(DataError, match=r"""line 1: answer: expected text, got 3; write it as text: "3\""""):
+        read(tmp_path, {"prompt": "a", "answer": 3})
+    with pytest.raises(DataError, match=r"got \[\]; leave it out where the verifier needs none"):
+        read(tmp_path, {"prompt": "a", "answer": []})

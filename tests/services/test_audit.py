@@ -46,3 +46,26 @@ def test_a_verifier_that_cannot_work_is_refused(tmp_path):
     file.write_text('{"answer": "7", "response": "7", "correct": true}', encoding="utf-8")
     with pytest.raises(WmssError, match="expected one group"):
         run_audit(file, '{"type": "regex", "pattern": "a"}', num_processes=1)
+
+
+def shown_audit(tmp_path, verifier, *rows):
+    file = tmp_path / "labelled.jsonl"
+    file.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    output = StringIO()
+    show_audit(run_audit(file, verifier, num_processes=1), Console(file=output, width=200))
+    return output.getvalue()
+
+
+def test_misjudged_rows_and_what_a_file_of_one_kind_tells_are_printed(tmp_path):
+    rows = [{"answer": "7", "response": text, "correct": True} for text in ("#### 7", "x" * 500 + " it is 7")]
+    printed = shown_audit(tmp_path, "final_value", *rows)
+    assert "t_p / f_p: unknown, the file has no wrong responses; add some" in printed and "0.500" in printed
+    assert "1 misjudged:" in printed and "unparseable: no_final_value" in printed
+    [line] = [line for line in printed.splitlines() if line.startswith("2 ")]
+    assert "'7'" in line and line.endswith("x it is 7'") and len(line) < 250
+
+
+def test_math_verify_says_nothing_of_its_own(tmp_path, capfd):
+    rows = [{"answer": "x^2", "response": text, "correct": text == r"\boxed{xx}"} for text in (r"\boxed{xx}", "$y$")]
+    assert "misjudged" not in shown_audit(tmp_path, "math", *rows)
+    assert capfd.readouterr().err == ""

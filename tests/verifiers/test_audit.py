@@ -38,6 +38,20 @@ def test_rates_are_counted_per_kind(tmp_path):
     assert alarm.code == "low_ratio" and "80.0%" in alarm.message and "25.0%" in alarm.message
 
 
+def test_files_of_one_kind_tell_one_rate(tmp_path):
+    audit = audited(tmp_path, [row("#### 7", True), row("7", True)])
+    assert (audit.true_positive_rate, audit.false_positive_rate, audit.ratio) == (0.5, None, None)
+    assert (audit.missing, audit.false_positive_interval, audit.alarms) == ("wrong", (0.0, 1.0), [])
+    audit = audited(tmp_path, [row("#### 7", False)])
+    assert (audit.true_positive_rate, audit.false_positive_rate, audit.missing) == (None, 1.0, "right")
+
+
+def test_misjudged_rows_are_kept_with_their_verdicts(tmp_path):
+    audit = audited(tmp_path, [row("#### 7", True), row("7", True), row("#### 8", False), row("#### 7", False)])
+    found = [(each.labelled.task.line, each.labelled.correct, each.verdict.label) for each in audit.misjudged]
+    assert found == [(2, True, "unparseable"), (4, False, "correct")]
+
+
 @pytest.mark.parametrize(("accepted_wrong", "ratio", "alarms"), [(0, None, 0), (20, 5.0, 0), (21, 100 / 21, 1)])
 def test_the_ratio_is_asked_to_be_five(accepted_wrong, ratio, alarms):
     audit = Audit("v", num_right=100, num_right_accepted=100, num_wrong=100, num_wrong_accepted=accepted_wrong)
@@ -47,7 +61,7 @@ def test_the_ratio_is_asked_to_be_five(accepted_wrong, ratio, alarms):
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        ([row("#### 7", True)], "expected right and wrong responses, got 1 and 0"),
+        ([], "expected at least one JSON line"),
         ([row("#### 7", True, answer=""), row("", False)], "line 1: answer: expected text"),
         ([{"answer": "7", "response": "7"}], "expected the keys"),
         ([row("7", 1)], 'line 1: "response"'),

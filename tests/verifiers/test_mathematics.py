@@ -68,7 +68,7 @@ def test_every_row_of_an_unreadable_reference_is_named_and_each_is_read_once(mat
     asked = []
     verify = math_verifier.verify
     monkeypatch.setattr(math_verifier, "verify", lambda pairs, **rest: asked.extend(pairs) or verify(pairs, **rest))
-    tasks = [make_task(("what?", r"\frac{1}{2}")[line % 2], line=line) for line in range(1, 7)]
+    tasks = [make_task(("what?", "x^2")[line % 2], line=line) for line in range(1, 7)]
     assert [problem.partition(":")[0] for problem in math_verifier.problems(tasks)] == ["line 2", "line 4", "line 6"]
     assert len(asked) == 2
 

@@ -2,8 +2,8 @@
 
 gsm8k     {"question": ..., "answer": ...}: the reference is the solution with its final `#### value` line; the level is
           1 for up to two steps, 2 for three or four, 3 for more (our bins).
-math      {"problem": ..., "solution": ..., "level": "Level 3"}: the reference is what stands in the solution's last
-          `\\boxed{}`; the level is MATH's own.
+math      {"problem": ..., "solution": ..., "level": "Level 3" or 3}: the reference is what stands in the solution's
+          last box, as a verifier reads it; the level is MATH's own.
 deepmind  text, a question on a line and its answer on the next: the reference is the answer, asked for without steps;
           the level is that of the folder (`train-easy`, `train-medium`, `train-hard`) or of the file's name.
 """
@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from wmss.data.answers import last_boxed
 from wmss.data.convert import (
     CalculatorMarks,
     Conversion,
@@ -22,7 +23,8 @@ from wmss.data.convert import (
     without_calculator_marks,
     write_rows,
 )
-from wmss.data.dataset import RowError, json_lines, parse_object, raise_rows, refuse_empty
+from wmss.data.dataset import RowError, raise_rows, refuse_empty
+from wmss.data.sources import source_lines, source_rows
 from wmss.errors import DataError, shown
 
 TaskFormat = Literal["gsm8k", "math", "deepmind"]
@@ -35,9 +37,8 @@ ANSWER_ONLY = (
 )
 """Our layout of a question whose answer alone is wanted; plain text, so that a base model can go on from it."""
 
-_BOX = "\\boxed{"
 _FINAL_LINE = "\n####"
-_MATH_LEVEL = re.compile(r"Level ([1-9])")
+_MATH_LEVEL = re.compile(r"(?:Level )?([1-9])")
 
 
 def convert_tasks(
@@ -48,6 +49,7 @@ def convert_tasks(
     limit: int | None = None,
     level: int | None = None,
     calculator_marks: CalculatorMarks = "strip",
+    skip_unusable: bool = False,
 ) -> Conversion:
     """Convert `source` and write `target`, whole or not at all.
 
@@ -56,6 +58,7 @@ def convert_tasks(
         limit: rows to read, from the first; None = all.
         level: of every task; None = as the source says.
         calculator_marks: GSM8K's `<<48/2=24>>`: take them out, or leave them as text.
+        skip_unusable: leave out rows that cannot be converted, and name them, where others can.
 
     Raises:
         DataError: with line numbers, where a row cannot be converted; or if `target` exists.
@@ -65,7 +68,7 @@ def convert_tasks(
     problems: list[str] = []
     changes: Counter[str] = Counter()
     format = format or ("deepmind" if source.suffix == ".txt" else None)
-    for line, read in _pairs(source) if format == "deepmind" else _objects(source):
+    for line, read in _pairs(source) if format == "deepmind" else source_rows(source):
         if limit is not None and len(rows) + len(problems) == limit:
             break
         try:
@@ -79,25 +82,18 @@ def convert_tasks(
         changes.update(f"the field {key!r} was left out" for key in row if key not in used)
         if format == "gsm8k" and task["messages"][1]["content"] != row["answer"]:
             changes["calculator marks (<<48/2=24>>) were taken out"] += 1
-    raise_rows(source.name, problems, "source")
+    if not (skip_unusable and rows):
+        raise_rows(source.name, problems, "source")
     refuse_empty(rows, source.name, "source")
     assert format is not None
     write_rows(rows, target)
-    return Conversion(format=format, num_read=len(rows), num_written=len(rows), changes=dict(changes))
-
-
-def last_boxed(text: str) -> str | None:
-    """What stands in the last `\\boxed{}` that is closed, braces within it included; None where there is none."""
-    start = text.rfind(_BOX)
-    while start >= 0:
-        depth = 1
-        for end in range(start + len(_BOX), len(text)):
-            # An escaped brace, as of a set, is text; the two of a pair cancel out all the same.
-            depth += {"{": 1, "}": -1}.get(text[end], 0)
-            if depth == 0:
-                return text[start + len(_BOX) : end]
-        start = text.rfind(_BOX, 0, start)
-    return None
+    return Conversion(
+        format=format,
+        num_read=len(rows) + len(problems),
+        num_written=len(rows),
+        changes=dict(changes),
+        skipped=tuple(problems),
+    )
 
 
 def level_of_steps(num_steps: int) -> int:
@@ -108,13 +104,8 @@ def level_of_steps(num_steps: int) -> int:
 Row = dict[str, Any]
 
 
-def _objects(source: Path) -> Iterator[tuple[int, Callable[[], Row]]]:
-    for line, text in json_lines(source, param="source", name=source.name):
-        yield line, partial(parse_object, text)
-
-
 def _pairs(source: Path) -> Iterator[tuple[int, Callable[[], Row]]]:
-    lines = list(json_lines(source, param="source", name=source.name))
+    lines = list(source_lines(source))
     if len(lines) % 2:
         raise DataError(
             f"source: expected a question and an answer in turn, got {len(lines)} lines ({source.name}): the last "
@@ -166,9 +157,12 @@ def _from_math(row: Row, _: Path, marks: CalculatorMarks, level: int | None) -> 
     answer = last_boxed(solution)
     if answer is None or not answer.strip():
         raise RowError("solution: expected an answer in \\boxed{}, got none; leave this row out")
-    given = _MATH_LEVEL.fullmatch(str(row.get("level")))
+    given = None if isinstance(row.get("level"), bool) else _MATH_LEVEL.fullmatch(str(row.get("level")))
     if level is None and given is None:
-        raise RowError(f"level: expected 'Level 1' to 'Level 9', got {shown(row.get('level'))}; give one with --level")
+        raise RowError(
+            f"level: expected 'Level 1' to 'Level 9', or 1 to 9, got {shown(row.get('level'))}; leave such rows out "
+            "with --skip-unusable, or give every row one level with --level"
+        )
     own = int(given[1]) if given else 0
     task = {"messages": [{"role": "user", "content": problem}], "answer": answer.strip(), "level": level or own}
     return task, {"problem", "solution", "level"}

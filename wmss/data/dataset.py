@@ -5,15 +5,18 @@ Chat rows are OpenAI's: an assistant message may carry `"weight": 0`, and is the
 
 import json
 import re
-from collections.abc import Collection, Iterator, Sequence, Sized
+from collections.abc import Collection, Iterable, Iterator, Sequence, Sized
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from wmss.data.forms import other_form, packing
 from wmss.errors import DataError, shortened, shown
 
 ROLES = ("system", "user", "assistant")
+HEAD_BYTES = 4096
+"""Of a file, to see what it is."""
 MAX_REASONS = 4
 MAX_LINES = 3
 """Reasons of unusable rows that are told, and line numbers of each: a screen, not a book."""
@@ -121,23 +124,32 @@ class RowError(Exception):
 
 
 def json_lines(path: Path, *, param: str, name: str) -> Iterator[tuple[int, str]]:
-    """Non-empty lines with their number. A byte-order mark and CRLF are accepted: editors write them."""
+    """Non-empty lines with their number; raises `DataError` for a file that is not lines, and says what it is."""
     try:
         with path.open("rb") as file:
-            for number, raw in enumerate(file, start=1):
-                try:
-                    text = raw.decode("utf-8-sig" if number == 1 else "utf-8").strip()
-                except UnicodeDecodeError as error:
-                    raise DataError(
-                        f"line {number} of {name}: expected UTF-8 text: {error}; save the file as UTF-8",
-                        param=param,
-                    ) from error
-                if text:
-                    yield number, text
+            other = packing(file.read(HEAD_BYTES), name)
+            if other is not None:
+                raise DataError(f"{param}: {other}", param=param)
+            file.seek(0)
+            yield from text_lines(file, param=param, name=name)
     except OSError as error:
         # A stored upload is known by its name, not by where it lies.
         where = path if name == path.name else name
         raise DataError(f"{param}: cannot read {where}: {error.strerror}", param=param) from error
+
+
+def text_lines(file: Iterable[bytes], *, param: str, name: str) -> Iterator[tuple[int, str]]:
+    """Non-empty lines with their number. A byte-order mark and CRLF are accepted: editors write them."""
+    for number, raw in enumerate(file, start=1):
+        try:
+            text = raw.decode("utf-8-sig" if number == 1 else "utf-8").strip()
+        except UnicodeDecodeError as error:
+            raise DataError(
+                f"line {number} of {name}: expected UTF-8 text: {error}; save the file as UTF-8",
+                param=param,
+            ) from error
+        if text:
+            yield number, text
 
 
 def parse_object(text: str) -> dict[str, Any]:
@@ -168,6 +180,9 @@ def parse_row(line: int, row: dict[str, Any]) -> Sample:
     refuse_tools(row)
     if set(row) == {"messages"}:
         return _chat(line, row["messages"])
+    other = other_form(row)
+    if other is not None:
+        raise RowError(other)
     if set(row) == {"prompt", "completion"}:
         for key in ("prompt", "completion"):
             if not isinstance(row[key], str):
@@ -175,10 +190,7 @@ def parse_row(line: int, row: dict[str, Any]) -> Sample:
         if not row["completion"].strip():
             raise RowError("completion: expected text, got a blank string (0 supervised tokens)")
         return Sample(line=line, prompt=row["prompt"], completion=row["completion"])
-    raise RowError(
-        f'expected the keys "messages", or "prompt" and "completion", got {shown(sorted(row))}; '
-        "`wmss convert` takes more forms"
-    )
+    raise RowError(f'expected the keys "messages", or "prompt" and "completion", got {shown(sorted(row))}; rename them')
 
 
 def refuse_tools(fields: dict[str, Any], where: str = "") -> None:

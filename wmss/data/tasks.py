@@ -22,6 +22,7 @@ from wmss.data.dataset import (
     refuse_empty,
     refuse_tools,
 )
+from wmss.data.forms import other_form
 from wmss.errors import DataError, shown
 from wmss.records import Split, Task
 
@@ -135,14 +136,19 @@ def _ends_with_assistant(messages: Any) -> bool:
 
 def _open_prompt(fields: dict[str, Any]) -> dict[str, Any]:
     forms = set(fields) - {"answer"}
+    other = other_form(fields)
+    if other is not None:
+        raise RowError(other)
     if forms not in ({"messages"}, {"prompt"}):
         raise RowError(
             'expected the keys "prompt" or "messages", with "answer", "level" and "data" as the verifier needs them, '
-            f"got {shown(sorted(fields))}; `wmss convert --to tasks` takes more forms"
+            f"got {shown(sorted(fields))}; rename them"
         )
     answer = fields.get("answer")
     if "answer" in fields and (not isinstance(answer, str) or not answer.strip()):
-        raise RowError(f"answer: expected text, got {shown(answer)}; leave it out where the verifier needs none")
+        is_number = isinstance(answer, int | float) and not isinstance(answer, bool)
+        remedy = f'write it as text: "{shown(answer)}"' if is_number else "leave it out where the verifier needs none"
+        raise RowError(f"answer: expected text, got {shown(answer)}; {remedy}")
     messages = parse_messages(fields["messages"]) if "messages" in fields else []
     prompt = fields.get("prompt", "")
     if not isinstance(prompt, str):

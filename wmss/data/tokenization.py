@@ -180,7 +180,7 @@ def _render_chat(sample: Sample, tokenizer: PreTrainedTokenizerBase) -> tuple[li
         if input_ids[: len(through)] != through:
             raise DataError(
                 f"messages[{index}]: the chat template renders this turn differently once more turns follow, so its "
-                "tokens cannot be told apart; give this turn weight 0, or a row of its own that ends with it"
+                "tokens cannot be told apart; give each turn a row of its own with `wmss convert --split-turns`"
             )
         if through[: len(prompt)] != prompt:
             raise DataError(

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from wmss.verifiers.final_value import FINAL_MARK
+from wmss.data.answers import FINAL_MARK
 
 
 def make_problem(rng: np.random.Generator, *, num_steps: int, max_operand: int = 9) -> dict[str, list[dict[str, str]]]:

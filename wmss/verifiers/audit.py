@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from wmss.core.estimators import wilson_interval
-from wmss.data.dataset import RowError, json_lines, parse_object, raise_rows
-from wmss.errors import DataError, shown
+from wmss.data.dataset import RowError, json_lines, parse_object, raise_rows, refuse_empty
+from wmss.errors import shown
 from wmss.records import Progress, Task, Verdict
 from wmss.verifiers.interfaces import Verifier
 
@@ -55,37 +55,55 @@ class Labelled:
 
 
 @dataclass(frozen=True)
+class Misjudged:
+    """A labelled response on which the verifier and the label differ."""
+
+    labelled: Labelled
+    verdict: Verdict
+
+
+@dataclass(frozen=True)
 class Audit:
-    """How often a verifier accepted right and wrong responses."""
+    """How often a verifier accepted right and wrong responses. A rate of responses that there are none of is None, and
+    so is every figure made from it; its interval is then [0, 1]."""
 
     version: str
     num_right: int
     num_right_accepted: int
     num_wrong: int
     num_wrong_accepted: int
+    misjudged: tuple[Misjudged, ...] = ()
+    """In the order of the file."""
 
     @property
-    def true_positive_rate(self) -> float:
-        return self.num_right_accepted / self.num_right
+    def true_positive_rate(self) -> float | None:
+        return self.num_right_accepted / self.num_right if self.num_right else None
 
     @property
-    def false_positive_rate(self) -> float:
-        return self.num_wrong_accepted / self.num_wrong
+    def false_positive_rate(self) -> float | None:
+        return self.num_wrong_accepted / self.num_wrong if self.num_wrong else None
+
+    @property
+    def missing(self) -> str | None:
+        """Which kind of responses the file has none of: "right" or "wrong"."""
+        return None if self.num_right and self.num_wrong else "wrong" if self.num_right else "right"
 
     @property
     def true_positive_interval(self) -> tuple[float, float]:
         """95 % Wilson interval."""
-        return wilson_interval(self.num_right_accepted, self.num_right)
+        return wilson_interval(self.num_right_accepted, self.num_right) if self.num_right else (0.0, 1.0)
 
     @property
     def false_positive_interval(self) -> tuple[float, float]:
         """95 % Wilson interval."""
-        return wilson_interval(self.num_wrong_accepted, self.num_wrong)
+        return wilson_interval(self.num_wrong_accepted, self.num_wrong) if self.num_wrong else (0.0, 1.0)
 
     @property
     def ratio(self) -> float | None:
-        """t_p / f_p; None = no wrong response was accepted."""
-        return self.true_positive_rate / self.false_positive_rate if self.num_wrong_accepted else None
+        """t_p / f_p; None = no wrong response was accepted, or there are none of one kind."""
+        if self.true_positive_rate is None or not self.false_positive_rate:
+            return None
+        return self.true_positive_rate / self.false_positive_rate
 
     @property
     def cautious_ratio(self) -> float:
@@ -96,6 +114,7 @@ class Audit:
     def alarms(self) -> list[Alarm]:
         if self.ratio is None or self.ratio >= LOWEST_RATIO:
             return []
+        assert self.true_positive_rate is not None and self.false_positive_rate is not None
         message = (
             f"the verifier accepts {self.true_positive_rate:.1%} of the right and {self.false_positive_rate:.1%} of "
             f"the wrong responses: a ratio of {self.ratio:.2g}, expected at least {LOWEST_RATIO:g}; take a stricter "
@@ -105,17 +124,18 @@ class Audit:
 
 
 def audit_verifier(labelled: Sequence[Labelled], verifier: Verifier, *, name: str, progress: Progress) -> Audit:
-    """Judge labelled responses; raises `DataError` for rows the verifier cannot judge, or if one kind is missing."""
+    """Judge labelled responses; raises `DataError` for rows the verifier cannot judge, or if there are none."""
     raise_rows(name, verifier.problems([item.task for item in labelled]), "file")
     verdicts = verifier.verify([(item.task, item.response) for item in labelled], progress=progress)
     counts = Counter((item.correct, verdict.accepted) for item, verdict in zip(labelled, verdicts, strict=True))
     num_right, num_wrong = (counts[correct, True] + counts[correct, False] for correct in (True, False))
-    if not num_right or not num_wrong:
-        raise DataError(
-            f"file: expected right and wrong responses, got {num_right} and {num_wrong} ({name}); add the others",
-            param="file",
-        )
-    return Audit(verifier.version, num_right, counts[True, True], num_wrong, counts[False, True])
+    refuse_empty(labelled, name, "file")
+    misjudged = tuple(
+        Misjudged(item, verdict)
+        for item, verdict in zip(labelled, verdicts, strict=True)
+        if verdict.accepted is not item.correct
+    )
+    return Audit(verifier.version, num_right, counts[True, True], num_wrong, counts[False, True], misjudged)
 
 
 def read_labelled(path: Path) -> list[Labelled]:

@@ -1,53 +1,22 @@
-"""Does a response end in the right value, marked as in GSM8K?
+"""Does a response end in the right value, in a box or marked as in GSM8K?
 
 Models write one value in many ways: `#### 1,234`, `#### $1234.00`, `#### 1234 clips.`, `\\boxed{1234}`. Numbers are
-compared as numbers; a unit counts only where both sides name one.
+compared as numbers (`wmss.data.values`); a unit counts only where both sides name one.
+
+A reference is of use exactly where a response that gives it is accepted: `reference_value` refuses all others.
 """
 
-import re
-from decimal import Decimal
-from typing import NamedTuple
-
+from wmss.data.answers import FINAL_MARK, find_answer, in_box
+from wmss.data.values import FinalAnswer, read_value, same_value
 from wmss.errors import shown
 from wmss.records import Task
 from wmss.verifiers.interfaces import Ruling, answer_missing
 
-FINAL_MARK = "####"
-
-_BOXED = re.compile(r"\\boxed\{([^{}]*)\}")
-_NUMBER = re.compile(
-    r"(?P<sign>[-+]?)\s*[$€£]?\s*"
-    r"(?P<digits>\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d+(?:\.\d+)?|\.\d+)\s*"
-    # No digit in a unit: "72 or 73" names no single value.
-    r"(?P<unit>[%°$€£]?\s*(?:[^\W\d_]\D*)?)"
-)
-
-
-class FinalAnswer(NamedTuple):
-    """A final value: a number and its unit ("" where none is named), or else a text."""
-
-    value: Decimal | str
-    unit: str = ""
-
 
 def final_answer(text: str) -> FinalAnswer | None:
-    """What the text ends in: the line after its last `####`, else its last `\\boxed{}`; None where neither is."""
-    _, mark, rest = text.rpartition(FINAL_MARK)
-    boxed = _BOXED.findall(rest if mark else text)
-    if not mark and not boxed:
-        return None
-    written = boxed[-1] if boxed else next(iter(rest.strip().splitlines()), "")
-    return _parse(written) if written.strip() else None
-
-
-def _parse(written: str) -> FinalAnswer:
-    plain = " ".join(written.replace("\\", "").replace("−", "-").replace("**", "").split()).rstrip(" .")
-    number = _NUMBER.fullmatch(plain)
-    if number is None:
-        return FinalAnswer(plain.casefold())
-    value = Decimal(number["sign"] + number["digits"].replace(",", ""))
-    unit = number["unit"].strip().casefold()
-    return FinalAnswer(value, "" if unit in ("$", "€", "£") else unit)
+    """The value that a text marks as its answer; None where it marks none."""
+    found = find_answer(text)
+    return None if found is None else read_value(found.text)
 
 
 def is_verifiable(gold: str) -> bool:
@@ -63,14 +32,15 @@ def verify(generated: str, gold: str) -> bool:
     return found is not None and same_value(found, expected)
 
 
-def same_value(found: FinalAnswer, expected: FinalAnswer) -> bool:
-    """Whether two final values are equal; a unit counts only where both name one."""
-    return found.value == expected.value and (found.unit == expected.unit or not (found.unit and expected.unit))
-
-
 def reference_value(answer: str) -> FinalAnswer | None:
     """The value of a task's answer: a marked one, as in a response, or else the whole text if it is one line."""
-    return final_answer(answer) or (None if "\n" in answer.strip() or FINAL_MARK in answer else _parse(answer))
+    if find_answer(answer) is not None:
+        return final_answer(answer)
+    one_line = answer.strip()
+    if "\n" in one_line or FINAL_MARK in one_line:
+        return None
+    # An unpaired brace would end the box too early or never.
+    return read_value(one_line) if final_answer(in_box(one_line)) == read_value(one_line) else None
 
 
 def judge_final_value(task: Task, response: str) -> Ruling:
@@ -87,5 +57,8 @@ def check_final_value(task: Task) -> str | None:
     """A task for `judge_final_value` has an answer with a value."""
     missing = answer_missing(task)
     if missing is None and reference_value(task.answer or "") is None:
-        return f"answer: expected a value in one line, or after {FINAL_MARK}, got {shown(task.answer)}; mark it"
+        return (
+            f"answer: expected a value in one line, or after {FINAL_MARK}, with its braces in pairs, got "
+            f"{shown(task.answer)}; mark it"
+        )
     return missing

@@ -113,8 +113,9 @@ class PooledVerifier:
         maker: "module:function", which takes `config` as a dict and returns a `Judge`.
         timeout_s: time for one response, in seconds.
         check: what a task lacks, as far as can be told without a process.
-        read_by_worker: whether only a process can tell that a task's answer is of use, which must depend on nothing
-            else of the task; its judge says `error`, `no_reference` where it is not.
+        response_to_try: a response that gives a task's own answer, made from nothing else of the task, where only a
+            process can tell whether it is accepted; None where that is certain. A task whose own answer is not
+            accepted is a problem.
     """
 
     def __init__(
@@ -127,14 +128,14 @@ class PooledVerifier:
         num_processes: int,
         check: CheckTask,
         refuse: Callable[[], list[WmssError]] = lambda: [],
-        read_by_worker: Callable[[Task], bool] = lambda task: False,
+        response_to_try: Callable[[Task], str | None] = lambda task: None,
     ) -> None:
         self.version = version
         self._setup = json.dumps({"maker": maker, "config": config.model_dump(), "timeout_s": timeout_s}).encode()
         self._timeout_s = timeout_s
         self._check = check
         self._refuse = refuse
-        self._read_by_worker = read_by_worker
+        self._response_to_try = response_to_try
         self._threads = ThreadPoolExecutor(num_processes, thread_name_prefix="verifier")
         self._idle: deque[_Worker] = deque()
         self._all: set[_Worker] = set()
@@ -147,15 +148,15 @@ class PooledVerifier:
         found = row_problems(self._check, tasks)
         if found:
             return found
-        unread = [task for task in tasks if self._read_by_worker(task)]
-        one_of_each = {task.answer: task for task in unread}
-        verdicts = self.verify([(task, "") for task in one_of_each.values()], progress=lambda done, total: None)
+        tried = [(task, response) for task in tasks if (response := self._response_to_try(task)) is not None]
+        one_of_each = {task.answer: (task, response) for task, response in tried}
+        verdicts = self.verify(list(one_of_each.values()), progress=lambda done, total: None)
         of_answer = dict(zip(one_of_each, verdicts, strict=True))
         return [
             f"line {task.line}: answer: expected something this verifier can read, got none "
             f"({of_answer[task.answer].detail}); correct it, or leave this row out"
-            for task in unread
-            if of_answer[task.answer].label in ("error", "timeout")
+            for task, _ in tried
+            if not of_answer[task.answer].accepted
         ]
 
     def verify(self, pairs: Sequence[tuple[Task, str]], *, progress: Progress) -> list[Verdict]:

@@ -23,7 +23,7 @@ from wmss.verifiers.direct import DirectVerifier
 from wmss.verifiers.final_value import check_final_value, judge_final_value
 from wmss.verifiers.graph_path import check_graph_path, judge_graph_path
 from wmss.verifiers.interfaces import Verifier, answer_missing, version_of
-from wmss.verifiers.mathematics import is_plain_number
+from wmss.verifiers.mathematics import response_to_try
 from wmss.verifiers.pool import PooledVerifier
 from wmss.verifiers.programs import check_code, refuse_python
 from wmss.verifiers.sandbox.availability import sandbox_refusals
@@ -97,7 +97,7 @@ def _math(config: MathVerifier, num_processes: int) -> Verifier:
         timeout_s=config.timeout_s,
         num_processes=num_processes,
         check=answer_missing,
-        read_by_worker=lambda task: not is_plain_number(task),
+        response_to_try=response_to_try,
     )
 
 
