@@ -12,7 +12,7 @@ import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from jinja2 import TemplateError
+from jinja2 import TemplateError, UndefinedError
 from transformers import PreTrainedTokenizerBase
 
 from wmss.data.dataset import Sample
@@ -45,6 +45,7 @@ class Renderer:
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         self._tokenizer = tokenizer
         self._added = tokenizer.added_tokens_decoder
+        self._marks = {*self._added, *tokenizer.all_special_ids}
         self._unknown = _unknown_tokens(tokenizer)
         self._control = self._control_ids()
         first = tokenizer.convert_ids_to_tokens(self._ids("a"))[:1]
@@ -102,7 +103,7 @@ class Renderer:
         for index, turn in zip(supervised, turns, strict=True):
             start, stop = len(turn.prompt), len(turn.prompt) + len(turn.body)
             following = input_ids[stop : stop + 1]
-            if input_ids[:stop] != turn.prompt + turn.body or not self._added.keys() >= {*following}:
+            if input_ids[:stop] != turn.prompt + turn.body or not self._marks >= {*following}:
                 raise DataError(f"messages[{index}]: {self._why_differently(turn, messages)}")
             # Where a template ends a turn otherwise once more turns follow, the end shown is not the one to learn.
             stop += following == turn.ending[:1]
@@ -121,34 +122,34 @@ class Renderer:
             # The template drops the reasoning of finished turns, or takes it from a field that rows do not have. What
             # the model has to write after the prompt is the text as it stands, without the opening tag.
             body_text = content.removeprefix(opening)
-            return _Turn(prompt, self._continuation(where, body_text), ending, prompt_text + body_text)
+            return _Turn(prompt, self._continuation(where, body_text), ending, prompt_text + body_text, content)
         through = self._ids(rendered)
-        text = rendered.removesuffix(ending_text)
-        if (
-            THINK_TAGS[1] in content
-            and THINK_TAGS[1] not in text[len(prompt_text) :]
-            and rendered.startswith(prompt_text)
-        ):
-            raise DataError(
-                f"{where}: the chat template leaves this turn's reasoning out; remove it, or use another template"
-            )
-        if through[: len(prompt)] == prompt and through[len(through) - len(ending) :] == ending:
-            return _Turn(prompt, through[len(prompt) : len(through) - len(ending)], ending, text)
-        if not rendered.startswith(prompt_text):
+        goes_on = through[: len(prompt)] == prompt
+        if not goes_on and not rendered.startswith(prompt_text):
             raise DataError(f"{where}: {_why_not_from(prompt_text)}")
-        if not rendered.endswith(ending_text):
+        text = rendered.removesuffix(ending_text)
+        if (reasoning := _reasoning(content)) not in text:
+            raise DataError(
+                f"{where}: the chat template leaves the reasoning {reasoning[:_SHOWN]!r} out; remove it, or use "
+                "another template"
+            )
+        if through[len(through) - len(ending) :] != ending:
             raise DataError(
                 f"{where}: the chat template ends a turn with {ending_text!r}, but not this one, so its end cannot be "
                 "told; give it weight 0, or use another template"
             )
-        return _Turn(prompt, self._continuation(where, text[len(prompt_text) :]), ending, text)
+        if goes_on:
+            return _Turn(prompt, through[len(prompt) : len(through) - len(ending)], ending, text, content)
+        # The prompt's last token and the first of this turn would become one, which generation never writes.
+        return _Turn(prompt, self._continuation(where, text[len(prompt_text) :]), ending, text, content)
 
     def _why_differently(self, turn: "_Turn", messages: Messages) -> str:
         """Why a row does not begin with what one of its supervised turns was rendered to, and the way out."""
         if self._text(messages).startswith(turn.text):
+            begin = "begin its text without blanks, " if turn.content[:1].isspace() else ""
             return (
-                "this turn's text and the header before it share a token (a leading newline or space, as a rule), "
-                f"which generation would never produce; remove it, or give this turn weight 0, or {OWN_ROW}"
+                "the end of the generation prompt and the beginning of this turn become one token once more turns "
+                f"follow, which generation would never produce; {begin}give this turn weight 0, or {OWN_ROW}"
             )
         return (
             "the chat template renders this turn differently once more turns follow, so its tokens cannot be told "
@@ -170,7 +171,7 @@ class Renderer:
             )
         ending = ending.lstrip()
         ids = self._ids(ending)
-        if not ids or ids[0] not in self._added:
+        if not ids or ids[0] not in self._marks:
             raise DataError(
                 f"{where}: the chat template closes the assistant's turn without a special token, so the model would "
                 "never learn to stop; use a template with an end-of-turn token"
@@ -242,6 +243,11 @@ class Renderer:
             text = self._tokenizer.apply_chat_template(
                 list(messages), tokenize=False, add_generation_prompt=generation_prompt
             )
+        except UndefinedError as error:
+            raise DataError(
+                f"messages: the chat template lacks something: {error}; use this tokenizer's own template, one for "
+                "plain text"
+            ) from error
         except TemplateError as error:
             raise DataError(
                 f"messages: the chat template refuses this conversation: {error}; change the messages to what it takes"
@@ -260,6 +266,8 @@ class _Turn(NamedTuple):
     """The end token, and what the template writes after it, which is never generated."""
     text: str
     """Of prompt and body."""
+    content: str
+    """The message's own."""
 
 
 def _reasoning_opening(prompt_text: str) -> str:
@@ -272,6 +280,12 @@ def _goes_on_from(prompt_text: str, rendered: str, content: str) -> bool:
     """Whether a finished turn that begins with reasoning is shown as what follows the generation prompt: with this
     reasoning in the block that the prompt opens, and not in a second one."""
     return rendered.startswith(prompt_text) and content.strip() not in rendered[len(prompt_text) :]
+
+
+def _reasoning(content: str) -> str:
+    """What a text says before its closing tag of reasoning, or "" without one."""
+    before, closed, _ = content.partition(THINK_TAGS[1])
+    return before.rpartition(THINK_TAGS[0])[2].strip() if closed else ""
 
 
 def _why_not_from(prompt_text: str) -> str:
