@@ -103,8 +103,14 @@ class Renderer:
         for index, turn in zip(supervised, turns, strict=True):
             start, stop = len(turn.prompt), len(turn.prompt) + len(turn.body)
             following = input_ids[stop : stop + 1]
-            if input_ids[:stop] != turn.prompt + turn.body or not self._marks >= {*following}:
-                raise DataError(f"messages[{index}]: {self._why_differently(turn, messages)}")
+            begins_alike = input_ids[:stop] == turn.prompt + turn.body
+            if not begins_alike and self._text(messages).startswith(turn.text):
+                raise DataError(f"messages[{index}]: {_why_one_token(turn.content)}")
+            if not begins_alike or not self._marks >= {*following}:
+                raise DataError(
+                    f"messages[{index}]: the chat template renders this turn differently once more turns follow, so its "
+                    f"tokens cannot be told apart; give this turn weight 0, or {OWN_ROW}"
+                )
             # Where a template ends a turn otherwise once more turns follow, the end shown is not the one to learn.
             stop += following == turn.ending[:1]
             mask[start:stop] = [True] * (stop - start)
@@ -142,19 +148,6 @@ class Renderer:
             return _Turn(prompt, through[len(prompt) : len(through) - len(ending)], ending, text, content)
         # The prompt's last token and the first of this turn would become one, which generation never writes.
         return _Turn(prompt, self._continuation(where, text[len(prompt_text) :]), ending, text, content)
-
-    def _why_differently(self, turn: "_Turn", messages: Messages) -> str:
-        """Why a row does not begin with what one of its supervised turns was rendered to, and the way out."""
-        if self._text(messages).startswith(turn.text):
-            begin = "begin its text without blanks, " if turn.content[:1].isspace() else ""
-            return (
-                "the end of the generation prompt and the beginning of this turn become one token once more turns "
-                f"follow, which generation would never produce; {begin}give this turn weight 0, or {OWN_ROW}"
-            )
-        return (
-            "the chat template renders this turn differently once more turns follow, so its tokens cannot be told "
-            f"apart; give this turn weight 0, or {OWN_ROW}"
-        )
 
     def _ending(self, messages: Messages) -> tuple[str, list[int]]:
         """What the template writes after the last message: its end token, then what is never generated (a newline).
@@ -298,6 +291,15 @@ def _why_not_from(prompt_text: str) -> str:
     if block.group(1):
         return cause + "remove the reasoning from this turn's text"
     return cause + f"begin its text with {tail!r}, its reasoning, if there is any, and {_CLOSING!r}, before the answer"
+
+
+def _why_one_token(content: str) -> str:
+    """Why the tokens of a turn are others once more turns follow, though its text is the same, and the way out."""
+    begin = "begin its text without blanks, " if content[:1].isspace() else ""
+    return (
+        "the end of the generation prompt and the beginning of this turn become one token once more turns follow, which "
+        f"generation would never produce; {begin}give this turn weight 0, or {OWN_ROW}"
+    )
 
 
 def _unknown_tokens(tokenizer: PreTrainedTokenizerBase) -> set[str]:
