@@ -108,8 +108,8 @@ class Renderer:
                 raise DataError(f"messages[{index}]: {_why_one_token(turn.content)}")
             if not begins_alike or not self._marks >= {*following}:
                 raise DataError(
-                    f"messages[{index}]: the chat template renders this turn differently once more turns follow, so its "
-                    f"tokens cannot be told apart; give this turn weight 0, or {OWN_ROW}"
+                    f"messages[{index}]: the chat template renders this turn differently once more turns follow, so "
+                    f"its tokens cannot be told apart; give this turn weight 0, or {OWN_ROW}"
                 )
             # Where a template ends a turn otherwise once more turns follow, the end shown is not the one to learn.
             stop += following == turn.ending[:1]
@@ -297,8 +297,8 @@ def _why_one_token(content: str) -> str:
     """Why the tokens of a turn are others once more turns follow, though its text is the same, and the way out."""
     begin = "begin its text without blanks, " if content[:1].isspace() else ""
     return (
-        "the end of the generation prompt and the beginning of this turn become one token once more turns follow, which "
-        f"generation would never produce; {begin}give this turn weight 0, or {OWN_ROW}"
+        "the end of the generation prompt and the beginning of this turn become one token once more turns follow, "
+        f"which generation would never produce; {begin}give this turn weight 0, or {OWN_ROW}"
     )
 
 
