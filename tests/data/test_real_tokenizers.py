@@ -60,12 +60,12 @@ def fetch(kind: str, folder: Path) -> Path:
     return folder
 
 
-@pytest.fixture(params=KINDS)
+@pytest.fixture(scope="module", params=KINDS)
 def kind(request):
     return request.param
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def tokenizer(kind, folders):
     """With a chat template of its family."""
     tokenizer = AutoTokenizer.from_pretrained(folders(kind))
@@ -75,8 +75,8 @@ def tokenizer(kind, folders):
     return tokenizer
 
 
-def test_every_template_of_trl(kind, tokenizer):
-    add_markup(tokenizer)
+def test_every_template_of_trl(kind, folders):
+    tokenizer = add_markup(AutoTokenizer.from_pretrained(folders(kind)))
     for name in TEMPLATES:
         check_template(name, tokenizer)
 

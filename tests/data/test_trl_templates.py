@@ -1,4 +1,4 @@
-"""Every chat template that the installed TRL ships, with a small tokenizer: what trains, and what is refused and why."""
+"""Every chat template that the installed TRL ships, with a small tokenizer: what trains, what is refused and why."""
 
 import pytest
 

@@ -77,7 +77,7 @@ def check_template(name, tokenizer):
     if name.startswith(NO_REASONING):
         assert "remove the reasoning from this turn's text" in str(reasoned)
     else:
-        turn = reasoned.prompt[-len("<think>\n") :] + reasoned.target
+        turn = reasoned.prompt[-len("<think> \n") :] + reasoned.target
         assert re.search(r"<think>\s*as is\s*</think>\s*ok<[^<>]+>\Z", turn) and turn.count("</think>") == 1
 
 
