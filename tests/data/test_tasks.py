@@ -156,7 +156,7 @@ def test_prompts_that_do_not_fit_or_never_end_are_refused(tokenizer):
 
 
 def test_rendering_a_sample_and_its_task_agree_on_odd_text(tokenizer):
-    text = " é\n\n2 + 2 <|im_end|> "
+    text = " é\n\n2 + 2 <im_end> "
     tokenized, _ = tokenize_samples([Sample(1, prompt=text, completion="4")], tokenizer, max_length=64, source="f")
     (prompt,) = render_prompts([Task(1, prompt=text)], tokenizer, max_prompt_tokens=64, source="f", param="p")
     assert prompt == list(tokenized[0].input_ids[: tokenized[0].last_completion_start])

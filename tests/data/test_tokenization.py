@@ -3,37 +3,16 @@
 import numpy as np
 import pytest
 
+from tests.data.rows import SOURCE, chat, supervised_text, tokenize
 from wmss.data.dataset import Sample
 from wmss.data.tokenization import load_tokenized, save_tokenized, tokenize_samples, tokens_digest
 from wmss.errors import DataError
 from wmss.tasks.base_model import make_tokenizer
 
-SOURCE = "file.jsonl"
-
-
-def chat(*turns: tuple[str, str], line: int = 1) -> Sample:
-    return Sample(line=line, messages=tuple({"role": role, "content": content} for role, content in turns))
-
 
 @pytest.fixture(scope="module")
 def tokenizer():
     return make_tokenizer()
-
-
-def tokenize(sample, tokenizer, max_length=256):
-    samples, cut = tokenize_samples([sample], tokenizer, max_length=max_length, source=SOURCE)
-    return samples[0], cut
-
-
-def supervised_text(sample, tokenizer):
-    spans, current = [], []
-    for token, target in zip(sample.input_ids, sample.target_mask, strict=True):
-        if target:
-            current.append(int(token))
-        elif current:
-            spans.append(tokenizer.decode(current))
-            current = []
-    return [*spans, tokenizer.decode(current)] if current else spans
 
 
 def test_chat_mask_is_the_answer_and_its_end_token(tokenizer):
@@ -62,16 +41,6 @@ def test_prompt_and_completion(tokenizer):
     assert tokenizer.decode(sample.input_ids) == "1+1=2<|im_end|>"
     assert supervised_text(sample, tokenizer) == ["2<|im_end|>"]
     assert sample.last_completion_start == 4
-
-
-def test_prompt_keeps_an_end_token_of_its_own(tokenizer):
-    sample, _ = tokenize(Sample(line=1, prompt="1+1<|im_end|>", completion="2"), tokenizer)
-    assert tokenizer.decode(sample.input_ids) == "1+1<|im_end|>2<|im_end|>"
-
-
-def test_special_tokens_inside_the_answer_are_part_of_it(tokenizer):
-    sample, _ = tokenize(chat(("user", "1"), ("assistant", "see <|im_end|> here")), tokenizer)
-    assert supervised_text(sample, tokenizer) == ["see <|im_end|> here<|im_end|>"]
 
 
 @pytest.mark.parametrize("answer", ["d", "<", "end", "n", "|>", "im_end", "a\n", "a "])
@@ -157,8 +126,6 @@ def test_template_that_rewrites_history_is_refused():
 def test_template_without_end_token_is_refused():
     tokenizer = make_tokenizer()
     tokenizer.chat_template = "{% for m in messages %}{{ m.content }}\n{% endfor %}"
-    with pytest.raises(DataError, match="closes the assistant's turn without a special token"):
-        tokenize(chat(("user", "1"), ("assistant", "see <|im_end|> here")), tokenizer)
     with pytest.raises(DataError, match="closes the assistant's turn without a special token"):
         tokenize(chat(("user", "1"), ("assistant", "2")), tokenizer)
     tokenizer.chat_template = None

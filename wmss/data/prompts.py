@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from transformers import PreTrainedTokenizerBase
 
 from wmss.data.dataset import raise_rows
-from wmss.data.tokenization import end_token, render_prompt
+from wmss.data.rendering import Renderer
 from wmss.errors import DataError
 from wmss.records import Task
 
@@ -25,6 +25,7 @@ def render_prompts(
     Raises:
         DataError: with line numbers, where a prompt has more than `max_prompt_tokens` or cannot be rendered.
     """
+    renderer = Renderer(tokenizer)
     prompts: list[list[int]] = []
     remedy = (
         "shorten it, lower max_new_tokens or raise max_length" if can_grow else "shorten it, or lower max_new_tokens"
@@ -32,7 +33,7 @@ def render_prompts(
     problems: list[str] = []
     for task in tasks:
         try:
-            ids = render_prompt(tokenizer, messages=task.messages, prompt=task.prompt)
+            ids = renderer.prompt(messages=task.messages, prompt=task.prompt)
         except DataError as error:
             problems.append(f"line {task.line}: {error}")
             continue
@@ -50,13 +51,14 @@ def end_token_ids(tasks: Sequence[Task], tokenizer: PreTrainedTokenizerBase, *, 
     Raises:
         DataError: with the first line for which there is none, so that every response would be cut.
     """
+    renderer = Renderer(tokenizer)
     found: set[int] = set()
     problems: list[str] = []
     # What a template writes after a turn depends on who spoke before, not on what was said.
     forms = {tuple(message["role"] for message in task.messages): task for task in reversed(tasks)}
     for task in forms.values():
         try:
-            found.add(end_token(tokenizer, messages=task.messages))
+            found.add(renderer.end_token(messages=task.messages))
         except DataError as error:
             problems.append(f"line {task.line}: no end token in outputs: {error}")
     raise_rows(source, problems, param)

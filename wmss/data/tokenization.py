@@ -1,23 +1,21 @@
-"""The one place where text becomes tokens and a mask: every phase (training, scoring, evaluation) uses its result.
+"""The rows of a file as token ids and masks: every phase (training, scoring, evaluation) uses its result.
 
-Chat rows are rendered by the tokenizer's own chat template. Every assistant turn of weight 1 is supervised, from the
-first token after the generation prompt to its end token inclusive; nothing else is. The mask comes from rendering each
-prefix of the conversation, so a template that rewrites earlier supervised turns is refused rather than guessed at.
+How one row is rendered, and what of it is supervised, is `wmss.data.rendering`.
 """
 
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, overload
+from typing import overload
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
 from wmss.choices import TooLong
 from wmss.data.dataset import Sample, raise_rows, read_samples
+from wmss.data.rendering import Renderer
 from wmss.errors import DataError
 from wmss.records import TokenizedSample
 
@@ -65,10 +63,11 @@ def tokenize_samples(
     Raises:
         DataError: with line numbers, where a sample is refused or the template cannot be masked; or all are left out.
     """
+    renderer = Renderer(tokenizer)
     tokenized, cut, problems = [], [], []
     for sample in samples:
         try:
-            input_ids, mask = _render(sample, tokenizer)
+            input_ids, mask = renderer.sample(sample)
         except DataError as error:
             problems.append(f"line {sample.line}: {error}")
             continue
@@ -117,121 +116,6 @@ def remedy(max_length: int, context: int | None, rows: str) -> str:
         return f"shorten {rows}, {drop}, or raise max_length, to at most the model's context of {context}"
     return f"shorten {rows} or {drop}: {context} is the model's context"
 
-
-def _render(sample: Sample, tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[bool]]:
-    return _render_chat(sample, tokenizer) if sample.messages else _render_completion(sample, tokenizer)
-
-
-def render_prompt(
-    tokenizer: PreTrainedTokenizerBase, *, messages: Sequence[dict[str, str]] = (), prompt: str = ""
-) -> list[int]:
-    """Ids of what stands before a completion: a chat with the template's generation prompt, or else a plain prompt.
-
-    Raises `DataError`, without a line, where the tokenizer cannot render it.
-    """
-    if messages:
-        _require_template(tokenizer)
-        return list(_apply_template(tokenizer, list(messages), generation_prompt=True))
-    end = end_token(tokenizer)
-    prompt_ids = list(tokenizer(prompt)["input_ids"])
-    own_ids = tokenizer(prompt, add_special_tokens=False)["input_ids"]
-    if prompt_ids[-1:] == [end] and own_ids[-1:] != [end]:
-        prompt_ids.pop()  # some tokenizers close every text; the prompt goes on
-    if not prompt_ids:
-        raise DataError("prompt: expected at least one token: the first completion token needs a predecessor")
-    return prompt_ids
-
-
-def end_token(tokenizer: PreTrainedTokenizerBase, *, messages: Sequence[dict[str, str]] = ()) -> int:
-    """Id that ends a response: the template's end-of-turn token after `messages`, or else the tokenizer's own.
-
-    Raises `DataError`, without a line, where there is none.
-    """
-    if messages:
-        _require_template(tokenizer)
-        return _turn_ending(tokenizer, [*messages, {"role": "assistant", "content": _MARK}])[0]
-    if tokenizer.eos_token_id is None:
-        raise DataError("the tokenizer has no end-of-sequence token; add eos_token to its configuration")
-    return int(tokenizer.eos_token_id)
-
-
-def _require_template(tokenizer: PreTrainedTokenizerBase) -> None:
-    if not tokenizer.chat_template:
-        raise DataError("the tokenizer has no chat template; use prompt/completion rows or another model")
-
-
-def _render_completion(sample: Sample, tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[bool]]:
-    """Prompt and completion are tokenized apart: that is what the model will see when it generates."""
-    prompt_ids = render_prompt(tokenizer, prompt=sample.prompt)
-    completion_ids = list(tokenizer(sample.completion, add_special_tokens=False)["input_ids"])
-    completion_ids.append(end_token(tokenizer))
-    return prompt_ids + completion_ids, [False] * len(prompt_ids) + [True] * len(completion_ids)
-
-
-def _render_chat(sample: Sample, tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[bool]]:
-    _require_template(tokenizer)
-    # What follows the last supervised turn can influence no target.
-    messages = list(sample.messages[: sample.supervised_turns[-1] + 1])
-    input_ids = _apply_template(tokenizer, messages, generation_prompt=False)
-    mask = [False] * len(input_ids)
-    for index in sample.supervised_turns:
-        prompt = _apply_template(tokenizer, messages[:index], generation_prompt=True)
-        through = _apply_template(tokenizer, messages[: index + 1], generation_prompt=False)
-        if input_ids[: len(through)] != through:
-            raise DataError(
-                f"messages[{index}]: the chat template renders this turn differently once more turns follow, so its "
-                "tokens cannot be told apart; give each turn a row of its own with `wmss convert --split-turns`"
-            )
-        if through[: len(prompt)] != prompt:
-            raise DataError(
-                f"messages[{index}]: this turn's text and the header before it share a token (a leading newline or "
-                "space, as a rule), which generation would never produce; remove it"
-            )
-        ending = _turn_ending(tokenizer, messages[: index + 1])
-        if through[len(through) - len(ending) :] != ending:
-            raise DataError(f"messages[{index}]: this turn's text and its end share a token; remove trailing spaces")
-        end = len(through) - len(ending) + 1
-        mask[len(prompt) : end] = [True] * (end - len(prompt))
-    return input_ids, mask
-
-
-def _turn_ending(tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, str]]) -> list[int]:
-    """Ids that the template writes after the last message: its end token, then what is never generated (a newline).
-
-    They belong to the template, not to the text, so they are read off the same conversation with a mark for its text.
-    """
-    where = f"messages[{len(messages) - 1}]"
-    marked = [*messages[:-1], {**messages[-1], "content": _MARK}]
-    rendered = str(_apply_template(tokenizer, marked, generation_prompt=False, tokenize=False))
-    _, found, ending = rendered.rpartition(_MARK)
-    if not found:
-        raise DataError(f"{where}: the chat template leaves this turn out, so there is nothing to learn from it")
-    ids = list(tokenizer(ending.lstrip(), add_special_tokens=False)["input_ids"])
-    if not ids or ids[0] not in {*tokenizer.all_special_ids, *tokenizer.added_tokens_decoder}:
-        raise DataError(
-            f"{where}: the chat template closes the assistant's turn without a special token, so the model would never "
-            "learn to stop; use a template with an end-of-turn token"
-        )
-    return ids
-
-
-def _apply_template(
-    tokenizer: PreTrainedTokenizerBase,
-    messages: list[dict[str, str]],
-    *,
-    generation_prompt: bool,
-    tokenize: bool = True,
-) -> Any:
-    """Ids, or with `tokenize=False` text, of a conversation."""
-    try:
-        return tokenizer.apply_chat_template(
-            messages, tokenize=tokenize, add_generation_prompt=generation_prompt, return_dict=False
-        )
-    except TemplateError as error:
-        raise DataError(f"messages: the chat template refuses this conversation: {error}") from error
-
-
-_MARK = "\ue000"  # a private-use character: no template looks for it
 
 _SCHEMA = pa.schema([("line", pa.int32()), ("input_ids", pa.list_(pa.int32())), ("target_mask", pa.list_(pa.bool_()))])
 
