@@ -14,6 +14,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
     AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -108,7 +109,7 @@ def load_model(
         dtype=dtype,
         use_safetensors=True,
         output_loading_info=True,
-        attn_implementation=PACKED if packing else "sdpa",
+        attn_implementation=PACKED if packing else attention_unpacked(model_config(path, param=param)),
     )
     # transformers makes up what is missing, differently at every load.
     wrong = {kind: sorted(report[kind]) for kind in ("missing_keys", "mismatched_keys") if report[kind]}
@@ -117,6 +118,17 @@ def load_model(
             f"{param}: the weights in {path} do not fit its config.json: {wrong}; save it again", param=param
         )
     return model
+
+
+def attention_unpacked(config: PretrainedConfig) -> str:
+    """transformers' name of the attention that such a model runs with where nothing is packed.
+
+    Its SDPA attention leaves out what it has no argument for, such as a cap on scores, so not every family has it
+    right that says it supports it.
+    """
+    kind = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
+    capped = getattr(config, "attn_logit_softcapping", None) is not None
+    return "sdpa" if kind is not None and kind._supports_sdpa and not capped else "eager"
 
 
 def load_tokenizer(path: Path, *, param: str = "model") -> PreTrainedTokenizerBase:
