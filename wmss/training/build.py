@@ -1,17 +1,21 @@
 """From a `TrainingRun` to its models, ready to train."""
 
+import logging
 from pathlib import Path
 
 from transformers import PreTrainedModel
 
-from wmss.errors import TrainingError
+from wmss.errors import ModelError, TrainingError
 from wmss.models.adapters import STRONG_ADAPTER, add_adapter, switch_on
-from wmss.models.loading import check_output_head, check_packing, load_head, load_model
+from wmss.models.loading import attention_unpacked, check_output_head, check_packing, load_head, load_model
+from wmss.models.packed_attention import PACKED
 from wmss.records import ADAPTER_FOLDER, STRONG_FOLDER
 from wmss.training.branches import Branches, CachedWeak, Weak, WeakAdapter, WeakModel
 from wmss.training.checkpoints import Resumed
 from wmss.training.parallel import blocks_of, checkpoint_activations, models_of
 from wmss.training.run import ModelSource, TrainingRun
+
+logger = logging.getLogger(__name__)
 
 
 def build_branches(run: TrainingRun, resumed: Resumed | None) -> Branches:
@@ -27,13 +31,28 @@ def build_branches(run: TrainingRun, resumed: Resumed | None) -> Branches:
         weak_shares=run.weak_shares,
         bfloat16=knobs.precision == "bfloat16",
         neftune_alpha=knobs.neftune_alpha,
+        packed=knobs.packing,
     )
+    if knobs.packing:
+        _pack_or_pad(branches)
     for model in models_of(branches):
         checkpoint_activations(model, knobs.activation_checkpointing)
         if knobs.compile:
             for block in blocks_of(model):
                 block.compile()
     return branches
+
+
+def _pack_or_pad(branches: Branches) -> None:
+    """Lay all models out for padded rows where one of them cannot be packed: a batch has one form for all of them."""
+    try:
+        for model in models_of(branches):
+            check_packing(model, param="model")
+    except ModelError as error:
+        logger.warning("samples are padded, not packed: %s", error.message)
+        branches.packed = False
+        for model in models_of(branches):
+            model.set_attn_implementation(attention_unpacked(model.config))
 
 
 def _strong(run: TrainingRun, resumed: Resumed | None) -> PreTrainedModel:
@@ -78,8 +97,8 @@ def _check_adapter(run: TrainingRun, source: ModelSource) -> None:
 
 
 def _load(run: TrainingRun, folder: Path, *, param: str) -> PreTrainedModel:
-    model = load_model(folder, param=param, packing=run.hyperparameters.packing)
+    model = load_model(folder, param=param)
     check_output_head(model, param=param)
     if run.hyperparameters.packing:
-        check_packing(model, param=param)
+        model.set_attn_implementation(PACKED)
     return model
