@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,8 @@ from transformers.core_model_loading import revert_weight_conversion
 
 from wmss.errors import ModelError, shown
 from wmss.models.file_modes import share_weights
-from wmss.models.loading import TOKENIZER_FILES, load_tokenizer, model_config
+from wmss.models.loading import TOKENIZER_FILES, load_model, load_tokenizer, model_config
+from wmss.models.read_back import digest_of, last_logits, read_back
 
 _INDEX = "model.safetensors.index.json"
 _GENERATION = "generation_config.json"
@@ -61,17 +63,10 @@ def export_model(checkpoint: Path, target: Path, *, base: Path, end_token_ids: l
     base model's end-of-text token is not its chat template's end-of-turn token).
     """
     target.mkdir(parents=True)
-    dtypes = _stored_dtypes(base)
-    common = set(dtypes.values())
     size = 0
-    for file in sorted(checkpoint.glob("*.safetensors")):
-        tensors = load_file(file)
-        for name, tensor in tensors.items():
-            # A base saved under other tensor names still has one precision, as a rule.
-            stored = dtypes.get(name, next(iter(common)) if len(common) == 1 else tensor.dtype)
-            tensors[name] = tensor.to(stored)
-            size += tensors[name].nbytes
-        save_file(tensors, target / file.name, metadata={"format": "pt"})
+    for name, tensors in _published(checkpoint, base):
+        size += sum(tensor.nbytes for tensor in tensors.values())
+        save_file(tensors, target / name, metadata={"format": "pt"})
     share_weights(target)
     index = checkpoint / _INDEX
     if index.is_file():
@@ -85,6 +80,43 @@ def export_model(checkpoint: Path, target: Path, *, base: Path, end_token_ids: l
     generation = generation_settings(base)
     generation["eos_token_id"] = sorted(_ids(generation.get("eos_token_id")) | {*end_token_ids})
     (target / _GENERATION).write_text(json.dumps(generation, indent=2) + "\n", encoding="utf-8")
+
+
+def _published(checkpoint: Path, base: Path) -> Iterator[tuple[str, dict[str, Tensor]]]:
+    """Files of a trained checkpoint by name, with their tensors in the precision of the base's."""
+    dtypes = _stored_dtypes(base)
+    common = set(dtypes.values())
+    for file in sorted(checkpoint.glob("*.safetensors")):
+        # A base saved under other tensor names still has one precision, as a rule.
+        yield (
+            file.name,
+            {
+                name: tensor.to(dtypes.get(name, next(iter(common)) if len(common) == 1 else tensor.dtype))
+                for name, tensor in load_file(file).items()
+            },
+        )
+
+
+def check_export(folder: Path, checkpoint: Path, *, base: Path) -> int:
+    """Read an exported folder back as a user would, see `wmss.models.read_back`; returns the number of its tensors.
+
+    Holds one model in memory at a time: first a copy of the checkpoint in the folder's precision, then, in a process of
+    its own, the folder.
+    """
+    digests: dict[str, str] = {}
+    model = load_model(checkpoint)
+    model.set_attn_implementation("eager")
+    for _, tensors in _published(checkpoint, base):
+        digests |= {key: digest_of(tensor.float()) for key, tensor in tensors.items()}
+    with torch.no_grad():
+        # In memory experts lie fused, but a folder has one precision, as a rule: rounding them fused is the same.
+        dtypes = set(_stored_dtypes(base).values())
+        if len(dtypes) == 1:
+            for tensor in model.state_dict().values():
+                tensor.copy_(tensor.to(next(iter(dtypes))))
+    logits = last_logits(model)
+    del model
+    return read_back(folder, digests, logits)
 
 
 def generation_settings(folder: Path, *, param: str = "model") -> dict[str, Any]:
