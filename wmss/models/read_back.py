@@ -40,7 +40,7 @@ def digest_of(tensor: "Tensor") -> str:
     """SHA-256 of a tensor's bytes."""
     import torch
 
-    return hashlib.sha256(tensor.detach().contiguous().flatten().view(torch.uint8).numpy()).hexdigest()
+    return hashlib.sha256(tensor.detach().contiguous().flatten().view(torch.uint8).numpy().data).hexdigest()
 
 
 def last_logits(model: Any) -> "Tensor":
