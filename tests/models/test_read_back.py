@@ -28,6 +28,17 @@ def test_an_export_is_what_was_trained_rounded_to_its_bases_precision(exported):
 
 
 @pytest.mark.slow
+def test_a_base_of_two_precisions_is_read_back(exported):
+    checkpoint, result, base = exported
+    tensors = load_file(base / "model.safetensors")
+    tensors["model.norm.weight"] = tensors["model.norm.weight"].float()
+    save_file(tensors, base / "model.safetensors", metadata={"format": "pt"})
+    shutil.rmtree(result)
+    export_model(checkpoint, result, base=base, end_token_ids=[2])
+    assert check_export(result, checkpoint, base=base) == len(tensors)
+
+
+@pytest.mark.slow
 def test_experts_are_read_back(checkpoints, tmp_path):
     base = save_family("Mixtral", tmp_path / "base", tokenizer_from=checkpoints["qwen3"])
     export_model(base, tmp_path / "result", base=base, end_token_ids=[2])

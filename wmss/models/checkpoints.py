@@ -108,15 +108,15 @@ def check_export(folder: Path, checkpoint: Path, *, base: Path) -> int:
     model.set_attn_implementation("eager")
     for _, tensors in _published(checkpoint, base):
         digests |= {key: digest_of(tensor.float()) for key, tensor in tensors.items()}
-    with torch.no_grad():
-        # In memory experts lie fused, but a folder has one precision, as a rule: rounding them fused is the same.
-        dtypes = set(_stored_dtypes(base).values())
-        if len(dtypes) == 1:
-            for tensor in model.state_dict().values():
-                tensor.copy_(tensor.to(next(iter(dtypes))))
+    dtypes = set(_stored_dtypes(base).values())
+    rounding = max(torch.finfo(dtype).eps for dtype in dtypes)
+    if len(dtypes) == 1:  # experts lie fused in memory, so of several precisions it is not known which is whose
+        rounding = torch.finfo(torch.float32).eps
+        for tensor in model.state_dict().values():
+            tensor.copy_(tensor.to(next(iter(dtypes))))
     logits = last_logits(model)
     del model
-    return read_back(folder, digests, logits)
+    return read_back(folder, digests, logits, rounding=rounding)
 
 
 def generation_settings(folder: Path, *, param: str = "model") -> dict[str, Any]:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 NUM_IDS = 16
 TOLERANCE = 16.0
-"""Largest relative difference of logits, in units of the precision's rounding: both sides do the same arithmetic."""
+"""Largest relative difference of logits, in units of rounding: both sides do the same arithmetic."""
 
 
 class Expected(TypedDict):
@@ -34,6 +34,8 @@ class Expected(TypedDict):
     """SHA-256 by name on disk."""
     logits: list[float]
     """Of the row's last position."""
+    tolerance: float
+    """Largest relative difference of the logits."""
 
 
 def digest_of(tensor: "Tensor") -> str:
@@ -53,14 +55,18 @@ def last_logits(model: Any) -> "Tensor":
     return logits
 
 
-def read_back(folder: Path, tensors: Mapping[str, str], logits: "Tensor") -> int:
+def read_back(folder: Path, tensors: Mapping[str, str], logits: "Tensor", *, rounding: float) -> int:
     """Load a folder in a fresh process and compare; returns the number of its tensors.
+
+    `rounding` is the relative rounding by which the weights behind `logits` may differ from the folder's.
 
     Raises:
         ResultError: a tensor is missing, too many, or another than was to be saved, or the logits differ.
         RuntimeError: the process did not end by itself.
     """
-    problem = _in_fresh_process(folder, Expected(tensors=dict(tensors), logits=logits.tolist()))
+    problem = _in_fresh_process(
+        folder, Expected(tensors=dict(tensors), logits=logits.tolist(), tolerance=TOLERANCE * rounding)
+    )
     if problem is not None:
         raise ResultError(f"the model that was saved is not the one that was trained: {problem} ({folder})")
     return len(tensors)
@@ -103,7 +109,7 @@ def compare(folder: Path, expected: Expected) -> str | None:
     want = torch.tensor(expected["logits"])
     difference = float((last_logits(model) - want).norm() / want.norm())
     # Weights that are not finite are the training loop's to report.
-    if difference > TOLERANCE * torch.finfo(torch.float32).eps:
+    if difference > expected["tolerance"]:
         return f"its logits differ by {difference:.1e}, relative"
     return None
 
