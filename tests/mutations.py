@@ -282,9 +282,9 @@ MUTATIONS = (
         tests=[EQUIVALENCES],
     ),
     mutation(
-        "a merged adapter is not scaled",
+        "adapters are left out of the merge",
         "models/adapters.py",
-        ("tensor + (knobs.alpha / knobs.rank) * (", "tensor + ("),
+        ("twin.adapted.merge_and_unload(safe_merge=True)", "twin.adapted.unload()"),
         tests=[EQUIVALENCES],
     ),
     mutation(

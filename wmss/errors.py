@@ -65,6 +65,12 @@ class TrainingError(WmssError):
     code = "training_failed"
 
 
+class ResultError(WmssError):
+    """What was saved as a job's result is not the model that was trained."""
+
+    code = "wrong_result"
+
+
 class RecordError(WmssError):
     """A phase was recorded in a form that this release cannot read."""
 

@@ -5,13 +5,12 @@ import shutil
 from types import SimpleNamespace
 
 import pytest
-import torch
 
 from services.commands import export
 from services.settings import Settings
 from tests.models.test_importing import write_gguf
 from wmss.config import LoraConfig
-from wmss.models.adapters import save_adapter
+from wmss.models.adapters import add_adapter, save_adapter
 from wmss.models.checkpoints import export_model, save_model
 from wmss.models.importing import add_model
 from wmss.models.loading import load_model
@@ -34,8 +33,8 @@ def test_weights_follow_the_umask(umask, checkpoints, tmp_path):
     model = load_model(base)
     save_model(model, dict(model.state_dict()), tmp_path / "checkpoint", tokenizer_from=base)
     export_model(tmp_path / "checkpoint", tmp_path / "result", base=base, end_token_ids=[2])
-    state = {f"model.layers.0.mlp.up_proj.lora_{matrix}.strong.weight": torch.zeros(2, 2) for matrix in "AB"}
-    save_adapter(state, tmp_path / "adapter", "strong", LoraConfig(rank=2), base=base)
+    add_adapter(model, "strong", LoraConfig(rank=2))
+    save_adapter(model, model.state_dict(), tmp_path / "adapter", "strong", base=base)
     imported = add_model(str(write_gguf(base, tmp_path / "tiny.gguf")), tmp_path / "models", report=print)
     for folder in (tmp_path / "checkpoint", tmp_path / "result", tmp_path / "adapter", imported):
         assert modes(folder) == {0o666 & ~umask}, folder

@@ -1,10 +1,13 @@
 """Packed rows against a dense mask and against samples run alone: outputs, gradients, and who sees whom."""
 
+import contextlib
+
 import pytest
 import torch
 from transformers import RecurrentGemmaConfig, RecurrentGemmaForCausalLM
 
 from tests import reference
+from tests.models.families import make_family
 from wmss.errors import ModelError
 from wmss.models.loading import batch_states, check_packing, hidden_states, load_model
 from wmss.models.packed_attention import PACKED, Runs, packed_attention
@@ -114,6 +117,31 @@ def test_a_model_that_would_mix_neighbours_is_refused(checkpoints):
         attn_implementation=PACKED,
     )
     with pytest.raises(
-        ModelError, match=r"RecurrentGemma\w+ does not keep packed samples apart; set .*packing to false"
+        ModelError, match=r"RecurrentGemma\w+ does not keep packed samples apart.*; set .*packing to false"
     ):
         check_packing(RecurrentGemmaForCausalLM(recurrent), param="model")
+
+
+@pytest.mark.parametrize(
+    ("family", "packs"),
+    [("Mistral", True), ("Mixtral", True), ("Qwen3Moe", True), ("DeepseekV3", True)]
+    + [(name, False) for name in ("GptOss", "Qwen2Moe", "VaultGemma", "Gemma2", "Qwen3Next")],
+)
+def test_a_family_packs_only_if_packed_rows_give_its_own_states(family, packs):
+    """Windows are as long as in real models, so that no short row could show what is wrong with them."""
+    model = make_family(family)
+    for holder in [model.config, *model.modules()]:
+        if isinstance(getattr(holder, "sliding_window", None), int):
+            holder.sliding_window = 4096
+    model.set_attn_implementation(PACKED)
+    with contextlib.nullcontext() if packs else pytest.raises(ModelError):
+        check_packing(model, param="model")
+    assert getattr(model.config, "sliding_window", None) in (None, 4096)
+    assert model.config._attn_implementation == PACKED
+
+
+def test_arguments_of_attention_that_packed_rows_lack_are_refused():
+    with pytest.raises(ModelError, match="Module needs is_causal=False, softcap, which they lack"):
+        packed_attention(
+            torch.nn.Module(), *heads(query_heads=2, key_heads=2), None, softcap=2.0, s_aux=None, is_causal=False
+        )

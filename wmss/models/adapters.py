@@ -1,8 +1,12 @@
-"""LoRA adapters on a causal LM: put on, switched, saved, and merged into ordinary weights. PEFT does the layers."""
+"""LoRA adapters on a causal LM: put on, switched, saved, and merged into ordinary weights.
+
+PEFT does the layers and the merge: it alone knows where it wraps experts whose weights lie fused in one tensor.
+"""
 
 import contextlib
+import copy
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,9 +14,10 @@ from typing import TYPE_CHECKING
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
 from wmss.config import LoraConfig
+from wmss.errors import ConfigError, shortened
 from wmss.extras import needs_extra
 from wmss.models.file_modes import share_weights
 
@@ -36,11 +41,8 @@ def add_adapter(model: PreTrainedModel, name: str, knobs: LoraConfig, *, weights
 
     A new adapter changes nothing: its B is zero. All other weights of the model are held fixed from here on.
     """
-    config = _peft_config(knobs, target_modules="all-linear")
-    with warnings.catch_warnings():
-        # Two adapters on one model are what is meant here.
-        warnings.filterwarnings("ignore", message="Already found a `peft_config` attribute")
-        model.add_adapter(config, adapter_name=name)
+    with _without_false_warnings():
+        model.add_adapter(_peft_config(knobs), adapter_name=name)
     if weights is not None:
         stored = load_file(weights / _WEIGHTS)
         own = adapter_parameters(model, name)
@@ -51,11 +53,25 @@ def add_adapter(model: PreTrainedModel, name: str, knobs: LoraConfig, *, weights
                 parameter.copy_(found[key])
 
 
+@contextlib.contextmanager
+def _without_false_warnings() -> Iterator[None]:
+    with warnings.catch_warnings():
+        # Two adapters on one model are what is meant here.
+        warnings.filterwarnings("ignore", message="Already found a `peft_config` attribute")
+        # PEFT's own rank for fused experts, which it looks for among layers only.
+        warnings.filterwarnings("ignore", message="The following (rank|alpha)_pattern keys did not match")
+        yield
+
+
 def adapter_parameters(model: PreTrainedModel, name: str) -> dict[str, Tensor]:
     """The A and B matrices of one adapter, by their names in an adapter file."""
-    return {
-        key.replace(f".{name}.", "."): parameter for key, parameter in model.named_parameters() if f".{name}." in key
-    }
+    parameters = dict(model.named_parameters())
+    return {key.replace(f".{name}.", "."): parameters[key] for key in adapter_keys(parameters, name)}
+
+
+def adapter_keys(state: Iterable[str], name: str) -> list[str]:
+    """Those names of tensors that belong to one adapter."""
+    return [key for key in state if ".lora_" in key and f".{name}." in key]
 
 
 def switch_on(model: PreTrainedModel, trained: set[str | None]) -> None:
@@ -99,46 +115,74 @@ def using_adapter(model: PreTrainedModel, name: str | None) -> Iterator[None]:
             parameter.requires_grad_(flag)
 
 
-def merged_weights(state: dict[str, Tensor], name: str, knobs: LoraConfig) -> dict[str, Tensor]:
-    """Weights of the model without adapters that computes the same: W + (alpha / rank) B A.
+def check_mergeable(config: PretrainedConfig, knobs: LoraConfig, *, param: str = "lora") -> None:
+    """Raise `ConfigError` unless a model of this configuration takes adapters, and can be merged with them again.
 
-    `state` holds all of the model's tensors, on the CPU and whole, however they were sharded.
+    Tried on a model without memory (torch's meta device), so it costs as little for a large model as for a small one.
     """
-    merged = {}
-    for key, tensor in state.items():
-        if ".lora_" in key:
-            continue
-        layer, found, parameter = key.partition(".base_layer.")
-        if not found:
-            merged[key] = tensor
-            continue
-        low_rank = [state.get(f"{layer}.lora_{matrix}.{name}.weight") for matrix in "BA"]
-        if parameter == "weight" and low_rank[0] is not None and low_rank[1] is not None:
-            tensor = tensor + (knobs.alpha / knobs.rank) * (low_rank[0] @ low_rank[1])
-        merged[f"{layer}.{parameter}"] = tensor
+    try:
+        _AdaptedTwin(_without_memory(config), STRONG_ADAPTER, knobs)
+    except Exception as error:  # PEFT refuses in errors of many kinds
+        raise ConfigError(
+            f"{param}: adapters cannot be put on a {config.model_type} model: {shortened(str(error))}; train all "
+            "weights (lora null)" + (", or set lora.dropout to 0" if knobs.dropout else ""),
+            param=param,
+        ) from error
+
+
+def merged_model(model: PreTrainedModel, state: dict[str, Tensor], name: str, knobs: LoraConfig) -> PreTrainedModel:
+    """The model without adapters that computes the same as `model` with the adapter `name`, merged by PEFT.
+
+    `state` holds all of the model's tensors, whole, however they were sharded. It is left as it is: of the merged model
+    only the weights under an adapter are new, all others are those of `state`.
+    """
+    others = {key for other in model.peft_config if other != name for key in adapter_keys(state, other)}
+    # First weights of the adapters are drawn, and a run that saves must go on as one that does not.
+    with torch.random.fork_rng(devices=[]):
+        twin = _AdaptedTwin(_without_memory(model.config, type(model)), name, knobs)
+    twin.model.load_state_dict({key: state[key] for key in state.keys() - others}, assign=True)
+    merged: PreTrainedModel = twin.adapted.merge_and_unload(safe_merge=True)
+    # How the model's tensors are called on disk: see `save_model`.
+    merged._weight_conversions = getattr(model, "_weight_conversions", None)
     return merged
 
 
-def save_adapter(state: dict[str, Tensor], folder: Path, name: str, knobs: LoraConfig, *, base: Path) -> None:
+class _AdaptedTwin:
+    """A model and PEFT's wrapper around it."""
+
+    def __init__(self, model: PreTrainedModel, name: str, knobs: LoraConfig) -> None:
+        from peft import get_peft_model
+
+        self.model = model
+        with torch.device("meta"), _without_false_warnings():
+            self.adapted = get_peft_model(model, _peft_config(knobs), adapter_name=name)
+
+
+def _without_memory(config: PretrainedConfig, kind: type[PreTrainedModel] | None = None) -> PreTrainedModel:
+    config = copy.deepcopy(config)
+    with torch.device("meta"):
+        return AutoModelForCausalLM.from_config(config) if kind is None else kind(config)
+
+
+def save_adapter(model: PreTrainedModel, state: dict[str, Tensor], folder: Path, name: str, *, base: Path) -> None:
     """Write one adapter in PEFT's format: `PeftModel.from_pretrained(base_model, folder)` loads it."""
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {
-        f"base_model.model.{key.replace(f'.{name}.', '.')}": tensor.contiguous()
-        for key, tensor in state.items()
-        if f".{name}." in key
+        f"base_model.model.{key.replace(f'.{name}.', '.')}": state[key].contiguous()
+        for key in adapter_keys(state, name)
     }
     save_file(tensors, folder / _WEIGHTS, metadata={"format": "pt"})
     share_weights(folder)
-    layers = {key.split(".lora_")[0].rsplit(".", 1)[1] for key in tensors}
-    config = _peft_config(knobs, target_modules=[])
-    # Assigned, not passed: PEFT would make a set of it, whose order in the file differs from process to process.
-    config.target_modules = sorted(layers)
+    config = copy.deepcopy(model.peft_config[name])
+    # Assigned, not passed: PEFT would make sets of them, whose order in the file differs from process to process.
+    config.target_modules = sorted({module.rsplit(".", 1)[-1] for module in config.target_modules})
+    config.target_parameters = sorted(config.target_parameters) if config.target_parameters else None
     config.base_model_name_or_path = str(base)
     config.inference_mode = True
     config.save_pretrained(str(folder))
 
 
-def _peft_config(knobs: LoraConfig, *, target_modules: str | list[str]) -> "PeftLoraConfig":
+def _peft_config(knobs: LoraConfig) -> "PeftLoraConfig":
     check_adapters()
     from peft import LoraConfig as PeftLoraConfig
 
@@ -146,6 +190,6 @@ def _peft_config(knobs: LoraConfig, *, target_modules: str | list[str]) -> "Peft
         r=knobs.rank,
         lora_alpha=knobs.alpha,
         lora_dropout=knobs.dropout,
-        target_modules=target_modules,
+        target_modules="all-linear",
         task_type="CAUSAL_LM",
     )

@@ -2,7 +2,9 @@
 
 import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from huggingface_hub import save_torch_state_dict
@@ -10,9 +12,12 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel
+from transformers.core_model_loading import revert_weight_conversion
 
+from wmss.errors import ModelError, shown
 from wmss.models.file_modes import share_weights
-from wmss.models.loading import TOKENIZER_FILES, load_tokenizer, model_config
+from wmss.models.loading import TOKENIZER_FILES, load_model, load_tokenizer, model_config
+from wmss.models.read_back import digest_of, last_logits, read_back
 
 _INDEX = "model.safetensors.index.json"
 _GENERATION = "generation_config.json"
@@ -20,19 +25,34 @@ _DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
 
 def save_model(model: PreTrainedModel, weights: dict[str, Tensor], folder: Path, *, tokenizer_from: Path) -> None:
-    """Write `weights`, whole and on the CPU, as a folder of the model's kind, with another checkpoint's tokenizer.
+    """Write `weights`, whole, as a folder of the model's kind, with another checkpoint's tokenizer.
 
     `model` gives the configuration only: what it holds may be sharded, or have adapters on it.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    # Tied weights are saved once, under the name they are loaded from.
-    tied = model.all_tied_weights_keys if model.config.tie_word_embeddings else {}
-    save_torch_state_dict({name: tensor for name, tensor in weights.items() if name not in tied}, str(folder))
+    save_torch_state_dict(stored_form(model, weights), str(folder))
     share_weights(folder)
     model.config.save_pretrained(folder)
     for name in (*TOKENIZER_FILES, _GENERATION):
         if (tokenizer_from / name).is_file():
             shutil.copyfile(tokenizer_from / name, folder / name)
+
+
+def stored_form(model: PreTrainedModel, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of a model's folder: `weights` by the names and in the shapes that the model was loaded from.
+
+    In memory transformers fuses what lies apart on disk, such as the experts of a layer; engines read the form on disk.
+    """
+    # Tied weights are saved once, under the name they are loaded from.
+    tied = model.all_tied_weights_keys if model.config.tie_word_embeddings else {}
+    kept = {name: tensor for name, tensor in weights.items() if name not in tied}
+    # Parts of a fused tensor are views of it, which safetensors would take for one tensor under several names.
+    return {name: tensor.clone() if tensor._is_view() else tensor for name, tensor in _reverted(model, kept).items()}
+
+
+def _reverted(model: PreTrainedModel, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    stored: dict[str, Tensor] = revert_weight_conversion(model, weights)
+    return stored
 
 
 def export_model(checkpoint: Path, target: Path, *, base: Path, end_token_ids: list[int]) -> None:
@@ -43,17 +63,10 @@ def export_model(checkpoint: Path, target: Path, *, base: Path, end_token_ids: l
     base model's end-of-text token is not its chat template's end-of-turn token).
     """
     target.mkdir(parents=True)
-    dtypes = _stored_dtypes(base)
-    common = set(dtypes.values())
     size = 0
-    for file in sorted(checkpoint.glob("*.safetensors")):
-        tensors = load_file(file)
-        for name, tensor in tensors.items():
-            # A base saved under other tensor names still has one precision, as a rule.
-            stored = dtypes.get(name, next(iter(common)) if len(common) == 1 else tensor.dtype)
-            tensors[name] = tensor.to(stored)
-            size += tensors[name].nbytes
-        save_file(tensors, target / file.name, metadata={"format": "pt"})
+    for name, tensors in _published(checkpoint, base):
+        size += sum(tensor.nbytes for tensor in tensors.values())
+        save_file(tensors, target / name, metadata={"format": "pt"})
     share_weights(target)
     index = checkpoint / _INDEX
     if index.is_file():
@@ -63,19 +76,80 @@ def export_model(checkpoint: Path, target: Path, *, base: Path, end_token_ids: l
     for name in ("config.json", *TOKENIZER_FILES):
         if (base / name).is_file():
             shutil.copyfile(base / name, target / name)
-    generation = GenerationConfig.from_pretrained(base) if (base / _GENERATION).is_file() else GenerationConfig()
-    generation.eos_token_id = sorted(_ids(generation.eos_token_id) | {*end_token_ids})
-    generation.save_pretrained(target)
+    # Edited as JSON: transformers refuses to save settings that contradict each other, and many models come with such.
+    generation = generation_settings(base)
+    generation["eos_token_id"] = sorted(_ids(generation.get("eos_token_id")) | {*end_token_ids})
+    (target / _GENERATION).write_text(json.dumps(generation, indent=2) + "\n", encoding="utf-8")
+
+
+def _published(checkpoint: Path, base: Path) -> Iterator[tuple[str, dict[str, Tensor]]]:
+    """Files of a trained checkpoint by name, with their tensors in the precision of the base's."""
+    dtypes = _stored_dtypes(base)
+    common = set(dtypes.values())
+    for file in sorted(checkpoint.glob("*.safetensors")):
+        # A base saved under other tensor names still has one precision, as a rule.
+        yield (
+            file.name,
+            {
+                name: tensor.to(dtypes.get(name, next(iter(common)) if len(common) == 1 else tensor.dtype))
+                for name, tensor in load_file(file).items()
+            },
+        )
+
+
+def check_export(folder: Path, checkpoint: Path, *, base: Path) -> int:
+    """Read an exported folder back as a user would, see `wmss.models.read_back`; returns the number of its tensors.
+
+    Holds one model in memory at a time: first a copy of the checkpoint in the folder's precision, then, in a process of
+    its own, the folder.
+    """
+    digests: dict[str, str] = {}
+    model = load_model(checkpoint)
+    model.set_attn_implementation("eager")
+    for _, tensors in _published(checkpoint, base):
+        digests |= {key: digest_of(tensor.float()) for key, tensor in tensors.items()}
+    dtypes = set(_stored_dtypes(base).values())
+    rounding = max(torch.finfo(dtype).eps for dtype in dtypes)
+    if len(dtypes) == 1:  # experts lie fused in memory, so of several precisions it is not known which is whose
+        rounding = torch.finfo(torch.float32).eps
+        for tensor in model.state_dict().values():
+            tensor.copy_(tensor.to(next(iter(dtypes))))
+    logits = last_logits(model)
+    del model
+    return read_back(folder, digests, logits, rounding=rounding)
+
+
+def generation_settings(folder: Path, *, param: str = "model") -> dict[str, Any]:
+    """What `generation_config.json` of a model folder holds; empty without one.
+
+    Raises:
+        ModelError: it is no JSON object, or its end tokens are no ids.
+    """
+    file = folder / _GENERATION
+    if not file.is_file():
+        return {}
+    try:
+        settings = json.loads(file.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError, OSError) as error:
+        raise ModelError(f"{param}: {file} is not valid JSON: {error}; mend or remove it", param=param) from error
+    if not isinstance(settings, dict):
+        kind = type(settings).__name__
+        raise ModelError(f"{param}: {file}: expected an object, got {kind}; mend or remove it", param=param)
+    ends = settings.get("eos_token_id")
+    if not all(type(each) is int for each in (ends if isinstance(ends, list) else [0 if ends is None else ends])):
+        message = f"{param}: {file}: eos_token_id: expected an id or a list of them, got {shown(ends)}; mend it"
+        raise ModelError(message, param=param)
+    return settings
 
 
 def own_end_ids(folder: Path) -> set[int]:
     """Ids at which vLLM ends an answer of this model unless told otherwise: the end token of its tokenizer, and those
     of generation_config.json, or else of config.json."""
     if (folder / _GENERATION).is_file():
-        generation = GenerationConfig.from_pretrained(folder)
+        ends = generation_settings(folder).get("eos_token_id")
     else:
-        generation = GenerationConfig.from_model_config(model_config(folder))
-    return _ids(generation.eos_token_id) | _ids(load_tokenizer(folder).eos_token_id)
+        ends = GenerationConfig.from_model_config(model_config(folder)).eos_token_id
+    return _ids(ends) | _ids(load_tokenizer(folder).eos_token_id)
 
 
 def _ids(ends: int | list[int] | None) -> set[int]:

@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface, AttentionMaskInterface
 
+from wmss.errors import ModelError
+
 PACKED = "wmss_packed"
 
 
@@ -50,13 +52,23 @@ def packed_attention(
     dropout: float = 0.0,
     scaling: float | None = None,
     sliding_window: int | None = None,
-    **_: Any,
+    is_causal: bool | None = None,
+    position_ids: Tensor | None = None,
+    use_cache: bool | None = None,
+    **others: Any,
 ) -> tuple[Tensor, None]:
     """Causal attention within each sample of query [1, H, N, d] and key, value [1, K, N, d]; returns [1, N, H, d].
 
     Scores of Σ length² instead of N². A `sliding_window` shorter than a sample limits how far back it sees. Without
-    `packed_runs` every row of [B, ...] is one sample.
+    `packed_runs` every row of [B, ...] is one sample. Positions are in query and key already.
+
+    Raises:
+        ModelError: the model asks for more than this, such as a cap on scores or attention sinks.
     """
+    asked = {name for name, value in others.items() if value is not None and value is not False}
+    asked |= {"is_causal=False"} if is_causal is False else set()
+    if asked:
+        raise ModelError(f"packed rows: {type(module).__name__} needs {', '.join(sorted(asked))}, which they lack")
     attend = partial(_attend, dropout=dropout, scaling=scaling, sliding_window=sliding_window)
     if packed_runs is None:
         return attend(query, key, value).transpose(1, 2), None

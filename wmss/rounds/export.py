@@ -2,18 +2,19 @@
 
 import json
 import shutil
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
 from pydantic import JsonValue
 
 from wmss import __version__
-from wmss.models.checkpoints import export_model
+from wmss.models.checkpoints import check_export, export_model
 from wmss.models.loading import checkpoint_digest
 from wmss.rounds.job import Job
 from wmss.rounds.journal import Journal
 from wmss.rounds.phase_records import Exported
-from wmss.units import gigabytes
+from wmss.units import duration, gigabytes
 
 
 def export_result(
@@ -23,6 +24,9 @@ def export_result(
     staging = job.folder / "export"
     shutil.rmtree(staging, ignore_errors=True)
     export_model(checkpoint, staging, base=job.base, end_token_ids=end_token_ids)
+    started = time.monotonic()
+    num_tensors = check_export(staging, checkpoint, base=job.base)
+    journal.event(f"read back in {duration(time.monotonic() - started)}: {num_tensors:,} tensors, as trained")
     digest = checkpoint_digest(staging)
     card = {
         "name": job.result_name,

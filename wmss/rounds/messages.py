@@ -79,6 +79,14 @@ def trained(phase: str, metrics: Mapping[str, float]) -> str:
     )
 
 
+def unpacked(phase: str) -> str:
+    """That a phase did not pack, though it was to."""
+    return (
+        f"{phase}: samples were padded, not packed: packed rows do not give this family's own states; it costs time, "
+        "the result is the same"
+    )
+
+
 def scoring_cost(phase: str, num_tokens: int, seconds: float) -> str:
     """What scoring took; no tokens = everything was known already."""
     if not num_tokens:

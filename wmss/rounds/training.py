@@ -17,5 +17,7 @@ def train_phase(job: Job, engines: Engines, journal: Journal, run: TrainingRun) 
     folder = engines.train(run, name=f"{job.id}-{kind}-{number}")
     metrics = load_metrics(folder)
     journal.event(messages.trained(run.phase, metrics), data=metrics)
+    if "unpacked" in metrics:
+        journal.event(messages.unpacked(run.phase), level="warn")
     trained = Checkpoint.of_training(folder, run)
     return folder, Trained(checkpoint=trained.folder, source=trained.source, num_steps=int(metrics["step"]))

@@ -96,9 +96,11 @@ class Branches(nn.Module):
         weak_shares: Sequence[float] = (),
         bfloat16: bool = False,
         neftune_alpha: float | None = None,
+        packed: bool = True,
     ) -> None:
         super().__init__()
         self.strong = strong
+        self.packed = packed
         self._sources = tuple(weak)
         self.weak = nn.ModuleList(weak)  # type: ignore[arg-type]
         self.weak_shares = tuple(weak_shares) or (1.0 / max(1, len(weak)),) * len(weak)

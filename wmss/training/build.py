@@ -1,18 +1,22 @@
 """From a `TrainingRun` to its models, ready to train."""
 
+import logging
 from pathlib import Path
 
 import torch
 from transformers import PreTrainedModel
 
-from wmss.errors import TrainingError
+from wmss.errors import ModelError, TrainingError
 from wmss.models.adapters import STRONG_ADAPTER, add_adapter, switch_on
-from wmss.models.loading import check_output_head, check_packing, load_head, load_model
+from wmss.models.loading import attention_unpacked, check_output_head, check_packing, load_head, load_model
+from wmss.models.packed_attention import PACKED
 from wmss.records import ADAPTER_FOLDER, STRONG_FOLDER
 from wmss.training.branches import Branches, CachedWeak, Weak, WeakAdapter, WeakModel
 from wmss.training.checkpoints import Resumed
 from wmss.training.parallel import blocks_of, checkpoint_activations, models_of
 from wmss.training.run import ModelSource, TrainingRun
+
+logger = logging.getLogger(__name__)
 
 
 def build_branches(run: TrainingRun, resumed: Resumed | None) -> Branches:
@@ -28,13 +32,40 @@ def build_branches(run: TrainingRun, resumed: Resumed | None) -> Branches:
         weak_shares=run.weak_shares,
         bfloat16=knobs.precision == "bfloat16",
         neftune_alpha=knobs.neftune_alpha,
+        packed=knobs.packing,
     )
+    if knobs.packing:
+        _pack_or_pad(branches)
+    if knobs.precision == "bfloat16" and knobs.lora is None:
+        _halve_frozen(branches)
     for model in models_of(branches):
         checkpoint_activations(model, knobs.activation_checkpointing)
         if knobs.compile:
             for block in blocks_of(model):
                 block.compile()
     return branches
+
+
+def _pack_or_pad(branches: Branches) -> None:
+    """Lay all models out for padded rows where one of them cannot be packed: a batch has one form for all of them."""
+    try:
+        for model in models_of(branches):
+            check_packing(model, param="model")
+    except ModelError as error:
+        logger.warning("samples are padded, not packed: %s", error.message)
+        branches.packed = False
+        for model in models_of(branches):
+            model.set_attn_implementation(attention_unpacked(model.config))
+
+
+def _halve_frozen(branches: Branches) -> None:
+    """Nothing is added to a frozen model's weights, so they need no float32 masters: half the memory.
+
+    It comes after the check of packing, whose tolerance is float32's.
+    """
+    for weak in branches.weak:
+        if isinstance(weak, WeakModel) and not weak.trained:
+            weak.model.to(torch.bfloat16)
 
 
 def _strong(run: TrainingRun, resumed: Resumed | None) -> PreTrainedModel:
@@ -58,9 +89,7 @@ def _weak(run: TrainingRun, number: int, strong: PreTrainedModel, resumed: Resum
         return CachedWeak(*load_head(source.folder), number=cached)
     stored = resumed.weak_folder(number) if resumed is not None and trained else None
     if lora is None:
-        # Nothing is added to a frozen model's weights, so they need no float32 masters: half the memory.
-        dtype = torch.bfloat16 if run.hyperparameters.precision == "bfloat16" and not trained else torch.float32
-        return WeakModel(_load(run, stored or source.folder, param=param, dtype=dtype), trained=trained)
+        return WeakModel(_load(run, stored or source.folder, param=param), trained=trained)
     adapted = trained or source.adapter is not None
     if source.folder == run.strong.folder:
         if not adapted:
@@ -80,10 +109,9 @@ def _check_adapter(run: TrainingRun, source: ModelSource) -> None:
         raise TrainingError(f"{source.adapter}: an adapter to start from, but lora is not set", param="method")
 
 
-def _load(run: TrainingRun, folder: Path, *, param: str, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
-    model = load_model(folder, param=param, packing=run.hyperparameters.packing)
+def _load(run: TrainingRun, folder: Path, *, param: str) -> PreTrainedModel:
+    model = load_model(folder, param=param)
     check_output_head(model, param=param)
     if run.hyperparameters.packing:
-        check_packing(model, param=param)
-    # After the checks, whose tolerance is float32's.
-    return model.to(dtype)
+        model.set_attn_implementation(PACKED)
+    return model

@@ -28,7 +28,7 @@ from torch.distributed.checkpoint.state_dict import (
 from torch.distributed.fsdp import FSDPModule
 
 from wmss.errors import TrainingError
-from wmss.models.adapters import STRONG_ADAPTER, merged_weights, save_adapter
+from wmss.models.adapters import STRONG_ADAPTER, merged_model, save_adapter
 from wmss.models.checkpoints import save_model
 from wmss.records import ADAPTER_FOLDER, STRONG_FOLDER
 from wmss.training.branches import Branches, WeakAdapter, WeakModel
@@ -126,20 +126,22 @@ def _whole_state(branches: Branches) -> dict[str, Tensor]:
 def _save_models(folder: Path, run: TrainingRun, branches: Branches, state: dict[str, Tensor]) -> None:
     lora = run.hyperparameters.lora
     strong = _part(state, "strong.")
-    if lora is not None:
-        save_adapter(strong, folder / ADAPTER_FOLDER, STRONG_ADAPTER, lora, base=run.strong.folder)
-    whole = strong if lora is None else merged_weights(strong, STRONG_ADAPTER, lora)
-    save_model(branches.strong, whole, folder / STRONG_FOLDER, tokenizer_from=run.strong.folder)
+    if lora is None:
+        save_model(branches.strong, strong, folder / STRONG_FOLDER, tokenizer_from=run.strong.folder)
+    else:
+        save_adapter(branches.strong, strong, folder / ADAPTER_FOLDER, STRONG_ADAPTER, base=run.strong.folder)
+        merged = merged_model(branches.strong, strong, STRONG_ADAPTER, lora)
+        save_model(merged, merged.state_dict(), folder / STRONG_FOLDER, tokenizer_from=run.strong.folder)
     for number, (weak, source) in enumerate(zip(branches.weak, run.weak, strict=True)):
         target = folder / _weak_name(number)
         if isinstance(weak, WeakModel) and weak.trained:
             weights = _part(state, f"weak.{number}.model.")
             if lora is not None:
-                save_adapter(weights, target, STRONG_ADAPTER, lora, base=source.folder)
+                save_adapter(weak.model, weights, target, STRONG_ADAPTER, base=source.folder)
             else:
                 save_model(weak.model, weights, target, tokenizer_from=source.folder)
-        elif isinstance(weak, WeakAdapter) and weak.trained and lora is not None and weak.adapter is not None:
-            save_adapter(strong, target, weak.adapter, lora, base=source.folder)
+        elif isinstance(weak, WeakAdapter) and weak.trained and weak.adapter is not None:
+            save_adapter(branches.strong, strong, target, weak.adapter, base=source.folder)
 
 
 def load(folder: Path, rank: int) -> Resumed:

@@ -149,6 +149,7 @@ class _Trainer:
             "mixing_weight": mixing_weight,
             **norms,
             **statistics,
+            **({"unpacked": 1.0} if self._knobs.packing and not self._branches.packed else {}),
             "num_targets": float(num_targets),
             "num_tokens": float(num_tokens),
             "tokens_per_s": num_tokens / (time.perf_counter() - started),
@@ -208,7 +209,7 @@ class _Trainer:
                 batch,
                 self._samples,
                 max_tokens=self._knobs.micro_batch_tokens,
-                packing=self._knobs.packing,
+                packing=self._branches.packed,
                 rank=rank,
                 world_size=host.world_size,
             )
@@ -224,7 +225,7 @@ class _Trainer:
         return collate(
             [self._samples[index] for index in indices],
             device=self._host.device,
-            packing=self._knobs.packing,
+            packing=self._branches.packed,
             supervised=bool(group),
             weak_states=[cache.rows(group) for cache in self._states],
         )

@@ -14,7 +14,7 @@ from wmss.config import JobSpec, ScoreSpec, SelfImprovementMethod, WmssMethod, r
 from wmss.data.dataset import Sample, read_samples
 from wmss.data.tokenization import remedy, tokenize_samples
 from wmss.errors import ConfigError, DataError, ModelError, WmssError
-from wmss.models.adapters import check_adapters
+from wmss.models.adapters import check_adapters, check_mergeable
 from wmss.models.loading import (
     check_checkpoint,
     check_digests,
@@ -78,7 +78,7 @@ def examine(sources: Sources, refusals: Refusals) -> Findings:
     sound = _sound(found, sources.spec, sources.models, sources.digests, refusals)
     base = sound.get("model")
     found.attempt(_optimizer, sources.spec)
-    found.attempt(_adapters, sources.spec)
+    found.attempt(_adapters, sources.spec, base)
     if isinstance(sources.spec.method, SelfImprovementMethod):
         _examine_tasks(found, sources, base)
         return found
@@ -237,9 +237,12 @@ def _optimizer(spec: JobSpec) -> None:
         )
 
 
-def _adapters(spec: JobSpec) -> None:
-    if spec.hyperparameters.lora is not None:
-        check_adapters(param=f"method.{spec.method.type}.hyperparameters.lora")
+def _adapters(spec: JobSpec, base: Path | None) -> None:
+    lora, param = spec.hyperparameters.lora, f"method.{spec.method.type}.hyperparameters.lora"
+    if lora is not None:
+        check_adapters(param=param)
+        if base is not None:
+            check_mergeable(model_config(base), lora, param=param)
 
 
 def _batch_size(spec: JobSpec, num_samples: int) -> int:
