@@ -122,7 +122,7 @@ def _lease(service: ServiceState, model: str, folder: Path) -> tuple[ChatEngineR
 
 def _want(service: ServiceState, model: str, folder: Path) -> None:
     """Ask for an engine. A folder that no job would take is refused here: an engine needs a minute to fail on it."""
-    from wmss.models.loading import check_checkpoint  # it loads torch, which the API starts without
+    from wmss.models.limited import check_checkpoint  # it loads torch, which the API starts without
 
     check_checkpoint(folder, param="model")
     try:

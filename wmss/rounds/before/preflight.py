@@ -15,11 +15,9 @@ from wmss.data.dataset import Sample, read_samples
 from wmss.data.tokenization import remedy, tokenize_samples
 from wmss.errors import ConfigError, DataError, ModelError, WmssError
 from wmss.models.adapters import check_adapters
+from wmss.models.limited import check_checkpoint, check_pair, check_same_tokenizer
 from wmss.models.loading import (
-    check_checkpoint,
     check_digests,
-    check_pair,
-    check_same_tokenizer,
     context_length,
     load_tokenizer,
     model_config,
