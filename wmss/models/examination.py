@@ -19,8 +19,8 @@ from jinja2 import TemplateError
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
-from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
-from transformers.modeling_outputs import BaseModelOutputWithPast
+from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions
 
 from wmss.config import LoraConfig
 from wmss.errors import ModelError
@@ -104,12 +104,14 @@ def examine_stored(stored: StoredModel, *, param: str, lora: LoraConfig | None =
         _check_generation_config(path, param)
         _check_template(load_tokenizer(path, param=param), path, param)
         for shapes in stored.weights:
-            mode = FakeTensorMode()
-            model = _without_weights(path, shapes, mode, param)
+            model = _without_weights(path, shapes, param)
         _check_head(model, path, param)
         if lora is not None:
-            with loader_errors(f"no LoRA adapter fits the model in {path}", param=param, remedy="leave lora out"), mode:
-                add_adapter(model, STRONG_ADAPTER, lora)
+            with (
+                loader_errors(f"no LoRA adapter fits the model in {path}", param=param, remedy="leave lora out"),
+                torch.device("meta"),
+            ):
+                add_adapter(AutoModelForCausalLM.from_config(model.config), STRONG_ADAPTER, lora)
         return ModelFolder(
             architecture=architecture,
             num_parameters=sum(map(prod, stored.weights[0].values())),
@@ -276,13 +278,14 @@ def _check_template(tokenizer: PreTrainedTokenizerBase, path: Path, param: str) 
             tokenizer.apply_chat_template(second, tokenize=False)
 
 
-def _without_weights(path: Path, shapes: Shapes, mode: FakeTensorMode, param: str) -> PreTrainedModel:
+def _without_weights(path: Path, shapes: Shapes, param: str) -> PreTrainedModel:
     """The model as transformers loads it, from tensors that have shapes but no memory.
 
     The loader itself renames, merges and ties; a comparison of names of our own would refuse what it takes, such as
     experts that are stored one by one.
     """
-    with mode, _one_thread():
+    # Families make a few constants of their own, which are no such tensors.
+    with FakeTensorMode(allow_non_fake_inputs=True), _one_thread():
         state_dict: dict[str, Tensor] = {name: torch.empty(shape) for name, shape in shapes.items()}
         model, misfits = load_reporting(path, param=param, state_dict=state_dict)
     if any(misfits.values()):
@@ -321,7 +324,7 @@ def _check_head(model: PreTrainedModel, path: Path, param: str) -> None:
     original = body.forward
     small = nn.Linear(head.in_features, 8, bias=head.bias is not None)
     try:
-        body.forward = lambda *_, **__: BaseModelOutputWithPast(last_hidden_state=states)
+        body.forward = lambda *_, **__: BaseModelOutputWithPastAndCrossAttentions(last_hidden_state=states)
         model.set_output_embeddings(small)
         check_output_head(model, param=param)
     finally:
