@@ -188,5 +188,7 @@ if __name__ == "__main__":
     started = time.monotonic()
     counts, not_refused, grown = examine_many(Path(sys.argv[1]), int(sys.argv[2]), seed=0)
     print(*(f"{name}: {count}" for name, count in sorted(counts.items())), *not_refused, sep="\n")
-    print(f"{sum(counts.values())} refused, {len(not_refused)} not; +{grown:.0f} MB, {time.monotonic() - started:.0f} s")
+    print(
+        f"{sum(counts.values())} refused, {len(not_refused)} not; +{grown:.0f} MB, {time.monotonic() - started:.0f} s"
+    )
     sys.exit(1 if not_refused else 0)

@@ -32,6 +32,7 @@ from wmss.models.loading import (
     load_tokenizer,
     loader_errors,
     misfit_message,
+    model_config,
 )
 
 SINGLE_FILE = "model.safetensors"
@@ -204,9 +205,7 @@ def _sharded(path: Path, headers: Mapping[str, Shapes], param: str) -> Shapes:
         )
     lost = [name for name in shards if name not in headers]
     if lost:
-        raise ModelError(
-            f"{param}: {path} lacks {_listed(lost)}, which its index names; copy it again", param=param
-        )
+        raise ModelError(f"{param}: {path} lacks {_listed(lost)}, which its index names; copy it again", param=param)
     absent = sorted(tensor for tensor, name in places.items() if tensor not in headers[name])
     if absent:
         raise ModelError(
@@ -286,11 +285,19 @@ def _without_weights(path: Path, shapes: Shapes, param: str) -> PreTrainedModel:
     """
     # Families make a few constants of their own, which are no such tensors.
     with FakeTensorMode(allow_non_fake_inputs=True), _one_thread():
-        state_dict: dict[str, Tensor] = {name: torch.empty(shape) for name, shape in shapes.items()}
+        needed = _without_copies(path, shapes, param)
+        state_dict: dict[str, Tensor] = {name: torch.empty(shape) for name, shape in needed.items()}
         model, misfits = load_reporting(path, param=param, state_dict=state_dict)
     if any(misfits.values()):
         raise ModelError(misfit_message(path, misfits, param=param), param=param)
     return model
+
+
+def _without_copies(path: Path, shapes: Shapes, param: str) -> Shapes:
+    """Without tensors that are stored although they are tied to another: the loader would compare their numbers."""
+    model = AutoModelForCausalLM.from_config(model_config(path, param=param), attn_implementation="sdpa")
+    tied = model.all_tied_weights_keys
+    return {name: shape for name, shape in shapes.items() if name not in tied or shapes.get(tied[name]) != shape}
 
 
 @contextmanager

@@ -5,6 +5,7 @@ cannot be forked safely. So one process of our own is kept warm, and forks for e
 neither torch nor transformers.
 """
 
+import atexit
 import json
 import os
 import select
@@ -100,7 +101,12 @@ def check_checkpoint(path: Path, *, param: str, lora: Mapping[str, Any] | None =
         ModelError: a job would fail on this folder, or it cannot be examined within the limits.
         ExtraError: `lora` needs a package that is not installed.
     """
-    asked = {"ask": "folder", "path": str(path.absolute()), "param": param, "lora": None if lora is None else dict(lora)}
+    asked = {
+        "ask": "folder",
+        "path": str(path.absolute()),
+        "param": param,
+        "lora": None if lora is None else dict(lora),
+    }
     found: dict[str, Any] = _answer(asked, what=str(path), param=param)
     return found
 
@@ -114,7 +120,7 @@ def check_pair(strong: Path, weak: Path, *, param: str) -> None:
 def check_same_tokenizer(folders: Mapping[str, Path]) -> None:
     """As `loading.check_same_tokenizer`."""
     asked = {"ask": "tokenizers", "folders": {param: str(folder.absolute()) for param, folder in folders.items()}}
-    _answer(asked, what=", ".join(map(str, folders.values())), param=next(reversed(folders)))
+    _answer(asked, what=", ".join(map(str, folders.values())), param=list(folders)[-1])
 
 
 def _answer(asked: Mapping[str, Any], *, what: str, param: str) -> Any:
@@ -162,9 +168,19 @@ def _ask(question: bytes) -> bytes:
 def _process() -> _Process:
     global _warm
     with _start:
-        if _warm is None or _warm.running.poll() is not None:
+        if _warm is not None and _warm.running.poll() is not None:
+            _warm.end()
+            _warm = None
+        if _warm is None:
             _warm = _Process()
         return _warm
+
+
+@atexit.register
+def close() -> None:
+    """End the warm process; the next question starts another."""
+    if _warm is not None:
+        _forget(_warm)
 
 
 def _forget(process: _Process) -> None:

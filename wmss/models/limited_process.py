@@ -85,7 +85,9 @@ def _answer(question: bytes, answer: int) -> None:
         asked = json.loads(question)
         said = {"returned": ANSWERS[asked.pop("ask")](**asked)}
     except WmssError as error:
-        said = {"no_memory": True} if _ran_out(error) else {"raised": [type(error).__name__, error.message, error.param]}
+        said = (
+            {"no_memory": True} if _ran_out(error) else {"raised": [type(error).__name__, error.message, error.param]}
+        )
     except BaseException as error:  # the outermost frame of this process
         said = {"no_memory": True} if _ran_out(error) else {"failed": f"{type(error).__name__}: {error}"[:400]}
     with os.fdopen(answer, "wb") as pipe:

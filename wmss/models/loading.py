@@ -49,7 +49,7 @@ def loader_errors(what: str, *, param: str, remedy: str = "save it again, or cho
 
 
 def _cause(error: Exception) -> str:
-    """The error on one line, no longer than a person reads; with its kind, for `KeyError: 'foo'` says more than 'foo'."""
+    """The error on one line, cut, and with its kind: `KeyError: 'foo'` says more than 'foo'."""
     text = " ".join(str(error).split())
     if len(text) > MAX_CAUSE:
         text = f"{text[:MAX_CAUSE]}..."
@@ -263,8 +263,8 @@ def check_digests(path: Path, expected: CheckpointDigests, *, param: str) -> Non
     found = checkpoint_digests(path)
     if found.weights != expected.weights and expected.weights == _digest_without_index(path):
         raise ModelError(
-            f"{param}: the digest of {path} was taken by a release that left out {INDEX}, so nothing tells whether that "
-            "file changed since; register the checkpoint again and name the new id",
+            f"{param}: the digest of {path} was taken by a release that left out {INDEX}, so nothing tells whether "
+            "that file changed since; register the checkpoint again and name the new id",
             param=param,
         )
     changed = [name for name in ("weights", "tokenizer") if getattr(found, name) != getattr(expected, name)]
