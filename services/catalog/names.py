@@ -107,8 +107,8 @@ def resolve_model(name: str, store: Store | None, settings: Settings, *, param: 
         elsewhere = _link_out_of(root, name)
         if elsewhere is not None:
             raise ModelError(
-                f"{param}: {root / name} is a link to {elsewhere}, outside the folders that models may lie in; copy the "
-                "model there, or let the operator add the folder it lies in to WMSS_MODEL_ROOTS",
+                f"{param}: {root / name} is a link to {elsewhere}, outside the folders that models may lie in; copy "
+                "the model there, or let the operator add the folder it lies in to WMSS_MODEL_ROOTS",
                 param=param,
             )
     if name in PACKAGED:

@@ -119,7 +119,7 @@ def _generation(folder: Path, rng: random.Random) -> None:
 
 
 def _memory(folder: Path, rng: random.Random) -> None:
-    (folder / "chat_template.jinja").write_text('{{ "a"*%d }}' % rng.choice([2 * 10**10, 10**12]))
+    (folder / "chat_template.jinja").write_text(f'{{{{ "a"*{rng.choice([2 * 10**10, 10**12])} }}}}')
 
 
 def _loops(folder: Path, rng: random.Random) -> None:
