@@ -25,6 +25,7 @@ from services.chat.chat_store import LEASE_S, ChatState
 from services.jobs.room import room_for_chat
 from services.jobs.tables import ChatEngineRow
 from wmss.errors import ModelError
+from wmss.models.limited import check_checkpoint
 
 router = APIRouter(prefix="/v1", tags=["chat"])
 
@@ -122,8 +123,6 @@ def _lease(service: ServiceState, model: str, folder: Path) -> tuple[ChatEngineR
 
 def _want(service: ServiceState, model: str, folder: Path) -> None:
     """Ask for an engine. A folder that no job would take is refused here: an engine needs a minute to fail on it."""
-    from wmss.models.loading import check_checkpoint  # it loads torch, which the API starts without
-
     check_checkpoint(folder, param="model")
     try:
         room = room_for_chat(service.store, service.drivers)

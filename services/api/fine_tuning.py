@@ -1,6 +1,7 @@
 """/v1/fine_tuning/jobs: submit, list, look at and cancel jobs."""
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +47,7 @@ def create(service: Service, spec: JobSpec, sending: OfSending) -> JobObject:
         return JobObject.of(earlier)
     from wmss.rounds.before.preflight import check_models  # it loads torch, which the API starts without
 
-    models, registered = look_up(service, spec, check_models)
+    models, registered = look_up(service, spec, partial(check_models, lora=spec.hyperparameters.lora))
     job_id = new_id(JOB)
     row = accept(
         service,

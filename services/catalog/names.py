@@ -103,6 +103,14 @@ def resolve_model(name: str, store: Store | None, settings: Settings, *, param: 
         folder = _folder_under(root, name)
         if folder is not None and not (root == settings.models and _is_internal(folder)):
             return folder
+    for root in settings.allowed_roots:
+        elsewhere = _link_out_of(root, name)
+        if elsewhere is not None:
+            raise ModelError(
+                f"{param}: {root / name} is a link to {elsewhere}, outside the folders that models may lie in; copy "
+                "the model there, or let the operator add the folder it lies in to WMSS_MODEL_ROOTS",
+                param=param,
+            )
     if name in PACKAGED:
         raise ModelError(f"{param}: no model {shown(name)} yet; add it with `wmss models add {name}`", param=param)
     roots = ", ".join(str(root) for root in settings.allowed_roots)
@@ -148,6 +156,18 @@ def _folder_under(root: Path, name: str) -> Path | None:
         inside = folder.is_relative_to(root.resolve()) and folder != root.resolve()
         return folder if inside and (folder / "config.json").is_file() else None
     except (OSError, ValueError):  # a name no file system can hold
+        return None
+
+
+def _link_out_of(root: Path, name: str) -> Path | None:
+    """Where an entry of `root` itself leads that is a link to a folder outside; None for every other name."""
+    entry = root / name
+    try:
+        if entry.parent != root or not entry.is_symlink():
+            return None
+        folder = entry.resolve()
+        return None if folder.is_relative_to(root.resolve()) or not folder.is_dir() else folder
+    except (OSError, ValueError):
         return None
 
 

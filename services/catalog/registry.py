@@ -9,9 +9,10 @@ from services.catalog.names import resolve_model
 from services.jobs.store import Store
 from services.jobs.tables import WeakCheckpointRow
 from services.settings import Settings
-from wmss.errors import ModelError, raise_all, shown
+from wmss.errors import ModelError, shown
 from wmss.ids import is_checkpoint
 from wmss.models.files import file_stamps
+from wmss.models.limited import check_checkpoint
 
 
 def register(
@@ -82,19 +83,10 @@ def _local(name: str, store: Store, settings: Settings, param: str) -> Path:
 def _keep(
     name: str, folder: Path, revision: str | None, labels: dict[str, str] | None, store: Store, param: str
 ) -> WeakCheckpointRow:
-    from wmss.models.loading import (
-        checkpoint_digests,
-        load_tokenizer,
-        model_config,
-        num_parameters,
-        tokenizer_files,
-        weight_files,
-    )
-    from wmss.rounds.before.preflight import check_models
+    from wmss.models.loading import checkpoint_digests, tokenizer_files, weight_files
     from wmss.scoring.vllm_families import check_family
 
-    raise_all(check_models({param: folder}))
-    load_tokenizer(folder, param=param)
+    known = check_checkpoint(folder, param=param)
     architecture = check_family(folder, param=param)
     stamps = file_stamps([*weight_files(folder), *tokenizer_files(folder)])  # first: a later change is seen
     digests = checkpoint_digests(folder)
@@ -105,8 +97,8 @@ def _keep(
         revision=revision,
         content_key=hashlib.sha256(content.encode()).hexdigest(),
         architecture=architecture,
-        num_parameters=num_parameters(folder),
-        vocab_size=int(model_config(folder, param=param).vocab_size),
+        num_parameters=known["num_parameters"],
+        vocab_size=known["vocab_size"],
         weights_digest=digests.weights,
         tokenizer_digest=digests.tokenizer,
         files=stamps,

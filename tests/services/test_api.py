@@ -201,7 +201,8 @@ def test_models_that_cannot_be_paired_or_trusted_are_refused(api, home):
         assert problem(create(api, **values | {"model": "llama"}), 400)["param"] == "model"
     config.write_text(original)
     config.write_text(json.dumps(json.loads(config.read_text()) | {"vocab_size": 300}))
-    assert "vocabulary sizes differ: 277 vs 300" in problem(create(api, **values, **weak), 400)["message"]
+    message = problem(create(api, **values, **weak), 400)["message"]
+    assert "do not fit its config.json: mismatched lm_head.weight [277, 64] for [300, 64]" in message
     config.write_text(json.dumps(json.loads(config.read_text()) | {"auto_map": {"AutoModel": "evil.py"}}))
     assert "run its own code" in problem(create(api, **values, **weak), 400)["message"]
     config.write_text(original)
@@ -210,6 +211,15 @@ def test_models_that_cannot_be_paired_or_trusted_are_refused(api, home):
     assert "model.safetensors cannot be read" in problem(create(api, **values, **weak), 400)["message"]
     (home / "models/llama/model.safetensors").rename(home / "models/llama/pytorch_model.bin")
     assert "pickled weights are not read" in problem(create(api, **values, **weak), 400)["message"]
+
+
+def test_a_template_that_asks_for_terabytes_costs_a_process_not_the_service(api, home):
+    values = {"model": "qwen3", "training_file": upload(api).json()["id"], "method": {"type": "wmss"}}
+    (home / "models/qwen3/chat_template.jinja").write_text('{{ "a" * 1000000000000 }}')
+    error = problem(create(api, **values), 400)
+    assert error["param"] == "model"
+    assert "needs more than 4 GB of memory to be examined" in error["message"]
+    assert [each["param"] for each in validate(api, **values).json()["problems"]] == ["model"]
 
 
 def test_validate_says_what_a_job_would_do_and_makes_none(api, home):

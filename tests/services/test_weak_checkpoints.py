@@ -391,3 +391,9 @@ def test_a_name_that_could_be_a_folder_or_the_hubs_is_refused(hub, online, home,
     error = problem(register(online, "someone/model@main"), 400)
     assert "write hf:someone/model@main for the hub's, or rename the folder" in error["message"]
     assert register(online, "hf:someone/model@main").json()["architecture"] == "LlamaForCausalLM"
+
+
+def test_a_link_out_of_the_roots_is_named(api, home, checkpoints):
+    (home / "models" / "linked").symlink_to(checkpoints["qwen3"])
+    said = problem(register(api, "linked"), 400)["message"]
+    assert "is a link to" in said and "WMSS_MODEL_ROOTS" in said

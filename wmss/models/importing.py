@@ -20,7 +20,8 @@ from wmss import ids
 from wmss.errors import ModelError
 from wmss.extras import needs_extra
 from wmss.models.file_modes import share_weights
-from wmss.models.loading import TOKENIZER_FILES, check_checkpoint, check_output_head, load_model, load_tokenizer
+from wmss.models.limited import check_checkpoint
+from wmss.models.loading import TOKENIZER_FILES, check_output_head, load_model, load_tokenizer
 from wmss.models.packaged import PACKAGED
 
 Notify = Callable[[str], None]

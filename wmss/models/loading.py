@@ -4,7 +4,6 @@ Only safetensors weights are read, and no code that comes with a checkpoint is e
 """
 
 import hashlib
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from math import prod
@@ -12,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from torch import Tensor, nn
 from transformers import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
@@ -24,100 +23,60 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from wmss.errors import ModelError
+from wmss.errors import ModelError, WmssError
 from wmss.models.packed_attention import PACKED, Runs
 from wmss.records import CheckpointDigests
 
+INDEX = "model.safetensors.index.json"
+"""Which tensor lies in which file of a model whose weights are split."""
+MAX_CAUSE = 400
+"""Of what a library said, in characters."""
+MAX_NAMES = 4
+"""Of tensors that do not fit, those that are named."""
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
 
 
-def check_checkpoint(path: Path, *, param: str) -> None:
-    """Raise `ModelError` unless `path` is a complete, safe causal-LM folder (config, safetensors, tokenizer)."""
-    if not path.is_dir():
-        raise ModelError(f"{param}: expected a folder with a model, found none at {path}", param=param)
-    for name in ("config.json", "tokenizer.json"):
-        if not (path / name).is_file():
-            raise ModelError(f"{param}: {path} has no {name}; save the model and its tokenizer there", param=param)
-    if not list(path.glob("*.safetensors")):
-        raise ModelError(
-            f"{param}: {path} has no *.safetensors; pickled weights are not read, convert them", param=param
-        )
-    config = _read_json(path / "config.json", param)
-    if _mentions_auto_map(config):
-        raise ModelError(
-            f"{param}: {path}/config.json asks to run its own code (auto_map); that is refused", param=param
-        )
-    if "quantization_config" in config:
-        raise ModelError(f"{param}: {path} is quantised; training needs unquantised weights", param=param)
-    architectures = config.get("architectures")
-    if not isinstance(architectures, list) or [_is_causal(str(name)) for name in architectures] != [True]:
-        raise ModelError(f"{param}: expected one *ForCausalLM architecture, got {architectures} ({path})", param=param)
-    model_config(path, param=param)
-    index = path / "model.safetensors.index.json"
-    if index.is_file():
-        shards = set(_read_json(index, param).get("weight_map", {}).values())
-        lost = sorted(name for name in shards if not (path / str(name)).is_file())
-        if lost:
-            raise ModelError(f"{param}: {path} lacks {lost}, which its index names; copy it again", param=param)
-    for file in path.glob("*.safetensors"):
-        try:
-            with safe_open(file, framework="pt"):
-                pass
-        except (SafetensorError, OSError) as error:
-            raise ModelError(f"{param}: {file} cannot be read: {error}; copy it again", param=param) from error
+@contextmanager
+def loader_errors(what: str, *, param: str, remedy: str = "save it again, or choose another model") -> Iterator[None]:
+    """Around calls of transformers: whatever they raise becomes a `ModelError` with the cause and a remedy.
 
-
-def _is_causal(architecture: str) -> bool:
-    # GPT-2's class is older than the convention.
-    return architecture.endswith("ForCausalLM") or architecture == "GPT2LMHeadModel"
-
-
-def _read_json(file: Path, param: str) -> dict[str, Any]:
+    `what` names the folder and begins the message. Only a `MemoryError` passes: it says nothing about the folder.
+    """
     try:
-        value = json.loads(file.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError, OSError) as error:
-        raise ModelError(f"{param}: {file} is not valid JSON: {error}", param=param) from error
-    if not isinstance(value, dict):
-        raise ModelError(f"{param}: {file}: expected an object, got {type(value).__name__}", param=param)
-    return value
+        yield
+    except (WmssError, MemoryError):
+        raise
+    except Exception as error:  # transformers and its libraries raise errors of many kinds, some of them bare
+        raise ModelError(f"{param}: {what}: {_cause(error)}; {remedy}", param=param) from error
+
+
+def _cause(error: Exception) -> str:
+    """The error on one line, cut, and with its kind: `KeyError: 'foo'` says more than 'foo'."""
+    text = " ".join(str(error).split())
+    if len(text) > MAX_CAUSE:
+        text = f"{text[:MAX_CAUSE]}..."
+    return f"{type(error).__name__}: {text}"
 
 
 def model_config(path: Path, *, param: str = "model") -> PretrainedConfig:
     """The configuration at `path`; raises `ModelError` if transformers does not know the model or a value is wrong."""
-    try:
-        config: PretrainedConfig = AutoConfig.from_pretrained(path)
+    with loader_errors(f"{path}/config.json cannot be used", param=param, remedy="correct it, or choose another model"):
+        config: PretrainedConfig = AutoConfig.from_pretrained(path, trust_remote_code=False)
         sizes = [int(config.vocab_size), int(config.max_position_embeddings)]
-    except Exception as error:  # transformers raises errors of many kinds while parsing
-        raise ModelError(f"{param}: {path}/config.json cannot be used: {error}", param=param) from error
     if min(sizes) < 1:
         raise ModelError(f"{param}: {path}/config.json: expected sizes above 0, got {sizes}", param=param)
     return config
-
-
-def _mentions_auto_map(value: Any) -> bool:
-    if isinstance(value, dict):
-        return "auto_map" in value or any(_mentions_auto_map(item) for item in value.values())
-    return isinstance(value, list) and any(_mentions_auto_map(item) for item in value)
 
 
 def load_model(
     path: Path, *, dtype: torch.dtype = torch.float32, param: str = "model", packing: bool = False
 ) -> PreTrainedModel:
     """The causal LM at `path`, on the CPU; `param` is the field that named it, `packing` makes it take packed rows."""
-    model: PreTrainedModel
-    model, report = AutoModelForCausalLM.from_pretrained(
-        path,
-        dtype=dtype,
-        use_safetensors=True,
-        output_loading_info=True,
-        attn_implementation=PACKED if packing else attention_unpacked(model_config(path, param=param)),
-    )
+    model, misfits = load_reporting(path, dtype=dtype, param=param, attention=PACKED if packing else None)
     # transformers makes up what is missing, differently at every load.
-    wrong = {kind: sorted(report[kind]) for kind in ("missing_keys", "mismatched_keys") if report[kind]}
+    wrong = {kind: names for kind, names in misfits.items() if kind != "unexpected" and names}
     if wrong:
-        raise ModelError(
-            f"{param}: the weights in {path} do not fit its config.json: {wrong}; save it again", param=param
-        )
+        raise ModelError(misfit_message(path, wrong, param=param), param=param)
     return model
 
 
@@ -132,14 +91,57 @@ def attention_unpacked(config: PretrainedConfig) -> str:
     return "sdpa" if kind is not None and kind._supports_sdpa and not capped else "eager"
 
 
+def load_reporting(
+    path: Path,
+    *,
+    param: str,
+    dtype: torch.dtype = torch.float32,
+    attention: str | None = None,
+    state_dict: dict[str, Tensor] | None = None,
+) -> tuple[PreTrainedModel, dict[str, list[str]]]:
+    """As `load_model`, also where weights and config.json do not fit: then with the names of the tensors that are
+    "missing", "mismatched" or "unexpected". `attention` None = that of unpacked rows; `state_dict` stands in for the
+    weights of the files."""
+    config = model_config(path, param=param)
+    # What the file asks for may not be installed here, and is chosen by the caller in any case.
+    config._attn_implementation = None
+    model: PreTrainedModel
+    with loader_errors(f"the model in {path} cannot be loaded", param=param):
+        # transformers takes tensors only of a class that is known, and without a path.
+        kind = AutoModelForCausalLM if state_dict is None else type(AutoModelForCausalLM.from_config(config))
+        model, report = kind.from_pretrained(
+            path if state_dict is None else None,
+            config=config,
+            dtype=dtype,
+            use_safetensors=True,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # they are reported
+            attn_implementation=attention or attention_unpacked(config),
+            state_dict=state_dict,
+            trust_remote_code=False,
+        )
+    shapes = [f"{name} {list(stored)} for {list(expected)}" for name, stored, expected in report["mismatched_keys"]]
+    return model, {
+        "missing": sorted(report["missing_keys"]),
+        "mismatched": sorted(shapes),
+        "unexpected": sorted(report["unexpected_keys"]),
+    }
+
+
+def misfit_message(path: Path, misfits: Mapping[str, Sequence[str]], *, param: str) -> str:
+    """Which tensors do not fit config.json, the first few by name."""
+    told = "; ".join(
+        f"{kind} {', '.join(names[:MAX_NAMES])}" + (f" and {len(names) - MAX_NAMES} more" * (len(names) > MAX_NAMES))
+        for kind, names in misfits.items()
+        if names
+    )
+    return f"{param}: the weights in {path} do not fit its config.json: {told}; save the model again with its config"
+
+
 def load_tokenizer(path: Path, *, param: str = "model") -> PreTrainedTokenizerBase:
     """The tokenizer at `path`; `param` is the field that named it."""
-    try:
-        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(path)
-    except Exception as error:  # the tokenizer library raises bare Exception for a file it cannot read
-        raise ModelError(
-            f"{param}: the tokenizer in {path} cannot be read: {error}; save it again", param=param
-        ) from error
+    with loader_errors(f"the tokenizer in {path} cannot be read", param=param, remedy="save it again"):
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
     return tokenizer
 
 
@@ -278,8 +280,9 @@ _WINDOWS = ("sliding_window", "sliding_window_size", "attention_window_size", "w
 
 
 def weight_files(path: Path) -> list[Path]:
-    """What decides a checkpoint's arithmetic: its configuration and its weights."""
-    return [path / "config.json", *sorted(path.glob("*.safetensors"))]
+    """What decides a checkpoint's arithmetic: its configuration, its weights, and of shards which of them are read."""
+    index = [path / INDEX] if (path / INDEX).is_file() else []
+    return [path / "config.json", *index, *sorted(path.glob("*.safetensors"))]
 
 
 def tokenizer_files(path: Path) -> list[Path]:
@@ -308,9 +311,21 @@ def _digest(files: Sequence[Path]) -> str:
     return digest.hexdigest()
 
 
+def _digest_without_index(path: Path) -> str | None:
+    """The digest of weights as earlier releases took it, without the index; None where there is no index."""
+    files = [file for file in weight_files(path) if file.name != INDEX]
+    return _digest(files) if len(files) < len(weight_files(path)) else None
+
+
 def check_digests(path: Path, expected: CheckpointDigests, *, param: str) -> None:
     """Raise `ModelError` unless the checkpoint is still the one whose digests were taken. Reads every byte of it."""
     found = checkpoint_digests(path)
+    if found.weights != expected.weights and expected.weights == _digest_without_index(path):
+        raise ModelError(
+            f"{param}: the digest of {path} was taken by a release that left out {INDEX}, so nothing tells whether "
+            "that file changed since; register the checkpoint again and name the new id",
+            param=param,
+        )
     changed = [name for name in ("weights", "tokenizer") if getattr(found, name) != getattr(expected, name)]
     if changed:
         raise ModelError(
@@ -331,20 +346,32 @@ def num_parameters(path: Path) -> int:
 
 def check_pair(strong: Path, weak: Path, *, param: str) -> None:
     """Raise `ModelError` unless both checkpoints give every token the same id and have heads of the same size."""
-    sizes = [int(model_config(path, param=param).vocab_size) for path in (strong, weak)]
-    if sizes[0] != sizes[1]:
-        raise ModelError(
-            f"{param}: strong and weak vocabulary sizes differ: {sizes[0]} vs {sizes[1]} ({strong} vs {weak}); "
-            "choose checkpoints of one model family",
-            param=param,
-        )
-    difference = _first_difference(*(load_tokenizer(path, param=param).get_vocab() for path in (strong, weak)))
+    one, other = (load_tokenizer(path, param=param).get_vocab() for path in (strong, weak))
+    difference = _first_difference(one, other)
     if difference is not None:
         raise ModelError(
             f"{param}: the tokenizers of {strong} and {weak} differ, {difference}; logits can only be mixed over one "
             "vocabulary, choose checkpoints with the same tokenizer",
             param=param,
         )
+    sizes = [int(model_config(path, param=param).vocab_size) for path in (strong, weak)]
+    if sizes[0] == sizes[1]:
+        return
+    small, large = sorted(sizes)
+    message = f"{param}: strong and weak vocabulary sizes differ: {sizes[0]} vs {sizes[1]} ({strong} vs {weak})"
+    last = max(one.values())
+    if last < small:
+        message += (
+            f"; their tokenizers agree, rows {small} to {large - 1} of the larger head are padding without a token: "
+            f"save that model again after resize_token_embeddings({small})"
+        )
+    else:
+        token = next(token for token, number in one.items() if number == last)
+        message += (
+            f"; token {token!r} has id {last}, for which the smaller head has no row: save that model again after "
+            f"resize_token_embeddings({large}), or choose checkpoints of one model family"
+        )
+    raise ModelError(message, param=param)
 
 
 def check_same_tokenizer(folders: Mapping[str, Path]) -> None:

@@ -15,7 +15,8 @@ from wmss.config.job import SupervisedConfig
 from wmss.data.tokenization import save_tokenized, tokenize_file
 from wmss.errors import ConfigError
 from wmss.models.checkpoints import export_model
-from wmss.models.loading import check_checkpoint, check_pair, context_length, load_tokenizer
+from wmss.models.examination import examine_folder
+from wmss.models.loading import check_pair, context_length, load_tokenizer
 from wmss.records import STRONG_FOLDER, TokenizedSample
 from wmss.training.loop import train
 from wmss.training.run import ModelSource, TrainingRun
@@ -65,7 +66,7 @@ def train_jointly(
     if output.exists():
         raise ConfigError(f"output: expected a folder to make, {output} exists already; remove it", param="output")
     for param, folder in (("strong", strong), ("weak", weak)):
-        check_checkpoint(folder, param=param)
+        examine_folder(folder, param=param)
     check_pair(strong, weak, param="weak")
     method = SupervisedMethod(supervised=SupervisedConfig(hyperparameters=hyperparameters or Hyperparameters()))
     spec = JobSpec(model=str(strong), training_file=str(file), method=method, seed=seed)

@@ -15,14 +15,13 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict
 from itertools import islice
-from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-import wmss
 from wmss.config import Knobs
 from wmss.errors import WmssError
 from wmss.records import Progress, Task, Verdict
+from wmss.startup import bare_environment
 from wmss.verifiers.interfaces import REPORT_EVERY, CheckTask, Ruling, row_problems
 
 START_TIMEOUT_S = 120.0
@@ -51,7 +50,7 @@ class _Worker:
             stdout=subprocess.PIPE,
             bufsize=0,
             cwd="/",
-            env=_environment(),
+            env=bare_environment(),
             start_new_session=True,  # an interrupt from the keyboard is the parent's to handle
         )
         try:
@@ -97,13 +96,6 @@ class _Worker:
     def kill(self) -> None:
         """Make whoever waits for an answer see the process die."""
         self._process.kill()
-
-
-def _environment() -> dict[str, str]:
-    """Where packages are found, and nothing of this process's environment, which has the service's secrets."""
-    paths = [str(Path(wmss.__file__).parents[1]), *(path for path in sys.path if os.path.isabs(path))]
-    # One order of every set, so that a verdict can be found again.
-    return {"PYTHONPATH": os.pathsep.join(paths), "PYTHONHASHSEED": "0", "PATH": os.defpath, "LANG": "C.UTF-8"}
 
 
 class PooledVerifier:

@@ -10,16 +10,22 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from wmss.choices import TooLong
-from wmss.config import JobSpec, ScoreSpec, SelfImprovementMethod, WmssMethod, resolve_batch_size, resolve_max_length
+from wmss.config import (
+    JobSpec,
+    LoraConfig,
+    ScoreSpec,
+    SelfImprovementMethod,
+    WmssMethod,
+    resolve_batch_size,
+    resolve_max_length,
+)
 from wmss.data.dataset import Sample, read_samples
 from wmss.data.tokenization import remedy, tokenize_samples
 from wmss.errors import ConfigError, DataError, ModelError, WmssError
 from wmss.models.adapters import check_adapters, check_mergeable
+from wmss.models.limited import check_checkpoint, check_pair, check_same_tokenizer
 from wmss.models.loading import (
-    check_checkpoint,
     check_digests,
-    check_pair,
-    check_same_tokenizer,
     context_length,
     load_tokenizer,
     model_config,
@@ -74,7 +80,7 @@ Refusals = Callable[[Mapping[str, Path]], list[WmssError]]
 def examine(sources: Sources, refusals: Refusals) -> Findings:
     """Make every check of a job that needs no engine."""
     found = Findings()
-    found.problems += check_models(sources.models)
+    found.problems += check_models(sources.models, lora=sources.spec.hyperparameters.lora)
     sound = _sound(found, sources.spec, sources.models, sources.digests, refusals)
     base = sound.get("model")
     found.attempt(_optimizer, sources.spec)
@@ -159,14 +165,17 @@ def check_scored(models: Mapping[str, Path]) -> list[WmssError]:
     return found.problems
 
 
-def check_models(models: Mapping[str, Path]) -> list[WmssError]:
-    """Problems of the checkpoints {field: folder}, each by itself and beside the one of the field `model`."""
+def check_models(models: Mapping[str, Path], *, lora: LoraConfig | None = None) -> list[WmssError]:
+    """Problems of the checkpoints {field: folder}, each by itself and beside the one of the field `model`; with `lora`,
+    also whether such an adapter fits each of them."""
     found = Findings()
+    # Where adapters cannot be trained at all, `_adapters` says so, once.
+    knobs = lora.model_dump() if lora is not None and find_spec("peft") is not None else None
     base = models.get("model")
     for param, folder in models.items():
         if folder == base and param != "model":
             continue
-        found.attempt(check_checkpoint, folder, param=param)
+        found.attempt(check_checkpoint, folder, param=param, lora=knobs)
         unsound = _concerns(found.problems, param) or _concerns(found.problems, "model")
         if base is not None and folder != base and not unsound:
             found.attempt(check_pair, base, folder, param=param)
