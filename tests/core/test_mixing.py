@@ -119,6 +119,27 @@ def test_micro_batches_add_up_to_the_batch():
         assert relative_error(parts[0][1][name] + parts[1][1][name], whole_grads[name]) <= 1e-13
 
 
+def test_products_of_bfloat16_factors_are_no_worse_than_full_logits_in_bfloat16():
+    tensors, labels = make_inputs(rows=400, vocabulary=300, strong_width=64, weak_width=48)
+    truth, truth_grads = run(reference.mixed_cross_entropy, tensors, labels, dtype=torch.float64, mixing_weight=0.5)
+    naive, naive_grads = run(reference.mixed_cross_entropy, tensors, labels, dtype=torch.bfloat16, mixing_weight=0.5)
+    options = {"mixing_weight": 0.5, "operand_dtype": torch.bfloat16, "chunk_size": 150}
+    loss, grads = run(mixed_linear_cross_entropy, tensors, labels, dtype=torch.float32, **options)
+    assert relative_error(loss, truth) <= relative_error(naive, truth)
+    for name in tensors:
+        assert grads[name].dtype == torch.float32
+        assert relative_error(grads[name], truth_grads[name]) <= relative_error(naive_grads[name], truth_grads[name])
+
+
+def test_factors_are_rounded_to_bfloat16_and_sums_are_not():
+    tensors, labels = make_inputs()
+    rounded = {name: t.bfloat16().double() if "bias" not in name else t for name, t in tensors.items()}
+    truth, _ = run(reference.mixed_cross_entropy, rounded, labels, dtype=torch.float64, mixing_weight=0.5)
+    options = {"mixing_weight": 0.5, "operand_dtype": torch.bfloat16}
+    loss, _ = run(mixed_linear_cross_entropy, tensors, labels, dtype=torch.float32, **options)
+    assert relative_error(loss, truth) <= 2e-6
+
+
 def test_bfloat16_is_no_worse_than_full_logits_in_bfloat16():
     tensors, labels = make_inputs(rows=64, vocabulary=256, strong_width=64, weak_width=64, bias=False)
     rounded = {name: tensor.bfloat16().double() for name, tensor in tensors.items()}

@@ -55,7 +55,7 @@ class Hyperparameters(Knobs):
     packing: bool = True
     """Lay samples end to end in one row without padding, each seeing itself only; false = a padded row a sample."""
     precision: Literal["float32", "bfloat16"] = "float32"
-    """Of the models' forward and backward passes; weights, optimizer and the mixed loss stay float32."""
+    """Of the factors of every product in models and loss; weights, optimizer, sums and softmax stay float32."""
     activation_checkpointing: ActivationCheckpointing = "none"
     """Keep all activations for the backward pass; only results of matrix products; or only each block's input."""
     optimizer: Literal["adamw", "adamw_8bit"] = "adamw"

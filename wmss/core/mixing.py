@@ -13,7 +13,9 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from wmss.choices import MixingSchedule
+from wmss.core.products import add_product_, operand
 from wmss.core.rows import DEFAULT_IGNORE_INDEX, compute_dtype, resolve_chunk_size, supervised_rows
+from wmss.core.softmax import loss_and_logit_gradient_
 
 
 class LogitBranch(NamedTuple):
@@ -42,6 +44,7 @@ def mixed_linear_cross_entropy(
     ignore_index: int = DEFAULT_IGNORE_INDEX,
     chunk_size: int | None = None,
     reduction: str = "mean",
+    operand_dtype: torch.dtype | None = None,
 ) -> Tensor:
     """Cross-entropy of the mixed logits of a strong and a weak model, as a scalar.
 
@@ -59,6 +62,7 @@ def mixed_linear_cross_entropy(
         strong_bias, weak_bias: [V] or None.
         chunk_size: rows projected at a time; None chooses 256 on CPU and 2048 elsewhere.
         reduction: "mean" over supervised rows, or "sum".
+        operand_dtype: as of `branch_cross_entropy`.
 
     Source: Weak-Driven Learning (arXiv 2602.08222 v2), Eq. 5 and 6; gradients Eq. 22.
     """
@@ -73,6 +77,7 @@ def mixed_linear_cross_entropy(
         ignore_index=ignore_index,
         chunk_size=chunk_size,
         reduction=reduction,
+        operand_dtype=operand_dtype,
     )
 
 
@@ -83,6 +88,7 @@ def branch_cross_entropy(
     ignore_index: int = DEFAULT_IGNORE_INDEX,
     chunk_size: int | None = None,
     reduction: str = "mean",
+    operand_dtype: torch.dtype | None = None,
 ) -> Tensor:
     """Cross-entropy of z_mix = Σ_i weight_i · (h_i W_iᵀ + b_i) against the labels, as a scalar in nats.
 
@@ -99,6 +105,8 @@ def branch_cross_entropy(
         labels: [N] integers in [0, V), or `ignore_index` for a row that carries no loss.
         chunk_size: rows projected at a time; None chooses 256 on CPU and 2048 elsewhere.
         reduction: "mean" over supervised rows, or "sum".
+        operand_dtype: precision to which the factors of every product are rounded (states, heads, and the gradient of
+            the logits); sums, softmax and gradients stay float32. bfloat16 uses a GPU's tensor cores. None = as given.
 
     Returns:
         Scalar loss in float32 or, for float64 inputs, float64. It can be differentiated once.
@@ -134,6 +142,7 @@ def branch_cross_entropy(
         resolve_chunk_size(chunk_size, labels.device),
         scale,
         torch.is_grad_enabled(),
+        operand_dtype,
         *chain.from_iterable((branch.hidden, branch.head, branch.bias) for branch in merged),
     )
     return loss
@@ -201,9 +210,9 @@ class _Needs(NamedTuple):
 
 
 class _Side(NamedTuple):
-    """One branch in the chunk loop: its supervised rows in the common precision, and the gradients that are asked for.
+    """One branch in the chunk loop: its supervised rows and head as factors of products, and the gradients asked for.
 
-    The gradients are accumulated in place, chunk by chunk; None = not asked for.
+    The gradients are accumulated in place, in the common precision, chunk by chunk; None = not asked for.
     """
 
     weight: float
@@ -219,11 +228,11 @@ class _Side(NamedTuple):
         if self.weight == 0.0:
             return
         if self.grad_hidden_RD is not None:
-            self.grad_hidden_RD[chunk].addmm_(grad_CV, self.head_VD, beta=0.0, alpha=self.weight)
+            add_product_(self.grad_hidden_RD[chunk], grad_CV, self.head_VD, beta=0.0, alpha=self.weight)
         if self.grad_head_VD is not None:
-            self.grad_head_VD.addmm_(grad_CV.t(), self.hidden_RD[chunk], alpha=self.weight)
+            add_product_(self.grad_head_VD, grad_CV.t(), self.hidden_RD[chunk], alpha=self.weight)
         if self.grad_bias_V is not None:
-            self.grad_bias_V.add_(grad_CV.sum(dim=0), alpha=self.weight)
+            self.grad_bias_V.add_(grad_CV.sum(dim=0, dtype=self.grad_bias_V.dtype), alpha=self.weight)
 
     def gradients_of(self, branch: _Inputs, rows_R: Tensor) -> list[Tensor | None]:
         """The accumulated gradients in the shapes and precisions of the branch's hidden states, head and bias."""
@@ -238,18 +247,26 @@ class _Side(NamedTuple):
         ]
 
 
-def _side(branch: _Inputs, needs: _Needs, *, weight: float, rows_R: Tensor, dtype: torch.dtype) -> _Side:
+def _side(
+    branch: _Inputs,
+    needs: _Needs,
+    *,
+    weight: float,
+    rows_R: Tensor,
+    dtype: torch.dtype,
+    operand_dtype: torch.dtype | None = None,
+) -> _Side:
     every_row = rows_R.numel() == branch.hidden.shape[0]
-    hidden_RD = (branch.hidden if every_row else branch.hidden.index_select(0, rows_R)).to(dtype)
-    head_VD = branch.head.to(dtype)
+    hidden_RD = branch.hidden if every_row else branch.hidden.index_select(0, rows_R)
+    hidden_RD, head_VD = (operand(factor, dtype=dtype, rounded_to=operand_dtype) for factor in (hidden_RD, branch.head))
     bias_V = None if branch.bias is None else branch.bias.to(dtype)
     return _Side(
         weight,
         hidden_RD,
         head_VD,
         bias_V,
-        grad_hidden_RD=torch.zeros_like(hidden_RD) if needs.hidden else None,
-        grad_head_VD=torch.zeros_like(head_VD) if needs.head else None,
+        grad_hidden_RD=torch.zeros_like(hidden_RD, dtype=dtype) if needs.hidden else None,
+        grad_head_VD=torch.zeros_like(head_VD, dtype=dtype) if needs.head else None,
         grad_bias_V=torch.zeros_like(bias_V) if needs.bias and bias_V is not None else None,
     )
 
@@ -260,7 +277,7 @@ class _BranchCrossEntropy(torch.autograd.Function):
     autograd takes tensors as flat arguments only; `_Inputs` and `_Needs` give the three of a branch their names back.
     """
 
-    NUM_FIXED = 6
+    NUM_FIXED = 7
 
     @staticmethod
     def forward(
@@ -271,6 +288,7 @@ class _BranchCrossEntropy(torch.autograd.Function):
         chunk_size: int,
         scale: float,
         grad_enabled: bool,
+        operand_dtype: torch.dtype | None,
         *inputs: Tensor | None,
     ) -> Tensor:
         needed = [grad_enabled and each for each in ctx.needs_input_grad[_BranchCrossEntropy.NUM_FIXED :]]
@@ -280,12 +298,12 @@ class _BranchCrossEntropy(torch.autograd.Function):
         # All products go into one buffer, so one precision serves every branch.
         dtype = compute_dtype(*(tensor for tensor in inputs if tensor is not None))
         sides = [
-            _side(branch, asked, weight=weight, rows_R=rows_R, dtype=dtype)
+            _side(branch, asked, weight=weight, rows_R=rows_R, dtype=dtype, operand_dtype=operand_dtype)
             for branch, asked, weight in zip(branches, needs, weights, strict=True)
         ]
         labels_R = labels.index_select(0, rows_R).long()
         num_rows, vocab_size = rows_R.numel(), sides[0].head_VD.shape[0]
-        buffer_CV = sides[0].head_VD.new_empty((min(chunk_size, num_rows), vocab_size))
+        buffer_CV = labels.new_empty((min(chunk_size, num_rows), vocab_size), dtype=dtype)
         # The sum over rows is taken in float64: it is one number, and float32 would lose a digit over long batches.
         total = torch.zeros((), dtype=torch.float64, device=labels.device)
 
@@ -295,22 +313,16 @@ class _BranchCrossEntropy(torch.autograd.Function):
             for side in sides:
                 if side.weight == 0.0:
                     continue
-                z_CV.addmm_(side.hidden_RD[chunk], side.head_VD.t(), alpha=side.weight)
+                add_product_(z_CV, side.hidden_RD[chunk], side.head_VD.t(), alpha=side.weight)
                 if side.bias_V is not None:
                     z_CV.add_(side.bias_V, alpha=side.weight)
-            label_C1 = labels_R[chunk].unsqueeze(1)
-            z_CV.sub_(z_CV.amax(dim=1, keepdim=True))
-            target_C1 = z_CV.gather(1, label_C1)
-            z_CV.exp_()
-            normaliser_C1 = z_CV.sum(dim=1, keepdim=True)
-            total += (normaliser_C1.log() - target_C1).sum(dtype=torch.float64)
-            if any(needed):
-                # From here on the buffer holds P_mix − onehot: a second [C, V] tensor would double the peak.
-                z_CV.div_(normaliser_C1)
-                z_CV.scatter_add_(1, label_C1, torch.full_like(target_C1, -1.0))
-                z_CV.mul_(scale)
+            nll_C, grad_CV = loss_and_logit_gradient_(
+                z_CV, labels_R[chunk], scale=scale, rounded_to=operand_dtype, wants_gradient=any(needed)
+            )
+            total += nll_C.sum(dtype=torch.float64)
+            if grad_CV is not None:
                 for side in sides:
-                    side.accumulate_gradients(z_CV, chunk)
+                    side.accumulate_gradients(grad_CV, chunk)
 
         of_each = (side.gradients_of(branch, rows_R) for side, branch in zip(sides, branches, strict=True))
         ctx.gradients = list(chain.from_iterable(of_each))

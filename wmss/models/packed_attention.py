@@ -3,9 +3,10 @@
 Registered with transformers under the name `PACKED`, so any model whose attention goes through its interface takes it.
 """
 
-from collections.abc import Sequence
-from functools import partial
-from itertools import groupby
+import inspect
+from collections.abc import Callable, Sequence
+from functools import cache, partial
+from itertools import accumulate, groupby
 from typing import Any
 
 import torch
@@ -26,6 +27,15 @@ class Runs:
     def __init__(self, lengths: Sequence[int]) -> None:
         """`lengths` of the samples in order; sorted ones make few and long runs."""
         self.pairs = tuple((len(list(group)), length) for length, group in groupby(lengths))
+        self.longest = max(lengths, default=0)
+        self._boundaries = tuple(accumulate(lengths, initial=0))
+        self._on_device: Tensor | None = None
+
+    def boundaries(self, device: torch.device) -> Tensor:
+        """[samples + 1], int32: where each sample begins, and the end of the last. Copied to the device once."""
+        if self._on_device is None or self._on_device.device != device:
+            self._on_device = torch.tensor(self._boundaries, dtype=torch.int32, device=device)
+        return self._on_device
 
 
 @torch.compiler.disable  # type: ignore[untyped-decorator]
@@ -50,6 +60,8 @@ def packed_attention(
     attend = partial(_attend, dropout=dropout, scaling=scaling, sliding_window=sliding_window)
     if packed_runs is None:
         return attend(query, key, value).transpose(1, 2), None
+    if (kernel := _varlen_kernel()) is not None and _fits_varlen(query, dropout):
+        return _varlen(kernel, query, key, value, packed_runs, scaling=scaling, sliding_window=sliding_window), None
     sizes = [count * length for count, length in packed_runs.pairs]
     outputs = []
     # split and cat: a slice's backward pass would write a full-size tensor of zeros for every run.
@@ -69,6 +81,11 @@ def _attend(
         position = torch.arange(length, device=query.device)
         back = position[:, None] - position[None, :]
         mask = (back >= 0) & (back < sliding_window)
+    shared = query.shape[1] != key.shape[1]
+    if shared and query.is_cuda and not _is_half(query):
+        # In float32 no fused kernel takes shared key heads: all scores [T, T] would be held, 117 GB for 16k tokens.
+        key, value = (tensor.repeat_interleave(query.shape[1] // key.shape[1], dim=1) for tensor in (key, value))
+        shared = False
     return scaled_dot_product_attention(
         query,
         key,
@@ -77,8 +94,53 @@ def _attend(
         dropout_p=dropout,
         is_causal=mask is None,
         scale=scaling,
-        enable_gqa=query.shape[1] != key.shape[1],
+        enable_gqa=shared,
     )
+
+
+@cache
+def _varlen_kernel() -> Callable[..., Any] | None:
+    """torch's own attention over samples of any lengths in one row, one kernel for all; None in a torch without it."""
+    try:
+        from torch.nn.attention.varlen import varlen_attn
+    except ImportError:
+        return None
+    options = inspect.signature(varlen_attn).parameters
+    if "window_size" not in options:
+        return None
+    # torch 2.11 lets fewer key heads than query heads pass; later versions want to be told.
+    return partial(varlen_attn, enable_gqa=True) if "enable_gqa" in options else varlen_attn
+
+
+def _fits_varlen(query: Tensor, dropout: float) -> bool:
+    """Flash attention: on a GPU, in half precision, without dropout, heads of at most 256."""
+    return query.is_cuda and _is_half(query) and dropout == 0.0 and query.shape[3] <= 256 and query.shape[3] % 8 == 0
+
+
+def _is_half(query: Tensor) -> bool:
+    return query.dtype in (torch.bfloat16, torch.float16) or torch.is_autocast_enabled("cuda")
+
+
+def _varlen(
+    kernel: Callable[..., Any],
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    runs: Runs,
+    *,
+    scaling: float | None,
+    sliding_window: int | None,
+) -> Tensor:
+    """[1, H, N, d] -> [1, N, H, d]."""
+    # Autocast does not know the kernel, and rotary embeddings leave float32.
+    dtype = torch.get_autocast_dtype("cuda") if torch.is_autocast_enabled("cuda") else query.dtype
+    q, k, v = (tensor[0].transpose(0, 1).to(dtype) for tensor in (query, key, value))
+    boundaries = runs.boundaries(query.device)
+    # A window of W tokens is the token itself and W − 1 before it.
+    window = (-1, 0) if sliding_window is None else (sliding_window - 1, 0)
+    longest = runs.longest
+    output: Tensor = kernel(q, k, v, boundaries, boundaries, longest, longest, scale=scaling, window_size=window)
+    return output[None]
 
 
 def _unpack(packed: Tensor, count: int, length: int) -> Tensor:

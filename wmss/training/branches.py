@@ -102,7 +102,7 @@ class Branches(nn.Module):
         self._sources = tuple(weak)
         self.weak = nn.ModuleList(weak)  # type: ignore[arg-type]
         self.weak_shares = tuple(weak_shares) or (1.0 / max(1, len(weak)),) * len(weak)
-        self._bfloat16 = bfloat16
+        self._dtype = torch.bfloat16 if bfloat16 else None
         if neftune_alpha is not None:
             trained = [weak.model for weak in self.weak if isinstance(weak, WeakModel) and weak.trained]
             self._noise = [EmbeddingNoise(model, neftune_alpha) for model in (strong, *trained)]
@@ -126,7 +126,8 @@ class Branches(nn.Module):
             hidden_RD, head, bias = weak.states(self, batch)
             branches.append(LogitBranch(hidden_RD, head, bias, weight))
         statistics = mix_statistics(branches, batch.labels, max_rows=telemetry_rows) if telemetry_rows else None
-        return branch_cross_entropy(branches, batch.labels, reduction="sum"), statistics
+        loss = branch_cross_entropy(branches, batch.labels, reduction="sum", operand_dtype=self._dtype)
+        return loss, statistics
 
     def parameters_by_branch(self) -> list[list[Tensor]]:
         """Parameters of every branch, strong first. A weak adapter's lie on the strong model's modules."""
@@ -145,7 +146,7 @@ class Branches(nn.Module):
         for noise in self._noise:
             noise.lengths = batch.lengths
         device = batch.input_ids.device.type
-        with torch.autocast(device, dtype=torch.bfloat16) if self._bfloat16 else contextlib.nullcontext():
+        with contextlib.nullcontext() if self._dtype is None else torch.autocast(device, dtype=self._dtype):
             states_ND = batch_states(model, batch.input_ids, batch.position_ids, batch.runs).flatten(0, 1)
         return states_ND.index_select(0, batch.rows)
 

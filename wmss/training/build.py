@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import torch
 from transformers import PreTrainedModel
 
 from wmss.errors import TrainingError
@@ -57,7 +58,9 @@ def _weak(run: TrainingRun, number: int, strong: PreTrainedModel, resumed: Resum
         return CachedWeak(*load_head(source.folder), number=cached)
     stored = resumed.weak_folder(number) if resumed is not None and trained else None
     if lora is None:
-        return WeakModel(_load(run, stored or source.folder, param=param), trained=trained)
+        # Nothing is added to a frozen model's weights, so they need no float32 masters: half the memory.
+        dtype = torch.bfloat16 if run.hyperparameters.precision == "bfloat16" and not trained else torch.float32
+        return WeakModel(_load(run, stored or source.folder, param=param, dtype=dtype), trained=trained)
     adapted = trained or source.adapter is not None
     if source.folder == run.strong.folder:
         if not adapted:
@@ -77,9 +80,10 @@ def _check_adapter(run: TrainingRun, source: ModelSource) -> None:
         raise TrainingError(f"{source.adapter}: an adapter to start from, but lora is not set", param="method")
 
 
-def _load(run: TrainingRun, folder: Path, *, param: str) -> PreTrainedModel:
+def _load(run: TrainingRun, folder: Path, *, param: str, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
     model = load_model(folder, param=param, packing=run.hyperparameters.packing)
     check_output_head(model, param=param)
     if run.hyperparameters.packing:
         check_packing(model, param=param)
-    return model
+    # After the checks, whose tolerance is float32's.
+    return model.to(dtype)

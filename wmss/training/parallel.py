@@ -25,9 +25,12 @@ _MATRIX_PRODUCTS = frozenset(
         torch.ops.aten._scaled_dot_product_flash_attention.default,
         torch.ops.aten._scaled_dot_product_efficient_attention.default,
         torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default,
+        torch.ops.aten._scaled_dot_product_cudnn_attention.default,
     }
 )
 """What selective checkpointing keeps: cheap to store beside what it costs to compute again."""
+_VARLEN_ATTENTION = "torch_attn._varlen_attn.default"
+"""Kept too. By name, because torch registers it when it is first used."""
 
 
 def blocks_of(model: PreTrainedModel) -> nn.ModuleList:
@@ -46,7 +49,7 @@ def checkpoint_activations(model: PreTrainedModel, how: ActivationCheckpointing)
 
 
 def _keep_matrix_products(_: Any, operator: Any, *args: Any, **kwargs: Any) -> CheckpointPolicy:
-    kept = operator in _MATRIX_PRODUCTS
+    kept = operator in _MATRIX_PRODUCTS or str(operator) == _VARLEN_ATTENTION
     return CheckpointPolicy.MUST_SAVE if kept else CheckpointPolicy.PREFER_RECOMPUTE
 
 
