@@ -12,8 +12,12 @@ export TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
 PYTEST    := $(BIN)/python -m pytest
 # By file, because tests of one file share engines, workers and models.
 ALL_CORES := --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
-FAST      := $(wildcard tests/test_*.py) $(addprefix tests/,core data docs services theory verifiers) \
-             --ignore tests/verifiers/test_sandbox.py --ignore tests/services/test_planning.py -k "not postgresql"
+# Engines, processes that install or serve, thousands of verdicts: 20 s and more a file.
+SLOWER    := $(addprefix tests/,verifiers/test_sandbox.py verifiers/test_mathematics.py services/test_planning.py \
+             services/test_supervisor.py test_packaging.py test_setup.py)
+FAST      := $(filter-out $(SLOWER),$(wildcard tests/test_*.py)) \
+             $(addprefix tests/,core data docs services theory verifiers) \
+             $(addprefix --ignore ,$(SLOWER)) -k "not postgresql"
 
 export OMP_NUM_THREADS ?= 1
 export HF_HUB_OFFLINE ?= 1

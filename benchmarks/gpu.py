@@ -254,8 +254,9 @@ def _step_arms(deadline: float, done: set[tuple[str, str]]) -> Iterator[Line]:
         if "figures" in found:
             speed = tokens / found["s_median"]
             found["figures"] |= {"tokens_per_s": round(speed)}
-            if not knobs:
+            if not knobs and mode == "sft":
                 sft.setdefault(size, found["s_median"])
+            if not knobs and size in sft:
                 found["figures"] |= {"time_over_sft": round(found["s_median"] / sft[size], 4)}
             if not knobs and (goal := GOALS.get((size, mode))):
                 found["figures"] |= {"tokens_per_s_over_goal": round(speed / goal, 3)}

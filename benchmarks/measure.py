@@ -182,7 +182,7 @@ def environment() -> dict[str, Any]:
     return {
         "measured": datetime.now(UTC).isoformat(timespec="seconds"),
         "commit": commit(),
-        "machine": f"{os.cpu_count()} x {_processor()}",
+        "machine": f"{torch.cuda.device_count() or os.cpu_count()} x {_processor()}",
         "torch": torch.__version__,
         "load_1_min": round(os.getloadavg()[0], 2),
     }

@@ -45,14 +45,16 @@ def mutation(name: str, file: str, *replaced: tuple[str, str], tests: Iterable[s
 MUTATIONS = (
     mutation(
         "the target's term of the gradient has the wrong sign",
-        "core/mixing.py",
+        "core/softmax.py",
         ("torch.full_like(target_C1, -1.0)", "torch.full_like(target_C1, 1.0)"),
         tests=[MIXING],
     ),
-    mutation("the gradient points uphill", "core/mixing.py", ("z_CV.mul_(scale)", "z_CV.mul_(-scale)"), tests=[MIXING]),
+    mutation(
+        "the gradient points uphill", "core/softmax.py", ("z_CV.mul_(scale)", "z_CV.mul_(-scale)"), tests=[MIXING]
+    ),
     mutation(
         "the target's term of the loss has the wrong sign",
-        "core/mixing.py",
+        "core/softmax.py",
         ("(normaliser_C1.log() - target_C1)", "(normaliser_C1.log() + target_C1)"),
         tests=[MIXING],
     ),
@@ -63,24 +65,36 @@ MUTATIONS = (
         tests=["tests/core/test_entropy.py"],
     ),
     mutation(
+        "factors are not rounded to the precision asked for",
+        "core/products.py",
+        ("rounded = tensor.to(rounded_to)", "rounded = tensor"),
+        tests=[MIXING],
+    ),
+    mutation(
+        "the fused gradient forgets the label",
+        "core/softmax.py",
+        (".exp() - onehot_CV.to(z_CV.dtype)", ".exp()"),
+        tests=["tests/core/test_softmax.py"],
+    ),
+    mutation(
         "a branch enters the mix without its weight",
         "core/mixing.py",
         (
-            "z_CV.addmm_(side.hidden_RD[chunk], side.head_VD.t(), alpha=side.weight)",
-            "z_CV.addmm_(side.hidden_RD[chunk], side.head_VD.t())",
+            "add_product_(z_CV, side.hidden_RD[chunk], side.head_VD.t(), alpha=side.weight)",
+            "add_product_(z_CV, side.hidden_RD[chunk], side.head_VD.t())",
         ),
         tests=[MIXING],
     ),
     mutation(
         "a branch's hidden states receive their gradient without its weight",
         "core/mixing.py",
-        ("addmm_(grad_CV, self.head_VD, beta=0.0, alpha=self.weight)", "addmm_(grad_CV, self.head_VD, beta=0.0)"),
+        ("grad_CV, self.head_VD, beta=0.0, alpha=self.weight)", "grad_CV, self.head_VD, beta=0.0)"),
         tests=[MIXING],
     ),
     mutation(
         "a branch's head receives its gradient without its weight",
         "core/mixing.py",
-        ("addmm_(grad_CV.t(), self.hidden_RD[chunk], alpha=self.weight)", "addmm_(grad_CV.t(), self.hidden_RD[chunk])"),
+        ("grad_CV.t(), self.hidden_RD[chunk], alpha=self.weight)", "grad_CV.t(), self.hidden_RD[chunk])"),
         tests=[MIXING],
     ),
     mutation(

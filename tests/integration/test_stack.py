@@ -225,7 +225,8 @@ def test_cancel_during_scoring_frees_the_engine(stack, files, checkpoints):
     job_id = submit(stack, files, method=method)
     wait_for(lambda: engines(stack) - before and stack.find("ray::ServeReplica:scorer"), timeout_s=60, what="an engine")
     [engine] = engines(stack) - before
-    cancelled_within(stack, job_id, 30, engine=engine)
+    # An engine that is starting takes longer to go: 12 to 36 s were seen.
+    cancelled_within(stack, job_id, 60, engine=engine)
 
 
 def engines(stack):

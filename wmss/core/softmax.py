@@ -3,8 +3,8 @@
 Shape suffixes: C rows of one chunk, V vocabulary.
 """
 
+from collections.abc import Callable
 from functools import cache
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -51,6 +51,6 @@ def _loss_and_logit_gradient(
 
 
 @cache
-def _fused() -> Any:
+def _fused() -> Callable[[Tensor, Tensor, float, torch.dtype], tuple[Tensor, Tensor]]:
     """Compiled once a process; `dynamic`, or the last chunk, which is shorter, would be compiled anew."""
     return torch.compile(_loss_and_logit_gradient, dynamic=True)

@@ -111,7 +111,7 @@ def _attend(
 
 
 @cache
-def _varlen_kernel() -> Callable[..., Tensor] | None:
+def _varlen_kernel() -> Callable[..., Any] | None:
     """torch's own attention over samples of any lengths in one row, one kernel for all; None in a torch without it."""
     try:
         from torch.nn.attention.varlen import varlen_attn
@@ -134,7 +134,7 @@ def _is_half(query: Tensor) -> bool:
 
 
 def _varlen(
-    kernel: Callable[..., Tensor],
+    kernel: Callable[..., Any],
     query: Tensor,
     key: Tensor,
     value: Tensor,
@@ -151,7 +151,8 @@ def _varlen(
     # A window of W tokens is the token itself and W − 1 before it.
     window = (-1, 0) if sliding_window is None else (sliding_window - 1, 0)
     longest = runs.longest
-    return kernel(q, k, v, boundaries, boundaries, longest, longest, scale=scaling, window_size=window)[None]
+    output: Tensor = kernel(q, k, v, boundaries, boundaries, longest, longest, scale=scaling, window_size=window)
+    return output[None]
 
 
 def _unpack(packed: Tensor, count: int, length: int) -> Tensor:
