@@ -581,7 +581,7 @@ MUTATIONS = (
     mutation(
         "the reference and the response change places",
         "verifiers/mathematics.py",
-        ("verify(gold, found,", "verify(found, gold,"),
+        ("verify(gold, parsed,", "verify(found, gold,"),
         tests=[MATHEMATICS],
     ),
 )
