@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import PreTrainedModel, Qwen3Config, Qwen3ForCausalLM
 
-from benchmarks.loss_op import MIXING_WEIGHT, Tensors, make_inputs, naive_mix
+from benchmarks.loss_op import MIXING_WEIGHT, Tensors, loss_and_gradients, make_inputs, naive_mix
 from benchmarks.measure import Line, environment, line, print_lines, skipped
 from benchmarks.models import Step, make_batch, make_samples
 from benchmarks.vs_naive import NaiveMix, NaiveStep
@@ -93,9 +93,7 @@ def _equality() -> Iterator[Line]:
 
 def _gradients(loss: Callable[[Tensors, Tensor], Tensor], tensors: Tensors, labels: Tensor, *, dtype: Any) -> Tensors:
     leaves = {name: t.detach().to(dtype).requires_grad_(t.requires_grad) for name, t in tensors.items()}
-    value = loss(leaves, labels)
-    value.backward()
-    return {"loss": value.detach(), **{name: t.grad for name, t in leaves.items() if t.grad is not None}}
+    return loss_and_gradients(loss, leaves, labels)
 
 
 def _error(value: Tensor, truth: Tensor) -> float:
@@ -174,15 +172,9 @@ def _loss_arms(deadline: float, done: set[tuple[str, str]]) -> Iterator[Line]:
         if ("gpu_loss", name) in done:
             continue
         tensors, labels = inputs[frozen]
-        yield _measured("gpu_loss", name, setting, partial(_loss_step, loss, tensors, labels), deadline)
+        yield _measured("gpu_loss", name, setting, partial(loss_and_gradients, loss, tensors, labels), deadline)
     del inputs
     _free()
-
-
-def _loss_step(loss: Callable[[Tensors, Tensor], Tensor], tensors: Tensors, labels: Tensor) -> None:
-    for tensor in tensors.values():
-        tensor.grad = None
-    loss(tensors, labels).backward()
 
 
 def _unfused(loss: Callable[[Tensors, Tensor], Tensor], tensors: Tensors, labels: Tensor) -> Tensor:
@@ -340,7 +332,7 @@ def _autocast(step: Callable[[], None]) -> Callable[[], None]:
 # --- Measuring ----------------------------------------------------------------------------------------------------
 
 
-def _measured(benchmark: str, name: str, setting: dict[str, Any], arm: Callable[[], None], deadline: float) -> Line:
+def _measured(benchmark: str, name: str, setting: dict[str, Any], arm: Callable[[], object], deadline: float) -> Line:
     """Median seconds between synchronisations, and the peak of allocated memory, after warm-up."""
     if time.monotonic() > deadline:
         return skipped(benchmark, name, "no time left")
@@ -356,7 +348,7 @@ def _measured(benchmark: str, name: str, setting: dict[str, Any], arm: Callable[
     return line(benchmark, name, setting, seconds=seconds, peak=torch.cuda.max_memory_allocated())
 
 
-def _seconds(arm: Callable[[], None]) -> float:
+def _seconds(arm: Callable[[], object]) -> float:
     torch.cuda.synchronize()
     started = time.perf_counter()
     arm()
