@@ -51,6 +51,7 @@ def test_forms_that_are_not_taken_are_named(tmp_path, row):
         ("a.jsonl", gzip.compress((json.dumps({"messages": CHAT}) + "\n").encode() * 2), "gzip"),
         ("a.json.gz", gzip.compress(json.dumps([{"messages": CHAT}] * 2, indent=2).encode()), "gzip"),
     ],
+    ids=["array", "indented array", "gzip of rows", "gzip of an array"],
 )
 def test_arrays_and_gzip_are_named_and_converted(tmp_path, name, content, kind):
     source, target = tmp_path / name, tmp_path / "a_rows.jsonl"
