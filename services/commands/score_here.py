@@ -78,4 +78,4 @@ class ViewedJournal(PassingJournal):
         self._view.update(None, list(self._phases.values()), [])
 
     def _tell_view(self, message: str) -> None:
-        self._view.update(None, [], [SimpleNamespace(type="message", level="info", message=message)])
+        self._view.update(None, [], [SimpleNamespace(type="message", level="info", message=message, data=None)])

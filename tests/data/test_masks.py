@@ -167,7 +167,7 @@ def test_turns_of_weight_zero_may_be_rendered_differently_later():
     """
     assert marked(tokenizer, sample) == expected.split()
     with pytest.raises(
-        DataError, match=r"messages\[1\]: .* differently .*; give each turn .* `wmss convert --split-turns`"
+        DataError, match=r"messages\[1\]: .* differently .*; give this turn .* \(`wmss convert --split-turns`"
     ):
         tokenize(tokenizer, [CONVERSATION[0], {"role": "assistant", "content": "three"}, *messages[2:]])
 

@@ -106,7 +106,9 @@ def test_a_turn_that_does_not_begin_as_the_prompt_ends_is_refused_and_the_way_ou
 def test_reasoning_that_history_drops_makes_a_row_for_each_turn(form):
     tokenizer = byte_level(OPENS_THINK[form])
     row = turns("Hi", REASONED, "a", REASONED)
-    with pytest.raises(DataError, match=rf"messages\[1\]: the chat template renders this turn differently .*{OWN_ROW}"):
+    with pytest.raises(
+        DataError, match=rf"messages\[1\]: the chat template renders this turn differently .*{re.escape(OWN_ROW)}"
+    ):
         tokenize(row, tokenizer)
     first, _ = tokenize(Sample(1, messages=row.messages[:2]), tokenizer)
     last, _ = tokenize(Sample(1, messages=row.messages, context_turns=frozenset({1})), tokenizer)
@@ -158,7 +160,7 @@ def test_a_leading_newline_in_an_earlier_turn_is_refused_and_the_ways_out_work()
     row = turns("Hi", "\nok", "a", "is")
     cause = r"messages\[1\]: the end of the generation prompt and the beginning of this turn become one token"
     with pytest.raises(
-        DataError, match=rf"{cause} .*; begin its text without blanks, give this turn weight 0, or {OWN_ROW}"
+        DataError, match=rf"{cause} .*; begin its text without blanks, give this turn weight 0, or {re.escape(OWN_ROW)}"
     ):
         tokenize(row, tokenizer)
     whole, _ = tokenize(Sample(1, messages=row.messages, context_turns=frozenset({1})), tokenizer)
@@ -169,7 +171,7 @@ def test_a_leading_newline_in_an_earlier_turn_is_refused_and_the_ways_out_work()
     ]
     # A newline that the template writes is nothing to take out of the text.
     writes = byte_level(OPENS_THINK["writes"])
-    with pytest.raises(DataError, match=rf"{cause} .* never produce; give this turn weight 0, or {OWN_ROW}"):
+    with pytest.raises(DataError, match=rf"{cause} .* never produce; give this turn weight 0, or {re.escape(OWN_ROW)}"):
         tokenize(turns("Hi", "ok", "a", "is"), writes)
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from tests.rounds.engines import LocalEngines, MemoryJournal, make_job, run_wmss
 from tests.scoring.exact import truth
@@ -86,8 +87,9 @@ def tokenizer_with_other_eos(tmp_path, checkpoints):
 def test_tokenizer_with_more_ids_than_the_model_is_refused(tmp_path, checkpoints, files):
     base = tmp_path / "short"
     shutil.copytree(checkpoints["qwen3"], base)
-    config = json.loads((base / "config.json").read_text()) | {"vocab_size": 20}
-    (base / "config.json").write_text(json.dumps(config))
+    config = Qwen3Config.from_pretrained(base)
+    config.vocab_size = 20
+    Qwen3ForCausalLM(config).save_pretrained(base)
     job = make_job(tmp_path, checkpoints, files, base=base)
     with pytest.raises(ModelError, match=r"its tokenizer gives ids up to \d+, its config.json has a vocabulary of 20"):
         run_job(job, LocalEngines(tmp_path / "runs"), MemoryJournal())
@@ -142,11 +144,10 @@ def test_scores_and_evaluations_are_never_computed_twice(tmp_path, checkpoints, 
 
 
 def test_other_reference_answers_are_another_evaluation(tmp_path, checkpoints, files):
-    """The answers decide what is right, also where the tokens are the same."""
     job = make_job(tmp_path, checkpoints, files)
     plain, marked = tmp_path / "plain.jsonl", tmp_path / "marked.jsonl"
-    marked.write_text('{"prompt": "1", "completion": "<|im_start|>#### 1"}\n')
-    plain.write_text('{"prompt": "1", "completion": "<|im_start|>#### 2"}\n')
+    marked.write_text('{"prompt": "1", "completion": "#### 1"}\n')
+    plain.write_text('{"prompt": "1", "completion": "#### 2"}\n')
     found = []
     for number, file in enumerate((plain, marked)):
         again = dataclasses.replace(

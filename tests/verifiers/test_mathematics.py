@@ -152,7 +152,8 @@ def test_judging_leaves_no_process_when_it_is_left_in_the_middle():
 
 def workers() -> list[psutil.Process]:
     """The verifier processes of this test process alone; the module's own verifier has its workers too."""
-    children = psutil.Process().children()
+    # One that examined models for an earlier test may have ended and not been waited for; it has no command line.
+    children = [child for child in psutil.Process().children() if child.status() != psutil.STATUS_ZOMBIE]
     return [child for child in children if "wmss.verifiers.worker" in child.cmdline() and child.pid not in EARLIER]
 
 

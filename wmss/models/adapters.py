@@ -140,7 +140,9 @@ def merged_model(model: PreTrainedModel, state: dict[str, Tensor], name: str, kn
     # First weights of the adapters are drawn, and a run that saves must go on as one that does not.
     with torch.random.fork_rng(devices=[]):
         twin = _AdaptedTwin(_without_memory(model.config, type(model)), name, knobs)
-    twin.model.load_state_dict({key: state[key] for key in state.keys() - others}, assign=True)
+    # Gathered from shards, tied weights are two equal tensors; assigned as such they would be tied no longer.
+    ties = model.all_tied_weights_keys if model.config.tie_word_embeddings else {}
+    twin.model.load_state_dict({key: state[ties.get(key, key)] for key in state.keys() - others}, assign=True)
     merged: PreTrainedModel = twin.adapted.merge_and_unload(safe_merge=True)
     # How the model's tensors are called on disk: see `save_model`.
     merged._weight_conversions = getattr(model, "_weight_conversions", None)
