@@ -1,15 +1,17 @@
 """The loss and whole training steps on one GPU, in bfloat16: equality first, then time and peak memory.
 
-python -m benchmarks.gpu [--save FILE] [--seconds 480]
+python -m benchmarks.gpu [--save FILE] [--seconds 480] [--only REGEX]
 
 No arm starts after `--seconds`; those left out are named. A file given with --save is continued: arms that it holds
-already are not run again. Needs torch, transformers, numpy, pyarrow and pydantic, no vLLM and no Ray.
+already are not run again. Needs torch, transformers, numpy, pyarrow and pydantic, no vLLM and no Ray; arms with 8-bit
+moments need torchao.
 """
 
 import argparse
 import dataclasses
 import gc
 import json
+import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -28,6 +30,7 @@ from benchmarks.vs_naive import NaiveMix, NaiveStep
 from wmss.choices import ActivationCheckpointing
 from wmss.core import softmax
 from wmss.core.mixing import LogitBranch, branch_cross_entropy
+from wmss.errors import WmssError
 from wmss.models.loading import output_head
 from wmss.models.packed_attention import PACKED
 from wmss.training.batches import MicroBatch
@@ -58,11 +61,15 @@ FITS = 0.92
 BFLOAT16 = torch.bfloat16
 
 
-def run(*, deadline: float, done: set[tuple[str, str]]) -> Iterator[Line]:
-    """All arms but those in `done`, each as soon as it is measured."""
+Wanted = Callable[[str, str], bool]
+"""Whether an arm of a benchmark is to be run."""
+
+
+def run(*, deadline: float, wanted: Wanted) -> Iterator[Line]:
+    """All arms that are wanted, each as soon as it is measured."""
     yield from _equality()
     for make in (_loss_arms, _step_arms):
-        yield from make(deadline, done)
+        yield from make(deadline, wanted)
 
 
 # --- Equality -----------------------------------------------------------------------------------------------------
@@ -151,7 +158,7 @@ def _liger(tensors: Tensors, labels: Tensor) -> Tensor:
     return loss
 
 
-def _loss_arms(deadline: float, done: set[tuple[str, str]]) -> Iterator[Line]:
+def _loss_arms(deadline: float, wanted: Wanted) -> Iterator[Line]:
     width = SIZES["4B"]["hidden_size"]
     setting = {"vocabulary": VOCABULARY, "width": width, "rows": LOSS_ROWS}
     arms: dict[str, tuple[bool, Callable[[Tensors, Tensor], Tensor]]] = {
@@ -169,7 +176,7 @@ def _loss_arms(deadline: float, done: set[tuple[str, str]]) -> Iterator[Line]:
     }
     inputs = {frozen: make_inputs(setting, frozen=frozen, device="cuda") for frozen in (False, True)}
     for name, (frozen, loss) in arms.items():
-        if ("gpu_loss", name) in done:
+        if not wanted("gpu_loss", name):
             continue
         tensors, labels = inputs[frozen]
         yield _measured("gpu_loss", name, setting, partial(loss_and_gradients, loss, tensors, labels), deadline)
@@ -190,7 +197,7 @@ def _unfused(loss: Callable[[Tensors, Tensor], Tensor], tensors: Tensors, labels
 # --- Steps --------------------------------------------------------------------------------------------------------
 
 
-def _step_arms(deadline: float, done: set[tuple[str, str]]) -> Iterator[Line]:
+def _step_arms(deadline: float, wanted: Wanted) -> Iterator[Line]:
     batch = make_batch(make_samples(LENGTHS, vocabulary=VOCABULARY), device="cuda")
     plans: list[tuple[str, str, ActivationCheckpointing, dict[str, Any]]] = [
         ("0.6B", "sft", "selective", {}),
@@ -217,11 +224,14 @@ def _step_arms(deadline: float, done: set[tuple[str, str]]) -> Iterator[Line]:
         ("4B", "frozen_cached", "selective", {"compile": True}),
         ("4B", "sft", "full", {}),
         ("4B", "joint", "selective", {}),
+        ("4B", "sft", "selective", {"optimizer": "adamw_8bit"}),
+        ("4B", "joint", "selective", {"optimizer": "adamw_8bit"}),
+        ("4B", "joint", "selective", {"optimizer": "adamw_8bit", "compile": True}),
     ]
     sft: dict[str, float] = {}
     for size, mode, checkpointing, knobs in plans:
         name = " ".join([size, mode, checkpointing, *(f"{key}={value}" for key, value in knobs.items())])
-        if ("gpu_step", name) in done:
+        if not wanted("gpu_step", name):
             continue
         tokens = knobs.get("tokens", sum(LENGTHS))
         given = (
@@ -229,7 +239,7 @@ def _step_arms(deadline: float, done: set[tuple[str, str]]) -> Iterator[Line]:
             if tokens == sum(LENGTHS)
             else make_batch(make_samples([tokens], vocabulary=VOCABULARY), device="cuda")
         )
-        need, have = _state_bytes(size, mode), torch.cuda.get_device_properties(0).total_memory
+        need, have = _state_bytes(size, mode, knobs), torch.cuda.get_device_properties(0).total_memory
         if need > FITS * have:
             yield skipped(
                 "gpu_step", name, f"weights, gradients and moments alone take {need / 1e9:.0f} GB of {have / 1e9:.0f}"
@@ -238,8 +248,8 @@ def _step_arms(deadline: float, done: set[tuple[str, str]]) -> Iterator[Line]:
         setting = {"size": size, "tokens": tokens, "checkpointing": checkpointing, **knobs}
         try:
             step = _make_step(size, mode, checkpointing, given, knobs)
-        except torch.cuda.OutOfMemoryError as error:
-            yield skipped("gpu_step", name, f"out of memory: {str(error)[:120]}")
+        except (torch.cuda.OutOfMemoryError, WmssError) as error:
+            yield skipped("gpu_step", name, f"{type(error).__name__}: {str(error)[:120]}")
             _free()
             continue
         found = _measured("gpu_step", name, setting, step, deadline)
@@ -264,10 +274,11 @@ def _parameters(size: str) -> int:
     return shape["num_hidden_layers"] * block + VOCABULARY * width
 
 
-def _state_bytes(size: str, mode: str) -> int:
-    """16 bytes a trained parameter (weight, gradient, two moments, float32); 2 a frozen one."""
+def _state_bytes(size: str, mode: str, knobs: dict[str, Any]) -> int:
+    """16 bytes a trained parameter (weight, gradient, two moments, float32), 10 with 8-bit moments; 2 a frozen one."""
     trained = 2 if "joint" in mode else 1
-    return _parameters(size) * (16 * trained + (2 if mode == "frozen" else 0))
+    each = 10 if "optimizer" in knobs else 16
+    return _parameters(size) * (each * trained + (2 if mode == "frozen" else 0))
 
 
 def _model(size: str, *, seed: int, attention: str = PACKED, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
@@ -318,7 +329,7 @@ def _make_step(
         if knobs.get("compile"):
             for block in blocks_of(model):
                 block.compile()
-    return Step(branches, batch)
+    return Step(branches, batch, optimizer=knobs.get("optimizer", "adamw"))
 
 
 def _autocast(step: Callable[[], None]) -> Callable[[], None]:
@@ -366,15 +377,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu", description=__doc__)
     parser.add_argument("--save", type=Path, help="JSON lines, continued if it is there")
     parser.add_argument("--seconds", type=float, default=480.0, help="no arm starts after them (%(default)s)")
+    parser.add_argument("--only", metavar="REGEX", default="", help="the arms whose name matches, such as '^4B joint'")
     given = parser.parse_args(arguments)
     if not torch.cuda.is_available():
         parser.error("expected a CUDA device, found none")
     earlier = [] if given.save is None or not given.save.is_file() else given.save.read_text().splitlines()
     held = [json.loads(row) for row in earlier]
     done = {(row["benchmark"], row["arm"]) for row in held if "figures" in row and row["benchmark"] != "gpu_equality"}
+
+    def wanted(benchmark: str, arm: str) -> bool:
+        return (benchmark, arm) not in done and re.search(given.only, arm) is not None
+
     failed = False
     lines = [{"environment": environment()}]
-    for found in (*lines, *run(deadline=time.monotonic() + given.seconds, done=done)):
+    for found in (*lines, *run(deadline=time.monotonic() + given.seconds, wanted=wanted)):
         print_lines([found])
         failed |= "failed" in found
         if given.save is not None:

@@ -1,7 +1,7 @@
 """Models, samples and the optimizer step that the benchmarks of whole training steps share."""
 
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -88,9 +88,16 @@ def loss_and_gradients(branches: Branches, batch: MicroBatch) -> dict[str, Tenso
 class Step:
     """One optimizer step of the product on one micro-batch: forward, backward, joint clip, AdamW."""
 
-    def __init__(self, branches: Branches, batch: MicroBatch, *, telemetry_rows: int = 0) -> None:
+    def __init__(
+        self,
+        branches: Branches,
+        batch: MicroBatch,
+        *,
+        telemetry_rows: int = 0,
+        optimizer: Literal["adamw", "adamw_8bit"] = "adamw",
+    ) -> None:
         self._branches, self._batch, self._telemetry_rows = branches, batch, telemetry_rows
-        self._optimizer = make_optimizer(branches, KNOBS)
+        self._optimizer = make_optimizer(branches, Hyperparameters(**{**KNOBS.model_dump(), "optimizer": optimizer}))
 
     def __call__(self) -> None:
         loss, _ = self._branches(

@@ -30,7 +30,10 @@ def load(file: Path) -> list[Line]:
 
 
 def write(files: Sequence[Path], page: Path = PAGE) -> None:
-    """Put the tables of result files between the page's marks; of a benchmark in several files, the last one's."""
+    """Put the tables of result files between the page's marks.
+
+    Of a benchmark in several files, the last one's rows; but all of a GPU, since each holds some arms on one card.
+    """
     text = page.read_text(encoding="utf-8")
     before, rest = text.split(BEGIN)
     after = rest.split(END)[1]
@@ -41,8 +44,8 @@ def render(files: Sequence[Path]) -> str:
     """Where the figures come from, every target with its verdict, then every arm."""
     source: dict[str, Path] = {}
     for file in files:
-        source |= {line["benchmark"]: file for line in load(file)[1:]}
-    rows = [line for file in files for line in load(file)[1:] if source[line["benchmark"]] == file]
+        source |= {line["benchmark"]: file for line in _lines(file)}
+    rows = [line for file in files for line in _lines(file) if source[line["benchmark"]] == file]
     rows.sort(key=lambda line: list(source).index(line["benchmark"]))
     parts = [
         *(_origin(file, [name for name in source if source[name] == file]) for file in dict.fromkeys(source.values())),
@@ -66,6 +69,15 @@ def render(files: Sequence[Path]) -> str:
             *notes,
         ]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _lines(file: Path) -> list[Line]:
+    """The rows of a file; those of a GPU have the file in the benchmark's name."""
+    rows = [line for line in load(file) if "environment" not in line]
+    return [
+        line | {"benchmark": f"{line['benchmark']} in {file.stem}"} if line["benchmark"].startswith("gpu_") else line
+        for line in rows
+    ]
 
 
 def _origin(file: Path, names: Sequence[str]) -> str:

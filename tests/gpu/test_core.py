@@ -9,10 +9,12 @@ import torch
 from benchmarks.models import Shape, loss_and_gradients, make_batch, make_model, make_samples
 from tests import reference
 from tests.core.mixes import make_inputs, relative_error
+from wmss.config import Hyperparameters
 from wmss.core.entropy import token_entropy
 from wmss.core.mixing import mixed_linear_cross_entropy
 from wmss.models.packed_attention import Runs, _varlen_kernel, packed_attention
 from wmss.training.branches import Branches, WeakModel
+from wmss.training.optim import make_optimizer
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
 
@@ -91,3 +93,20 @@ def test_a_step_in_bfloat16_is_near_float32(trained):
         found[bfloat16] = loss_and_gradients(branches, batch)
     for name, exact in found[False].items():
         assert relative_error(found[True][name], exact) <= 3e-2, name
+
+
+def test_8_bit_moments_move_weights_as_32_bit_ones_do():
+    pytest.importorskip("torchao")
+    moved = {}
+    for optimizer in ("adamw", "adamw_8bit"):
+        torch.manual_seed(0)
+        model = torch.nn.Linear(512, 512, bias=False, device="cuda")
+        start = model.weight.detach().clone()
+        stepper = make_optimizer(model, Hyperparameters(learning_rate=1e-3, optimizer=optimizer))
+        inputs = torch.randn(256, 512, device="cuda")
+        for _ in range(10):
+            (model(inputs) - inputs).square().mean().backward()
+            stepper.step()
+            stepper.zero_grad(set_to_none=True)
+        moved[optimizer] = model.weight.detach() - start
+    assert 0 < relative_error(moved["adamw_8bit"], moved["adamw"]) <= 0.1
