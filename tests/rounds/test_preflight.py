@@ -201,8 +201,9 @@ def test_plan_has_the_steps_that_run(tmp_path, checkpoints, files):
 def test_plan_of_rounds_and_of_a_start_at_saturation(tmp_path, checkpoints, files):
     method = {"type": "wmss", "wmss": {"rounds": 2, "start_at": "saturation", "weighting": "all"}}
     planned = look(make_job(tmp_path, checkpoints, files, method)).plan.phases
-    assert [phase.name for phase in planned] == ["validate", "sft", "joint", "joint_2", "export", "evaluate"]
-    assert [phase.at_most for phase in planned] == [False, True, False, False, False, False]
+    expected = ["validate", "sft", "joint", "joint_2", "export", "read_back", "evaluate"]
+    assert [phase.name for phase in planned] == expected
+    assert [phase.at_most for phase in planned] == [name == "sft" for name in expected]
     assert planned[2].num_steps == planned[3].num_steps == planned[1].num_steps
 
 
