@@ -58,8 +58,8 @@ def read_back(folder: Path, checkpoint: Path, *, base: Path) -> int:
         problem: str | None = _in_fresh_process("compare_with_file", {"folder": folder, "file": file}, limits)
     if problem is not None:
         raise ResultError(
-            f"the model saved in {folder} is not the one that was trained: {problem}; it is not published, the training "
-            "checkpoints are kept: check the disk and submit the job again"
+            f"the model saved in {folder} is not the one that was trained: {problem}; it is not published, the "
+            "training checkpoints are kept: check the disk and submit the job again"
         )
     return num_tensors
 

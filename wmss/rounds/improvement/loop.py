@@ -30,6 +30,7 @@ from wmss.records import Progress, Split, TokenizedSample, Verdict, in_parts
 from wmss.rounds.before.improvement_warnings import NO_TEST_ROWS, improvement_warnings
 from wmss.rounds.before.preflight import examine
 from wmss.rounds.before.task_files import TaskFile, TaskFiles, read_task_files
+from wmss.rounds.before.warnings import padded
 from wmss.rounds.export import export_result, read_result_back
 from wmss.rounds.improvement import messages
 from wmss.rounds.improvement.decisions import Round, decide
@@ -139,7 +140,7 @@ class _Loop:
         self._files_read = files  # the phases that follow in this attempt need not read them again
         for name, file in (("training file", files.training), ("validation file", files.held_out)):
             self.journal.event(messages.tasks_read(name, file.tasks))
-        for warning in improvement_warnings(job.spec, files):
+        for warning in (*improvement_warnings(job.spec, files), *padded(found, job.spec)):
             self.journal.event(f"{warning.param}: {warning.message}", level="warn", data=warning.model_dump())
         return TaskCounts(
             num_tasks=len(files.training.tasks),
