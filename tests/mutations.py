@@ -271,6 +271,24 @@ MUTATIONS = (
         tests=[PACKED],
     ),
     mutation(
+        "packed rows are compared with themselves",
+        "models/packing.py",
+        ('    model.set_attn_implementation("eager")\n', ""),
+        tests=[PACKED],
+    ),
+    mutation(
+        "samples are padded where packing was asked for",
+        "training/build.py",
+        ("            if packing is True:\n                raise\n", ""),
+        tests=["tests/training/test_packing_or_padding.py"],
+    ),
+    mutation(
+        "a result is read back without a look at its tensors",
+        "models/read_back.py",
+        ("if digest_of(found[name].float()) != digest:", "if False:"),
+        tests=["tests/models/test_read_back.py"],
+    ),
+    mutation(
         "the sliding window is one token too long",
         "models/packed_attention.py",
         ("(back < sliding_window)", "(back <= sliding_window)"),

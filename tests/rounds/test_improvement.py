@@ -134,6 +134,7 @@ def test_what_is_trained_on_is_what_was_drawn_token_by_token(make):
 
 
 RESUMED = ["pilot", "plan", "generate", "verify", "select", "train", "evaluate", "decide", "generate_2", "export"]
+"""Killed between `export` and `read_back`, a job goes on as one of the other methods: see `test_weak_driven.py`."""
 
 
 @pytest.mark.parametrize("phase", RESUMED)

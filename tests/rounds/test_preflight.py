@@ -6,6 +6,7 @@ import shutil
 
 import pytest
 
+from tests.models.families import save_family
 from tests.rounds.engines import LocalEngines, MemoryJournal, make_job
 from wmss.data.dataset import read_samples
 from wmss.data.tokenization import load_tokenized, tokenize_samples
@@ -201,9 +202,26 @@ def test_plan_has_the_steps_that_run(tmp_path, checkpoints, files):
 def test_plan_of_rounds_and_of_a_start_at_saturation(tmp_path, checkpoints, files):
     method = {"type": "wmss", "wmss": {"rounds": 2, "start_at": "saturation", "weighting": "all"}}
     planned = look(make_job(tmp_path, checkpoints, files, method)).plan.phases
-    assert [phase.name for phase in planned] == ["validate", "sft", "joint", "joint_2", "export", "evaluate"]
-    assert [phase.at_most for phase in planned] == [False, True, False, False, False, False]
+    expected = ["validate", "sft", "joint", "joint_2", "export", "read_back", "evaluate"]
+    assert [phase.name for phase in planned] == expected
+    assert [phase.at_most for phase in planned] == [name == "sft" for name in expected]
     assert planned[2].num_steps == planned[3].num_steps == planned[1].num_steps
+
+
+def test_a_family_that_cannot_be_packed_is_told_of_and_refused_where_packing_was_asked_for(
+    tmp_path, checkpoints, files
+):
+    base = save_family("GptOss", tmp_path / "base", tokenizer_from=checkpoints["qwen3"])
+    param, cause = "method.wmss.hyperparameters.packing", "its attention needs s_aux, which packed rows lack"
+    told = look(make_job(tmp_path, checkpoints, files, knobs(), base=base))
+    assert told.problems == []
+    [warning] = [each for each in told.warnings if each.code == "padded"]
+    assert told.valid and warning.param == param and cause in warning.message
+    asked = look(make_job(tmp_path, checkpoints, files, knobs(packing=True), base=base))
+    assert [(each.code, each.param) for each in asked.problems] == [("invalid_config", param)]
+    assert cause in asked.problems[0].message and "padded" not in codes(asked.warnings)
+    assert "padded" not in codes(look(make_job(tmp_path, checkpoints, files, knobs(packing=False), base=base)).warnings)
+    assert "padded" not in codes(look(make_job(tmp_path, checkpoints, files, knobs(packing=True))).warnings)
 
 
 def test_adapters_cost_less(tmp_path, checkpoints, files):

@@ -14,6 +14,7 @@ from wmss.rounds.journal import once, parsed, recorded, required
 from wmss.rounds.phase_records import (
     Evaluated,
     Exported,
+    ReadBack,
     RequestScored,
     RequestValidated,
     Scored,
@@ -31,6 +32,7 @@ KINDS = {
     "weigh": Weighed,
     "joint": Trained,
     "export": Exported,
+    "read_back": ReadBack,
     "evaluate": Evaluated,
 }
 """Records of weak-driven and supervised jobs by kind of phase."""
@@ -133,7 +135,7 @@ def test_a_job_of_the_release_before_goes_on(tmp_path, checkpoints, files):
     begun = {phase: rerooted(made[phase], roots) for phase in journal.finished}
     journal.finished, journal.seen, journal.die_at = begun, [], None
     run_job(job, LocalEngines(tmp_path / "runs"), journal)
-    assert tuple(journal.seen) == phases_of(job.spec)[-2:] == ("joint", "export")
+    assert tuple(journal.seen) == phases_of(job.spec)[-3:] == ("joint", "export", "read_back")
     assert job.result.is_dir()
     assert {phase: journal.finished[phase] for phase in begun} == begun
 

@@ -10,12 +10,13 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from tests.rounds.engines import LocalEngines, MemoryJournal, make_job, run_wmss
 from tests.scoring.exact import truth
 from wmss.data.tokenization import load_tokenized
-from wmss.errors import ConfigError, DataError, ModelError
+from wmss.errors import ConfigError, DataError, ModelError, ResultError
 from wmss.models.loading import load_model, load_tokenizer
 from wmss.records import Completion
 from wmss.rounds.messages import compared
@@ -116,7 +117,7 @@ def test_curriculum_is_the_formula_on_both_tables(tmp_path, checkpoints, files):
     assert sum(journal.finished["weigh"]["term_masses"].values()) == pytest.approx(1.0)
 
 
-@pytest.mark.parametrize("phase", ["score_weak", "weigh", "joint", "export", "evaluate"])
+@pytest.mark.parametrize("phase", ["score_weak", "weigh", "joint", "export", "read_back", "evaluate"])
 def test_restarted_job_goes_on_where_it_stopped(tmp_path, checkpoints, files, phase):
     engines, journal = LocalEngines(tmp_path / "runs"), MemoryJournal(die_at=phase)
     job = make_job(tmp_path, checkpoints, files)
@@ -128,6 +129,20 @@ def test_restarted_job_goes_on_where_it_stopped(tmp_path, checkpoints, files, ph
     assert tuple(journal.seen) == phases_of(job.spec)[phases_of(job.spec).index(phase) :]
     trained = [name for name in before + engines.started if name.startswith("ftjob")]
     assert trained == ["ftjob-1-sft-1", "ftjob-1-joint-1"]
+
+
+def test_a_result_that_changed_after_export_fails_the_job(tmp_path, checkpoints, files):
+    journal = MemoryJournal(die_at="read_back")
+    job = make_job(tmp_path, checkpoints, files)
+    with pytest.raises(KeyboardInterrupt):
+        run_job(job, LocalEngines(tmp_path / "runs"), journal)
+    tensors = load_file(job.result / "model.safetensors")
+    tensors["model.norm.weight"][0] += 1e-3
+    save_file(tensors, job.result / "model.safetensors", metadata={"format": "pt"})
+    journal.die_at = None
+    with pytest.raises(ResultError, match=r"is not the one that was trained: tensor model\.norm\.weight differs"):
+        run_job(job, LocalEngines(tmp_path / "runs"), journal)
+    assert journal.seen[-1] == "read_back" and journal.finished.keys().isdisjoint({"read_back", "evaluate"})
 
 
 def test_scores_and_evaluations_are_never_computed_twice(tmp_path, checkpoints, files):
@@ -280,7 +295,7 @@ def test_supervised_job(tmp_path, checkpoints, files):
     job = make_job(tmp_path, checkpoints, files, method)
     journal = MemoryJournal()
     run_job(job, LocalEngines(tmp_path / "runs"), journal)
-    assert journal.seen == ["validate", "sft", "export", "evaluate"]
+    assert journal.seen == ["validate", "sft", "export", "read_back", "evaluate"]
     assert journal.finished["sft"]["num_steps"] == 16  # 48 samples, batch 48 // 8 = 6, two epochs
     assert set(journal.finished["evaluate"]["results"]) == {"base", "result"}
 
@@ -430,7 +445,7 @@ def test_rounds_pair_each_model_with_its_predecessor(monkeypatch, tmp_path, chec
 def test_a_draw_of_all_needs_no_scores(monkeypatch, tmp_path, checkpoints, files):
     runs = spy_on_runs(monkeypatch)
     _, engines, journal = run_wmss(tmp_path, checkpoints, files, weighting="all")
-    assert journal.seen == ["validate", "sft", "joint", "export"]
+    assert journal.seen == ["validate", "sft", "joint", "export", "read_back"]
     assert runs[-1].indices == tuple(range(journal.finished["validate"]["num_samples"]))
     assert "scorer" not in engines.started
 

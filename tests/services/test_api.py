@@ -127,7 +127,8 @@ def test_job_object_echoes_every_default(api):
     assert job["metadata"] == {"k": "v"}
     assert api.get(f"/v1/fine_tuning/jobs/{job['id']}").json()["id"] == job["id"]
     phases = api.get(f"/v1/fine_tuning/jobs/{job['id']}/phases").json()["data"]
-    assert [p["name"] for p in phases] == ["validate", "sft", "score_weak", "score_strong", "weigh", "joint", "export"]
+    expected = ["validate", "sft", "score_weak", "score_strong", "weigh", "joint", "export", "read_back"]
+    assert [p["name"] for p in phases] == expected
     events = api.get(f"/v1/fine_tuning/jobs/{job['id']}/events").json()["data"]
     assert events[-1]["message"].startswith("Job accepted")
     assert api.get(f"/v1/fine_tuning/jobs/{job['id']}/checkpoints").json() == {

@@ -16,7 +16,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from services.driver import outcome
 from services.failures import engine_error, training_error
 from services.settings import SUPERVISOR_PID
-from wmss.errors import DataError
+from wmss.errors import DataError, ResultError
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of Ray Train, when it is imported
 
@@ -81,6 +81,7 @@ ODD = UserExceptionWithTraceback(ZeroDivisionError(), "Traceback")
     ("error", "expected"),
     [
         (DataError("line 3", param="training_file"), VERDICT),
+        (ResultError("the saved model is another"), VERDICT),
         (ZeroDivisionError(), VERDICT),
         (trained(ODD), VERDICT),
         (engine_error("scorer-1", RuntimeError("ValueError: bad head")), VERDICT),

@@ -52,8 +52,9 @@ class Hyperparameters(Knobs):
     "auto" = cut, but such rows refuse the file."""
     micro_batch_tokens: int = Field(default=8192, ge=1, le=2**24)
     """Tokens per forward pass and worker. It bounds memory and does not change the result."""
-    packing: bool = True
-    """Lay samples end to end in one row without padding, each seeing itself only; false = a padded row a sample."""
+    packing: bool | Auto = "auto"
+    """Lay samples end to end in one row without padding, each seeing itself only; false = a padded row a sample.
+    "auto" = packed where the model's states are the same then, which is looked at; true refuses other models."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """Of the factors of every product in models and loss; weights, optimizer, sums and softmax stay float32."""
     activation_checkpointing: ActivationCheckpointing = "none"

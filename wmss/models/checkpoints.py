@@ -16,8 +16,7 @@ from transformers.core_model_loading import revert_weight_conversion
 
 from wmss.errors import ModelError, shown
 from wmss.models.file_modes import share_weights
-from wmss.models.loading import TOKENIZER_FILES, load_model, load_tokenizer, model_config
-from wmss.models.read_back import digest_of, last_logits, read_back
+from wmss.models.loading import TOKENIZER_FILES, load_tokenizer, model_config
 
 _INDEX = "model.safetensors.index.json"
 _GENERATION = "generation_config.json"
@@ -64,7 +63,7 @@ def export_model(checkpoint: Path, target: Path, *, base: Path, end_token_ids: l
     """
     target.mkdir(parents=True)
     size = 0
-    for name, tensors in _published(checkpoint, base):
+    for name, tensors in published_tensors(checkpoint, base):
         size += sum(tensor.nbytes for tensor in tensors.values())
         save_file(tensors, target / name, metadata={"format": "pt"})
     share_weights(target)
@@ -82,9 +81,9 @@ def export_model(checkpoint: Path, target: Path, *, base: Path, end_token_ids: l
     (target / _GENERATION).write_text(json.dumps(generation, indent=2) + "\n", encoding="utf-8")
 
 
-def _published(checkpoint: Path, base: Path) -> Iterator[tuple[str, dict[str, Tensor]]]:
+def published_tensors(checkpoint: Path, base: Path) -> Iterator[tuple[str, dict[str, Tensor]]]:
     """Files of a trained checkpoint by name, with their tensors in the precision of the base's."""
-    dtypes = _stored_dtypes(base)
+    dtypes = stored_dtypes(base)
     common = set(dtypes.values())
     for file in sorted(checkpoint.glob("*.safetensors")):
         # A base saved under other tensor names still has one precision, as a rule.
@@ -95,28 +94,6 @@ def _published(checkpoint: Path, base: Path) -> Iterator[tuple[str, dict[str, Te
                 for name, tensor in load_file(file).items()
             },
         )
-
-
-def check_export(folder: Path, checkpoint: Path, *, base: Path) -> int:
-    """Read an exported folder back as a user would, see `wmss.models.read_back`; returns the number of its tensors.
-
-    Holds one model in memory at a time: first a copy of the checkpoint in the folder's precision, then, in a process of
-    its own, the folder.
-    """
-    digests: dict[str, str] = {}
-    model = load_model(checkpoint)
-    model.set_attn_implementation("eager")
-    for _, tensors in _published(checkpoint, base):
-        digests |= {key: digest_of(tensor.float()) for key, tensor in tensors.items()}
-    dtypes = set(_stored_dtypes(base).values())
-    rounding = max(torch.finfo(dtype).eps for dtype in dtypes)
-    if len(dtypes) == 1:  # experts lie fused in memory, so of several precisions it is not known which is whose
-        rounding = torch.finfo(torch.float32).eps
-        for tensor in model.state_dict().values():
-            tensor.copy_(tensor.to(next(iter(dtypes))))
-    logits = last_logits(model)
-    del model
-    return read_back(folder, digests, logits, rounding=rounding)
 
 
 def generation_settings(folder: Path, *, param: str = "model") -> dict[str, Any]:
@@ -156,7 +133,7 @@ def _ids(ends: int | list[int] | None) -> set[int]:
     return set(ends) if isinstance(ends, list) else set() if ends is None else {ends}
 
 
-def _stored_dtypes(folder: Path) -> dict[str, torch.dtype]:
+def stored_dtypes(folder: Path) -> dict[str, torch.dtype]:
     """Precision of every tensor in a model folder."""
     dtypes: dict[str, str] = {}
     for file in folder.glob("*.safetensors"):

@@ -27,6 +27,7 @@ from wmss.errors import ModelError
 from wmss.models.adapters import STRONG_ADAPTER, add_adapter
 from wmss.models.loading import (
     INDEX,
+    attention_unpacked,
     check_output_head,
     load_reporting,
     load_tokenizer,
@@ -295,7 +296,8 @@ def _without_weights(path: Path, shapes: Shapes, param: str) -> PreTrainedModel:
 
 def _without_copies(path: Path, shapes: Shapes, param: str) -> Shapes:
     """Without tensors that are stored although they are tied to another: the loader would compare their numbers."""
-    model = AutoModelForCausalLM.from_config(model_config(path, param=param), attn_implementation="sdpa")
+    config = model_config(path, param=param)
+    model = AutoModelForCausalLM.from_config(config, attn_implementation=attention_unpacked(config))
     tied = model.all_tied_weights_keys
     return {name: shape for name, shape in shapes.items() if name not in tied or shapes.get(tied[name]) != shape}
 
@@ -312,6 +314,14 @@ def _one_thread() -> Iterator[None]:
             del os.environ[_NO_THREADS]
         else:
             os.environ[_NO_THREADS] = before
+
+
+class _States(BaseModelOutputWithPastAndCrossAttentions):
+    """What a body without weights returns: families read more of it than its states, such as `router_logits`."""
+
+    def __getattr__(self, name: str) -> None:
+        if name.startswith("_"):
+            raise AttributeError(name)
 
 
 def _check_head(model: PreTrainedModel, path: Path, param: str) -> None:
@@ -331,7 +341,7 @@ def _check_head(model: PreTrainedModel, path: Path, param: str) -> None:
     original = body.forward
     small = nn.Linear(head.in_features, 8, bias=head.bias is not None)
     try:
-        body.forward = lambda *_, **__: BaseModelOutputWithPastAndCrossAttentions(last_hidden_state=states)
+        body.forward = lambda *_, **__: _States(last_hidden_state=states)
         model.set_output_embeddings(small)
         check_output_head(model, param=param)
     finally:

@@ -16,6 +16,7 @@ import sys
 import threading
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +26,24 @@ from wmss.startup import bare_environment
 
 START_TIMEOUT_S = 120.0
 """For the process to load its libraries: 6 s on an idle core."""
-ANSWER_TIMEOUT_S = 30.0
-"""For an answer, more than the 20 s it may take: a process that cannot even say so is given up."""
+TIME_S = 20.0
+MEMORY_BYTES = 4 * 10**9
+"""Of one answer about a folder."""
+ANSWER_GRACE_S = 10.0
+"""Beside the time an answer may take: a process that cannot even say how it ended is given up."""
 MAX_AT_ONCE = 2
 """Answers under way: each may take 4 GB."""
 _ATTEMPTS = 2
 """The process may have ended since, being idle, or been killed."""
+_FOLDER = "its config.json, tokenizer or chat template asks for far more {} than a model needs"
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Of one answer."""
+
+    time_s: float = TIME_S
+    memory_bytes: int = MEMORY_BYTES
 
 
 class _Gone(Exception):
@@ -59,7 +72,7 @@ class _Process:
             self.end()
             raise RuntimeError("expected a process that examines models to start, got none; see its error")
 
-    def ask(self, question: bytes) -> bytes:
+    def ask(self, question: bytes, time_s: float) -> bytes:
         """All that is written in answer; raises `_Gone`."""
         reading, writing = os.pipe()
         with os.fdopen(reading, "rb", buffering=0) as answer:
@@ -69,7 +82,7 @@ class _Process:
                 raise _Gone from None
             finally:
                 os.close(writing)
-            deadline = time.monotonic() + ANSWER_TIMEOUT_S
+            deadline = time.monotonic() + time_s + ANSWER_GRACE_S
             parts = []
             while True:
                 if not select.select([answer], [], [], max(0.0, deadline - time.monotonic()))[0]:
@@ -101,37 +114,61 @@ def check_checkpoint(path: Path, *, param: str, lora: Mapping[str, Any] | None =
         ModelError: a job would fail on this folder, or it cannot be examined within the limits.
         ExtraError: `lora` needs a package that is not installed.
     """
-    asked = {
-        "ask": "folder",
-        "path": str(path.absolute()),
-        "param": param,
-        "lora": None if lora is None else dict(lora),
-    }
-    found: dict[str, Any] = _answer(asked, what=str(path), param=param)
+    asked = {"path": str(path.absolute()), "param": param, "lora": None if lora is None else dict(lora)}
+    found: dict[str, Any] = _answer("folder", asked, what=str(path), because=_FOLDER, param=param)
     return found
 
 
 def check_pair(strong: Path, weak: Path, *, param: str) -> None:
     """As `loading.check_pair`."""
-    asked = {"ask": "pair", "strong": str(strong.absolute()), "weak": str(weak.absolute()), "param": param}
-    _answer(asked, what=f"{strong} beside {weak}", param=param)
+    asked = {"strong": str(strong.absolute()), "weak": str(weak.absolute()), "param": param}
+    _answer("pair", asked, what=f"{strong} beside {weak}", because=_FOLDER, param=param)
 
 
 def check_same_tokenizer(folders: Mapping[str, Path]) -> None:
     """As `loading.check_same_tokenizer`."""
-    asked = {"ask": "tokenizers", "folders": {param: str(folder.absolute()) for param, folder in folders.items()}}
-    _answer(asked, what=", ".join(map(str, folders.values())), param=list(folders)[-1])
+    asked = {"folders": {param: str(folder.absolute()) for param, folder in folders.items()}}
+    what = ", ".join(map(str, folders.values()))
+    _answer("tokenizers", asked, what=what, because=_FOLDER, param=list(folders)[-1])
 
 
-def _answer(asked: Mapping[str, Any], *, what: str, param: str) -> Any:
+def ask(function: str, arguments: Mapping[str, Any], *, what: str, because: str, param: str, limits: Limits) -> Any:
+    """What a function of ours, MODULE:FUNCTION, returns for JSON arguments, in the process with limits.
+
+    `what` is asked about, and `because` says what may have gone beyond the limits, with {} for "work" or "memory": both
+    stand in messages, whose field is `param`.
+
+    Raises:
+        WmssError: what the function raises; a `ModelError` where it goes beyond the limits or ends otherwise.
+    """
+    return _answer(function, arguments, what=what, because=because, param=param, limits=limits)
+
+
+def _answer(
+    function: str,
+    arguments: Mapping[str, Any],
+    *,
+    what: str,
+    because: str,
+    param: str,
+    limits: Limits | None = None,
+) -> Any:
+    limits = limits or Limits()
+    asked = {
+        "function": function,
+        "arguments": arguments,
+        "time_s": limits.time_s,
+        "memory_bytes": limits.memory_bytes,
+    }
     with _at_once:
-        written = _ask(json.dumps(asked).encode())
+        written = _ask(json.dumps(asked).encode(), limits.time_s)
     line, _, end = written.rpartition(b"\n")
     ended = json.loads(end)
+    remedy = "correct it, or choose another model"
     if not ended["in_time"]:
         raise ModelError(
-            f"{param}: {what} was not examined within 20 s; its config.json, tokenizer or chat template asks for far "
-            "more work than a model needs, or a file cannot be read to its end: correct it, or choose another model",
+            f"{param}: {what} was not examined within {limits.time_s:.0f} s; {because.format('work')}, or a file "
+            f"cannot be read to its end: {remedy}",
             param=param,
         )
     said = json.loads(line) if ended["code"] == 0 else {}
@@ -142,8 +179,8 @@ def _answer(asked: Mapping[str, Any], *, what: str, param: str) -> Any:
         raise _kinds()[kind](message, param=field)
     if "no_memory" in said or ended["code"] == -signal.SIGABRT:
         raise ModelError(
-            f"{param}: {what} needs more than 4 GB of memory to be examined; its config.json, tokenizer or chat "
-            "template asks for far more than a model needs: correct it, or choose another model",
+            f"{param}: {what} needs more than {limits.memory_bytes / 1e9:.0f} GB of memory to be examined; "
+            f"{because.format('memory')}: {remedy}",
             param=param,
         )
     cause = said.get("failed", f"the process that examined it ended with {ended['code']}")
@@ -155,11 +192,11 @@ def _kinds() -> dict[str, type[WmssError]]:
     return {each.__name__: each for each in found if isinstance(each, type) and issubclass(each, WmssError)}
 
 
-def _ask(question: bytes) -> bytes:
+def _ask(question: bytes, time_s: float) -> bytes:
     for _ in range(_ATTEMPTS):
         process = _process()
         try:
-            return process.ask(question)
+            return process.ask(question, time_s)
         except _Gone:
             _forget(process)
     raise RuntimeError("expected an answer about a model's folder, got none: the process that examines it was killed")

@@ -6,6 +6,7 @@ FD is a socket. Each message is a question as JSON with the write end of a pipe 
 limits, and a second fork watches the clock and says how the first one ended.
 """
 
+import contextlib
 import json
 import os
 import resource
@@ -16,6 +17,8 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
+from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -30,13 +33,11 @@ with quick_imports():
     from wmss.models.examination import examine_stored, read_stored
     from wmss.models.loading import check_pair, check_same_tokenizer
 
-MEMORY_BYTES = 4 * 10**9
-"""Address space of an answer, beside what the warm process has."""
-TIME_S = 20.0
 IDLE_S = 600.0
 """Without a question for so long the process ends; the next question starts another."""
 MAX_QUESTION_BYTES = 2**17
 _POLL_S = 0.005
+_MAX_POLL_S = 0.5
 _NO_MEMORY = ("allocate memory", "bad_alloc", "not enough memory")
 
 
@@ -60,30 +61,34 @@ def main(fd: int) -> None:
 def _watch(question: bytes, answer: int) -> None:
     """Fork whoever answers, end it when its time is up, and write how it ended as the last line."""
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    asked = json.loads(question)
+    reader = select.poll()
+    reader.register(answer, 0)  # tells when nothing reads it any more
     started = time.monotonic()
     pid = os.fork()
     if pid == 0:
-        _answer(question, answer)
+        _answer(asked, answer)
     in_time = True
     while (ended := os.waitpid(pid, os.WNOHANG))[0] == 0:
-        if time.monotonic() - started > TIME_S:
+        taken = time.monotonic() - started
+        if taken > asked["time_s"] or reader.poll(0):
             in_time = False
             os.kill(pid, signal.SIGKILL)
             ended = os.waitpid(pid, 0)
             break
-        time.sleep(_POLL_S)
+        time.sleep(min(max(_POLL_S, taken / 100), _MAX_POLL_S))
     code = os.waitstatus_to_exitcode(ended[1])
-    os.write(answer, b"\n" + json.dumps({"in_time": in_time, "code": code}).encode())
+    with contextlib.suppress(BrokenPipeError):
+        os.write(answer, b"\n" + json.dumps({"in_time": in_time, "code": code}).encode())
     os._exit(0)
 
 
-def _answer(question: bytes, answer: int) -> None:
+def _answer(asked: dict[str, Any], answer: int) -> None:
     nothing = os.open(os.devnull, os.O_RDWR)
     for standard in (0, 1, 2):
         os.dup2(nothing, standard)
     try:
-        asked = json.loads(question)
-        said = {"returned": ANSWERS[asked.pop("ask")](**asked)}
+        said = {"returned": _function(asked)(**asked["arguments"])}
     except WmssError as error:
         said = (
             {"no_memory": True} if _ran_out(error) else {"raised": [type(error).__name__, error.message, error.param]}
@@ -105,24 +110,33 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
         error = error.__cause__ or error.__context__
 
 
-def _folder(path: str, param: str, lora: dict[str, Any] | None) -> dict[str, Any]:
+def _function(asked: dict[str, Any]) -> Callable[..., Any]:
+    module, _, name = asked["function"].rpartition(":")
+    if not module:
+        return partial(ANSWERS[name], memory_bytes=asked["memory_bytes"])
+    _limit(_address_space() + asked["memory_bytes"])
+    found: Callable[..., Any] = getattr(import_module(module), name)
+    return found
+
+
+def _folder(path: str, param: str, lora: dict[str, Any] | None, memory_bytes: int) -> dict[str, Any]:
     folder = Path(path)
     # Headers are read through a map of the whole file, which is address space but no memory.
     largest = max((file.stat().st_size for file in folder.glob("*.safetensors") if file.is_file()), default=0)
     used = _address_space()
-    _limit(used + MEMORY_BYTES + largest)
+    _limit(used + memory_bytes + largest)
     stored = read_stored(folder, param=param)
-    _limit(used + MEMORY_BYTES)
+    _limit(used + memory_bytes)
     return asdict(examine_stored(stored, param=param, lora=None if lora is None else LoraConfig(**lora)))
 
 
-def _pair(strong: str, weak: str, param: str) -> None:
-    _limit(_address_space() + MEMORY_BYTES)
+def _pair(strong: str, weak: str, param: str, memory_bytes: int) -> None:
+    _limit(_address_space() + memory_bytes)
     check_pair(Path(strong), Path(weak), param=param)
 
 
-def _tokenizers(folders: dict[str, str]) -> None:
-    _limit(_address_space() + MEMORY_BYTES)
+def _tokenizers(folders: dict[str, str], memory_bytes: int) -> None:
+    _limit(_address_space() + memory_bytes)
     check_same_tokenizer({param: Path(folder) for param, folder in folders.items()})
 
 

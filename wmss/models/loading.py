@@ -8,7 +8,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from math import prod
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import safe_open
@@ -212,71 +211,6 @@ def check_output_head(model: PreTrainedModel, *, param: str) -> None:
             "which is not supported yet; choose another model",
             param=param,
         )
-
-
-PACKING_TOLERANCE = 1e-4
-"""Largest relative difference of packed states from those of the family's own attention, in float32."""
-_SHORT_WINDOW = 4
-
-
-@torch.no_grad()
-def check_packing(model: PreTrainedModel, *, param: str) -> None:
-    """Raise `ModelError` unless samples packed into one row give the states that each has alone under the family's own
-    (eager) attention.
-
-    A model that keeps a state along the row (recurrent, convolutional), or whose attention is more than packed rows
-    have (sinks, a cap on scores, a window that only its mask knows), would train on other states without a word. Its
-    windows are made short for the time of the check, so that a few tokens are longer than they.
-    """
-    lengths = [3, 2 * _SHORT_WINDOW + 1]
-    input_ids = torch.arange(sum(lengths), device=model.device)[None] % int(model.config.vocab_size)
-    position_ids = torch.cat([torch.arange(length, device=model.device) for length in lengths])[None]
-    parts = torch.split(input_ids, lengths, dim=1)
-    training = model.training
-    try:
-        with _short_windows(model):
-            model.eval()
-            packed = batch_states(model, input_ids, position_ids, Runs(lengths))[0]
-            model.set_attn_implementation("eager")
-            alone = torch.cat([hidden_states(model, part, torch.ones_like(part))[0] for part in parts])
-    finally:
-        model.train(training)
-        model.set_attn_implementation(PACKED)
-    if float((packed - alone).norm() / alone.norm()) > PACKING_TOLERANCE:
-        raise ModelError(
-            f"{param}: {type(model).__name__} does not keep packed samples apart, or attends otherwise than packed "
-            "rows do; set hyperparameters.packing to false",
-            param=param,
-        )
-
-
-@contextmanager
-def _short_windows(model: PreTrainedModel) -> Iterator[None]:
-    """Every window of attention no longer than a few tokens, in the configuration and in the layers that copied it."""
-    holders: list[Any] = [
-        *model.modules(),
-        *{id(m.config): m.config for m in model.modules() if _has_config(m)}.values(),
-    ]
-    found = [
-        (holder, name, value)
-        for holder in holders
-        for name, value in vars(holder).items()
-        if name in _WINDOWS and type(value) is int and value > _SHORT_WINDOW
-    ]
-    try:
-        for holder, name, _ in found:
-            setattr(holder, name, _SHORT_WINDOW)
-        yield
-    finally:
-        for holder, name, value in found:
-            setattr(holder, name, value)
-
-
-def _has_config(module: nn.Module) -> bool:
-    return isinstance(getattr(module, "config", None), PretrainedConfig)
-
-
-_WINDOWS = ("sliding_window", "sliding_window_size", "attention_window_size", "window_size", "attention_chunk_size")
 
 
 def weight_files(path: Path) -> list[Path]:

@@ -52,9 +52,6 @@ def packed_attention(
     dropout: float = 0.0,
     scaling: float | None = None,
     sliding_window: int | None = None,
-    is_causal: bool | None = None,
-    position_ids: Tensor | None = None,
-    use_cache: bool | None = None,
     **others: Any,
 ) -> tuple[Tensor, None]:
     """Causal attention within each sample of query [1, H, N, d] and key, value [1, K, N, d]; returns [1, N, H, d].
@@ -65,9 +62,7 @@ def packed_attention(
     Raises:
         ModelError: the model asks for more than this, such as a cap on scores or attention sinks.
     """
-    asked = {name for name, value in others.items() if value is not None and value is not False}
-    asked |= {"is_causal=False"} if is_causal is False else set()
-    if asked:
+    if asked := unknown_arguments(**others):
         raise ModelError(f"packed rows: {type(module).__name__} needs {', '.join(sorted(asked))}, which they lack")
     attend = partial(_attend, dropout=dropout, scaling=scaling, sliding_window=sliding_window)
     if packed_runs is None:
@@ -82,6 +77,20 @@ def packed_attention(
         output = attend(*(_unpack(tensor, count, length) for tensor in (q, k, v)))
         outputs.append(output.transpose(1, 2).reshape(1, count * length, output.shape[1], output.shape[3]))
     return torch.cat(outputs, dim=1), None
+
+
+def unknown_arguments(
+    *,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    is_causal: bool | None = None,
+    position_ids: Tensor | None = None,
+    use_cache: bool | None = None,
+    **others: Any,
+) -> set[str]:
+    """Names of arguments that a family hands to its attention and `packed_attention` has no use for."""
+    asked = {name for name, value in others.items() if value is not None and value is not False}
+    return asked | {"is_causal=False"} if is_causal is False else asked
 
 
 def _attend(

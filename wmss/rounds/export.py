@@ -1,20 +1,20 @@
-"""The last step of every job that trains: its model, alone, where finished models lie."""
+"""The last steps of every job that trains: its model, alone, where finished models lie, and read back from there."""
 
 import json
 import shutil
-import time
 from collections.abc import Mapping
 from pathlib import Path
 
 from pydantic import JsonValue
 
 from wmss import __version__
-from wmss.models.checkpoints import check_export, export_model
+from wmss.models.checkpoints import export_model
 from wmss.models.loading import checkpoint_digest
+from wmss.models.read_back import read_back
 from wmss.rounds.job import Job
 from wmss.rounds.journal import Journal
-from wmss.rounds.phase_records import Exported
-from wmss.units import duration, gigabytes
+from wmss.rounds.phase_records import Exported, ReadBack
+from wmss.units import gigabytes
 
 
 def export_result(
@@ -24,9 +24,6 @@ def export_result(
     staging = job.folder / "export"
     shutil.rmtree(staging, ignore_errors=True)
     export_model(checkpoint, staging, base=job.base, end_token_ids=end_token_ids)
-    started = time.monotonic()
-    num_tensors = check_export(staging, checkpoint, base=job.base)
-    journal.event(f"read back in {duration(time.monotonic() - started)}: {num_tensors:,} tensors, as trained")
     digest = checkpoint_digest(staging)
     card = {
         "name": job.result_name,
@@ -48,3 +45,14 @@ def export_result(
     message = f"model saved as {job.result_name}: {gigabytes(num_bytes)}, digest {digest[:12]}"
     journal.event(message, data=exported.model_dump(mode="json"))
     return exported
+
+
+def read_result_back(job: Job, journal: Journal, checkpoint: Path) -> ReadBack:
+    """Compare the finished model, where it was written, with the checkpoint that it was made from.
+
+    Raises:
+        ResultError: it is not that model.
+    """
+    num_tensors = read_back(job.result, checkpoint, base=job.base)
+    journal.event(f"read back by plain transformers: {num_tensors:,} tensors, bit for bit as trained, and its logits")
+    return ReadBack(num_tensors=num_tensors)

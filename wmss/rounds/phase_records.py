@@ -108,6 +108,13 @@ class Exported(Record):
     num_bytes: Count
 
 
+class ReadBack(Record):
+    """Left by `read_back`: the finished model is the one that was trained."""
+
+    num_tensors: int = Field(ge=1)
+    """On disk; each was compared bit for bit."""
+
+
 class Accuracy(Record):
     """Verified pass@1 of greedy answers."""
 

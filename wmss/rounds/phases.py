@@ -24,13 +24,16 @@ PURPOSES = {
     "train": "training on what was selected",
     "decide": "how the round went, and what comes next",
     "export": "saving the model",
+    "read_back": "loading the saved model and comparing it with the trained one",
     "final_test": "the start model and the result on tasks that decided nothing",
     "evaluate": "how good the models are on the validation file",
 }
 """What a phase is for, in words."""
 
 
-WeakDrivenKind = Literal["validate", "sft", "score_weak", "score_strong", "weigh", "joint", "export", "evaluate"]
+WeakDrivenKind = Literal[
+    "validate", "sft", "score_weak", "score_strong", "weigh", "joint", "export", "read_back", "evaluate"
+]
 """Kinds of phases of a weak-driven or supervised job; `wmss.rounds.weak_driven` says what each does."""
 
 
@@ -60,7 +63,11 @@ ROUND = (
     Phase("weigh", lambda spec, number: _knobs(spec).weighting != "all"),
     Phase("joint"),
 )
-AFTER_ROUNDS = (Phase("export"), Phase("evaluate", lambda spec, number: spec.validation_file is not None))
+AFTER_ROUNDS = (
+    Phase("export"),
+    Phase("read_back"),
+    Phase("evaluate", lambda spec, number: spec.validation_file is not None),
+)
 
 IMPROVEMENT_ROUND = ("plan", "generate", "verify", "select", "train", "evaluate", "decide")
 """The phases of one round of self-improvement."""
@@ -86,7 +93,7 @@ def phases_of(spec: JobSpec, *, rounds: int | None = None) -> tuple[str, ...]:
     if isinstance(spec.method, SelfImprovementMethod):
         numbers = range(1, (rounds or spec.method.self_improvement.rounds) + 1)
         in_rounds = [in_round(name, number) for number in numbers for name in IMPROVEMENT_ROUND]
-        return ("validate", "pilot", *in_rounds, "export", "final_test")
+        return ("validate", "pilot", *in_rounds, "export", "read_back", "final_test")
     return tuple(in_round(kind, number) for kind, number in weak_driven_phases(spec))
 
 

@@ -30,10 +30,10 @@ from wmss.rounds.before.figures import file_figures
 from wmss.rounds.before.plan import plan
 from wmss.rounds.before.preflight import examine
 from wmss.rounds.before.warnings import warnings
-from wmss.rounds.export import export_result
+from wmss.rounds.export import export_result, read_result_back
 from wmss.rounds.job import Checkpoint, Engines, Job, Trained, Tuned
 from wmss.rounds.journal import Journal, RecordKind, once, recorded, required
-from wmss.rounds.phase_records import Evaluated, Exported, Scored, Validated, Weighed
+from wmss.rounds.phase_records import Evaluated, Exported, ReadBack, Scored, Validated, Weighed
 from wmss.rounds.phases import in_round, needs_engine, num_epochs, num_rounds, phases_of, weak_driven_phases
 from wmss.rounds.scores.cache import Evaluations, Scores, record_scores
 from wmss.rounds.training import train_phase
@@ -65,6 +65,8 @@ def run_weak_driven(job: Job, engines: Engines, journal: Journal) -> None:
                 stage.drop_states(number)
             case "export":
                 stage.once(phase, Exported, stage.export)
+            case "read_back":
+                stage.once(phase, ReadBack, stage.read_back)
             case "evaluate":
                 stage.once(phase, Evaluated, stage.evaluate)
             case _:
@@ -313,10 +315,14 @@ class _Stage:
         return export_result(
             self.job,
             self.journal,
-            self.strong(self._num_rounds + 1).folder,
+            self._trained.folder,
             end_token_ids=self._validated.end_token_ids,
             origin={"weak": str(weak) if weak else None, "strong": str(strong) if strong else None},
         )
+
+    def read_back(self) -> ReadBack:
+        """Load the result as its users will, and compare it with the strong branch that it was made from."""
+        return read_result_back(self.job, self.journal, self._trained.folder)
 
     def evaluate(self) -> Evaluated:
         """NLL and verified accuracy of the models on the validation file, each a cache hit if it was computed before.
@@ -350,6 +356,11 @@ class _Stage:
         method = self.job.spec.method
         assert isinstance(method, WmssMethod), f"a job of method {method.type} has no weak-driven phase"
         return method.wmss
+
+    @property
+    def _trained(self) -> Checkpoint:
+        """What the result is made from."""
+        return self.strong(self._num_rounds + 1)
 
     @property
     def _num_rounds(self) -> int:

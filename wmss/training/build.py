@@ -1,15 +1,17 @@
 """From a `TrainingRun` to its models, ready to train."""
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from transformers import PreTrainedModel
 
+from wmss.config.base import Auto
 from wmss.errors import ModelError, TrainingError
 from wmss.models.adapters import STRONG_ADAPTER, add_adapter, switch_on
-from wmss.models.loading import attention_unpacked, check_output_head, check_packing, load_head, load_model
-from wmss.models.packed_attention import PACKED
+from wmss.models.loading import check_output_head, load_head, load_model
+from wmss.models.packing import check_packing, check_padding
 from wmss.records import ADAPTER_FOLDER, STRONG_FOLDER
 from wmss.training.branches import Branches, CachedWeak, Weak, WeakAdapter, WeakModel
 from wmss.training.checkpoints import Resumed
@@ -32,10 +34,8 @@ def build_branches(run: TrainingRun, resumed: Resumed | None) -> Branches:
         weak_shares=run.weak_shares,
         bfloat16=knobs.precision == "bfloat16",
         neftune_alpha=knobs.neftune_alpha,
-        packed=knobs.packing,
     )
-    if knobs.packing:
-        _pack_or_pad(branches)
+    branches.packed = _pack_or_pad(models_of(branches), knobs.packing)
     if knobs.precision == "bfloat16" and knobs.lora is None:
         _halve_frozen(branches)
     for model in models_of(branches):
@@ -46,16 +46,21 @@ def build_branches(run: TrainingRun, resumed: Resumed | None) -> Branches:
     return branches
 
 
-def _pack_or_pad(branches: Branches) -> None:
-    """Lay all models out for padded rows where one of them cannot be packed: a batch has one form for all of them."""
-    try:
-        for model in models_of(branches):
-            check_packing(model, param="model")
-    except ModelError as error:
-        logger.warning("samples are padded, not packed: %s", error.message)
-        branches.packed = False
-        for model in models_of(branches):
-            model.set_attn_implementation(attention_unpacked(model.config))
+def _pack_or_pad(models: Sequence[PreTrainedModel], packing: bool | Auto) -> bool:
+    """Lay all models out for packed rows, or for padded ones where one of them cannot be packed: a batch has one form
+    for all of them. Returns whether rows are packed."""
+    if packing:
+        try:
+            for model in models:
+                check_packing(model, param="model")
+            return True
+        except ModelError as error:
+            if packing is True:
+                raise
+            logger.warning("samples are padded, not packed: %s", error.message)
+    for model in models:
+        check_padding(model, param="model")
+    return False
 
 
 def _halve_frozen(branches: Branches) -> None:
@@ -112,6 +117,4 @@ def _check_adapter(run: TrainingRun, source: ModelSource) -> None:
 def _load(run: TrainingRun, folder: Path, *, param: str) -> PreTrainedModel:
     model = load_model(folder, param=param)
     check_output_head(model, param=param)
-    if run.hyperparameters.packing:
-        model.set_attn_implementation(PACKED)
     return model

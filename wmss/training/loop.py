@@ -149,7 +149,7 @@ class _Trainer:
             "mixing_weight": mixing_weight,
             **norms,
             **statistics,
-            **({"unpacked": 1.0} if self._knobs.packing and not self._branches.packed else {}),
+            **({"unpacked": 1.0} if self._knobs.packing == "auto" and not self._branches.packed else {}),
             "num_targets": float(num_targets),
             "num_tokens": float(num_tokens),
             "tokens_per_s": num_tokens / (time.perf_counter() - started),

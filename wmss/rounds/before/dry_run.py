@@ -11,7 +11,7 @@ from wmss.rounds.before.improvement_warnings import improvement_warnings
 from wmss.rounds.before.plan import plan
 from wmss.rounds.before.preflight import Findings
 from wmss.rounds.before.report import Finding, Machine, Report
-from wmss.rounds.before.warnings import shortages, warnings
+from wmss.rounds.before.warnings import padded, shortages, warnings
 from wmss.rounds.job import Sources
 
 
@@ -53,7 +53,7 @@ def _improvement_report(spec: JobSpec, base: Path | None, found: Findings, probl
     return Report(
         valid=not problems,
         problems=problems,
-        warnings=improvement_warnings(spec, found.tasks),
+        warnings=[*improvement_warnings(spec, found.tasks), *padded(found, spec)],
         tasks=task_figures(base, found.tasks),
         plan=None if problems else plan(spec, found),
     )

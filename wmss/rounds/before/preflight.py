@@ -30,6 +30,7 @@ from wmss.models.loading import (
     load_tokenizer,
     model_config,
 )
+from wmss.models.packing import packing_obstacle
 from wmss.records import CheckpointDigests, TokenizedSample
 from wmss.rounds.before.task_files import TaskFiles, read_task_files, verifier_problems
 from wmss.rounds.job import NamedFiles, Sources
@@ -63,6 +64,8 @@ class Findings:
     validation: FileContent | None = None
     tasks: TaskFiles | None = None
     """Both files of a self-improvement job."""
+    unpacked: str | None = None
+    """Why samples are padded where they were to be packed if possible; None where nothing is known against it."""
 
     def attempt(self, check: Callable[..., Checked], *arguments: Any, **named: Any) -> Checked | None:
         """What a check returns; if it refuses, None, and the problem is kept."""
@@ -85,6 +88,7 @@ def examine(sources: Sources, refusals: Refusals) -> Findings:
     base = sound.get("model")
     found.attempt(_optimizer, sources.spec)
     found.attempt(_adapters, sources.spec, base)
+    found.unpacked = found.attempt(_packing, sources.spec, base)
     if isinstance(sources.spec.method, SelfImprovementMethod):
         _examine_tasks(found, sources, base)
         return found
@@ -252,6 +256,19 @@ def _adapters(spec: JobSpec, base: Path | None) -> None:
         check_adapters(param=param)
         if base is not None:
             check_mergeable(model_config(base), lora, param=param)
+
+
+def _packing(spec: JobSpec, base: Path | None) -> str | None:
+    """Why a model that is to be packed where possible is not."""
+    packing = spec.hyperparameters.packing
+    config = None if base is None or not packing else model_config(base)
+    obstacle = None if config is None else packing_obstacle(config)
+    if packing is True and obstacle is not None:
+        raise ConfigError(
+            f'packing: expected "auto" or false for this model, got true: {obstacle}; leave it out',
+            param=f"method.{spec.method.type}.hyperparameters.packing",
+        )
+    return obstacle
 
 
 def _batch_size(spec: JobSpec, num_samples: int) -> int:

@@ -29,6 +29,7 @@ def warnings(spec: JobSpec, found: Findings, figures: FileFigures, planned: Plan
         *_rows_cut(training, figures, spec, found.context),
         *_few_steps(planned, spec),
         *_unusual_learning_rate(spec),
+        *padded(found, spec),
     ]
     if isinstance(spec.method, WmssMethod):
         said += _untrained_strong(spec.method.wmss)
@@ -86,6 +87,13 @@ def _unusual_learning_rate(spec: JobSpec) -> Iterator[Finding]:
     if not low <= rate <= high:
         message = f"a learning rate of {rate:g} is outside the {low:g} to {high:g} usual in fine-tuning"
         yield Finding(code="unusual_learning_rate", message=message, param=_knob(spec, "learning_rate"))
+
+
+def padded(found: Findings, spec: JobSpec) -> Iterator[Finding]:
+    """That samples are not packed, and why."""
+    if found.unpacked is not None:
+        message = f"samples are padded, not packed: {found.unpacked}; it costs time, the result is the same"
+        yield Finding(code="padded", message=message, param=_knob(spec, "packing"))
 
 
 def _untrained_strong(wmss: WmssConfig) -> Iterator[Finding]:

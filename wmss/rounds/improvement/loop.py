@@ -30,7 +30,8 @@ from wmss.records import Progress, Split, TokenizedSample, Verdict, in_parts
 from wmss.rounds.before.improvement_warnings import NO_TEST_ROWS, improvement_warnings
 from wmss.rounds.before.preflight import examine
 from wmss.rounds.before.task_files import TaskFile, TaskFiles, read_task_files
-from wmss.rounds.export import export_result
+from wmss.rounds.before.warnings import padded
+from wmss.rounds.export import export_result, read_result_back
 from wmss.rounds.improvement import messages
 from wmss.rounds.improvement.decisions import Round, decide
 from wmss.rounds.improvement.judging import (
@@ -65,7 +66,7 @@ from wmss.rounds.improvement.round_records import (
 from wmss.rounds.job import Checkpoint, Engines, Job
 from wmss.rounds.journal import Journal, Record, RecordKind, once, recorded, required
 from wmss.rounds.messages import phase_done
-from wmss.rounds.phase_records import Exported
+from wmss.rounds.phase_records import Exported, ReadBack
 from wmss.rounds.phases import IMPROVEMENT_ROUND, in_round, phases_of
 from wmss.rounds.training import train_phase
 from wmss.scoring.rollouts import sample_seed
@@ -102,7 +103,9 @@ def improve(job: Job, engines: Engines, journal: Journal) -> Exported:
             "easier tasks, raise samples_per_round or lower accept.min_accepted; the responses are kept",
             param="method.self_improvement.accept.min_accepted",
         )
-    exported = loop.once("export", Exported, lambda: loop.export(state.best.checkpoint.model, state.best.round))
+    best = state.best.checkpoint.model
+    exported = loop.once("export", Exported, lambda: loop.export(best, state.best.round))
+    loop.once("read_back", ReadBack, lambda: read_result_back(job, journal, best.folder))
     loop.once("final_test", FinalTest, loop.final_test)
     return exported
 
@@ -137,7 +140,7 @@ class _Loop:
         self._files_read = files  # the phases that follow in this attempt need not read them again
         for name, file in (("training file", files.training), ("validation file", files.held_out)):
             self.journal.event(messages.tasks_read(name, file.tasks))
-        for warning in improvement_warnings(job.spec, files):
+        for warning in (*improvement_warnings(job.spec, files), *padded(found, job.spec)):
             self.journal.event(f"{warning.param}: {warning.message}", level="warn", data=warning.model_dump())
         return TaskCounts(
             num_tasks=len(files.training.tasks),
