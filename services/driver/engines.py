@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
+import psutil
 import ray
 
 from services.chat.chat_store import ChatStore
@@ -55,6 +56,7 @@ class RayEngines:
         assert isinstance(self._job, Job), "a request for scores trains nothing"
         resources = self._job.spec.resources
         self._pool.make_room(occupied_by(resources, ray.cluster_resources()), purpose=f"training {self._job.id}")
+        self._pool.spare_memory(_free_memory, purpose=f"training {self._job.id}")
         return run_training(
             run,
             name=name,
@@ -110,3 +112,9 @@ class RayEngines:
             **sizes,
         )
         return engine, options | sizes
+
+
+def _free_memory() -> float:
+    """Share of memory that is free where everything runs on this machine; of others nothing is known here."""
+    memory = psutil.virtual_memory()
+    return memory.available / memory.total if sum(node["Alive"] for node in ray.nodes()) == 1 else 1.0

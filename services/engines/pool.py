@@ -17,6 +17,8 @@ from services.engines.replicas import ServeEngine, delete_apps
 from services.jobs.fence import Fence, NewEvent
 
 POLL_S = 0.5
+MIN_FREE_MEMORY = 0.5
+"""Share of the machine's memory that idle engines leave to training."""
 REASONS = {
     TakeResult.STARTING: "another job is starting it",
     TakeResult.FULL: "every place is taken",
@@ -59,6 +61,13 @@ class EnginePool:
         free = {kind: number - needed.get(kind, 0) for kind, number in self._free().items()}
         for engine in too_many(self._store.idle(), free):
             self._evict(engine, f"its place is needed for {purpose}")
+
+    def spare_memory(self, free_share: Callable[[], float], *, purpose: str) -> None:
+        """Evict idle engines, least recently used first, until `MIN_FREE_MEMORY` of the machine's memory is free."""
+        for engine in self._store.idle():
+            if free_share() >= MIN_FREE_MEMORY:
+                return
+            self._evict(engine, f"its memory is needed for {purpose}")
 
     def _take(self, wanted: Engine) -> tuple[TakeResult, Engine]:
         told = None
