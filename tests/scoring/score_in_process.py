@@ -9,7 +9,6 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -73,7 +72,7 @@ def _mistake(name: str | None) -> Iterator[None]:
     elif name == "no load":
         WeightLoading.load_folder = lambda self, folder: None
     elif name is not None and name.startswith("without "):
-        WeightLoading.load_folder = partial(_load_without, name.removeprefix("without "))
+        WeightLoading.load_folder = lambda self, folder: _load_without(name.removeprefix("without "), self, folder)
     try:
         yield
     finally:
