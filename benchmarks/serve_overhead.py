@@ -78,9 +78,9 @@ def _scorers(checkpoint: Path, stack: ExitStack) -> tuple[Scorer, Scorer]:
 
     ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False, logging_level="error")
     stack.callback(ray.shutdown)
-    handle = deploy_scorer("serve-overhead", checkpoint, max_length=LONGEST, use_gpu=False)
+    handle = deploy_scorer("serve-overhead", max_length=LONGEST, use_gpu=False)
     stack.callback(serve.shutdown)
-    return VllmEntropyScorer(checkpoint, max_length=LONGEST), ServeScorer(handle)
+    return VllmEntropyScorer(checkpoint, max_length=LONGEST), ServeScorer(handle, checkpoint)
 
 
 def _interleave(arms: dict[str, Callable[[], object]], repetitions: int) -> dict[str, list[float]]:

@@ -91,9 +91,10 @@ class Settings(BaseSettings):
     chat_start_s: float = Field(default=300.0, gt=0)
     """Longest start of a chat engine, and longest wait of a request for it."""
     max_engines: int = Field(default=2, ge=1)
-    """Scoring and generation engines that may exist at a time; the least recently used idle one is evicted."""
-    engine_idle_s: float = Field(default=60.0, gt=0)
-    """Seconds after its last use that an idle scoring or generation engine is kept, unless it is evicted before."""
+    """Scoring and sampling engines that may exist at a time; the least recently used idle one is evicted."""
+    engine_idle_s: float = Field(default=600.0, gt=0)
+    """Seconds after its last use that an idle scoring or sampling engine is kept, unless it is evicted before. Longer
+    than the training between two phases of a job that use it, and it need not start again."""
     max_running_jobs: int = Field(default=1, ge=1)
     """Jobs that run at a time; the others wait in order."""
     max_attempts: int = Field(default=3, ge=1)

@@ -26,6 +26,7 @@ RECURSION, LEVELS = "tests/theory/test_recursion.py", "tests/core/test_levels.py
 SANDBOX, HOST = "tests/verifiers/test_sandbox.py", "verifiers/sandbox/host.py"
 ATTACK = f"{SANDBOX}::test_attacks_are_rejected_in_time"
 MATHEMATICS = "tests/verifiers/test_mathematics.py"
+ENGINE = "tests/scoring/test_vllm_engine.py"
 RECORDS, WEAK_DRIVEN = "tests/rounds/test_records.py", "tests/rounds/test_weak_driven.py"
 
 
@@ -474,6 +475,72 @@ MUTATIONS = (
         "scoring/tables.py",
         ("    if differing:", "    if differing == [None]:"),
         tests=["tests/scoring/test_tables.py"],
+    ),
+    mutation(
+        "an engine's old weights are believed after a load that failed",
+        "scoring/vllm_engine.py",
+        ("        self._loaded = None\n        self._use_caches", "        self._use_caches"),
+        tests=[ENGINE],
+    ),
+    mutation(
+        "an engine takes weights without showing that it computes with them",
+        "scoring/vllm_engine.py",
+        ("        self._check(reference, self._before, weights)\n", ""),
+        tests=[ENGINE],
+    ),
+    mutation(
+        "an engine takes files that are not those that were asked for",
+        "scoring/vllm_engine.py",
+        ("if expected is not None and found != expected:", "if expected is not None and not found:"),
+        tests=[ENGINE],
+    ),
+    mutation(
+        "an engine that has a folder's weights does not see that it was written to",
+        "scoring/weights.py",
+        ("sorted(file_stamps(weight_files(folder)).items())", "sorted(file_stamps(weight_files(folder)))"),
+        tests=[ENGINE, "tests/scoring/test_weights.py"],
+    ),
+    mutation(
+        "an engine's prefix cache is not emptied after a load",
+        "scoring/vllm_engine.py",
+        ("        self._reset()\n        self._accept", "        self._accept"),
+        tests=[ENGINE],
+    ),
+    mutation(
+        "a prefix cache that was not emptied is passed over",
+        "scoring/vllm_engine.py",
+        ("        if not emptied:\n", "        if emptied is None:\n"),
+        tests=[ENGINE],
+    ),
+    mutation(
+        "a scorer with the weights before passes, where the new ones are near them",
+        "scoring/self_check.py",
+        ("if before is not None and _distance", "if before is None and _distance"),
+        tests=["tests/scoring/test_self_check.py"],
+    ),
+    mutation(
+        "weights that were not loaded stay those before",
+        "scoring/vllm_weights.py",
+        ("        _forget(model)\n", ""),
+        tests=["tests/scoring/test_vllm_scorer.py"],
+    ),
+    mutation(
+        "a point on a line is a step from the wrong end",
+        "scoring/weights.py",
+        ("ours.mul_(1 + line.step)", "ours.mul_(line.step)"),
+        tests=["tests/scoring/test_weights.py"],
+    ),
+    Mutation(
+        "two jobs change the weights of one engine under each other",
+        "services/engines/engine_store.py",
+        (("            if not in_use[row.app]:  #", "            if True:  #"),),
+        ("tests/services/test_engines.py",),
+    ),
+    Mutation(
+        "a replica answers with the weights that it has",
+        "services/engines/replicas.py",
+        (("        self._have(named)\n        return function", "        return function"),),
+        ("tests/services/test_replicas.py",),
     ),
     mutation(
         "a record takes a misspelt field",

@@ -1,29 +1,31 @@
 """The library's engines on a Ray cluster."""
 
-import contextlib
-from collections.abc import Callable, Iterator, Mapping
+import hashlib
+import json
+import secrets
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
+import psutil
 import ray
-from ray.serve.handle import DeploymentHandle
 
 from services.chat.chat_store import ChatStore
 from services.driver.trainer import run_training
 from services.engines.engine_store import Engine, EngineStore
 from services.engines.pool import EnginePool
-from services.engines.replicas import app_name
 from services.engines.sampler import ServeSampler, deploy_sampler
 from services.engines.scorer import ServeScorer, deploy_scorer
 from services.jobs.fence import Fence
-from services.jobs.room import occupied_by, refusals, room_left, running_jobs, uses_gpu
+from services.jobs.room import cpus_held, occupied_by, refusals, room_left, running_jobs, uses_gpu
 from services.jobs.store import Store
 from services.settings import Settings
 from wmss.errors import WmssError
 from wmss.rounds.job import Job
 from wmss.rounds.scores.request import ScoreJob
 from wmss.scoring.vllm_scorer import provenance
+from wmss.scoring.weights import architecture_digest, weights_id
 from wmss.training.run import TrainingRun
 
 
@@ -54,6 +56,7 @@ class RayEngines:
         assert isinstance(self._job, Job), "a request for scores trains nothing"
         resources = self._job.spec.resources
         self._pool.make_room(occupied_by(resources, ray.cluster_resources()), purpose=f"training {self._job.id}")
+        self._pool.spare_memory(_free_memory, purpose=f"training {self._job.id}")
         return run_training(
             run,
             name=name,
@@ -65,37 +68,53 @@ class RayEngines:
             record={"job_id": self._job.id, "attempt": self._attempt, "model_name": self._job.result_name},
         )
 
-    @contextlib.contextmanager
-    def scorer(self, checkpoint: Path, *, max_length: int, keep_states: bool) -> Iterator[ServeScorer]:
-        """A scorer, for the time of the context."""
-        options = {"max_length": max_length, "keep_states": keep_states}
-        with self._engine("scorer", deploy_scorer, checkpoint, options) as handle:
-            yield ServeScorer(handle, num_replicas=self._num_replicas)
+    def scorer(self, checkpoint: Path, *, max_length: int, keep_states: bool) -> AbstractContextManager[ServeScorer]:
+        """A scorer, for the time of the context; other jobs may score with the same weights in the same engine."""
+        engine, options = self._engine("scorer", checkpoint, weights_id(checkpoint), max_length)
+        return self._pool.use(
+            engine,
+            lambda app: deploy_scorer(app, **options),
+            lambda handle: ServeScorer(handle, checkpoint, num_replicas=self._num_replicas, keep_states=keep_states),
+        )
 
-    @contextlib.contextmanager
-    def sampler(self, checkpoint: Path, *, max_length: int) -> Iterator[ServeSampler]:
-        """A sampler of this job's own, for the time of the context; it stays afterwards, for the next round."""
-        # Two jobs in one engine would make it load other weights at every call.
-        with self._engine("sampler", deploy_sampler, checkpoint, {"max_length": max_length}, own=True) as handle:
-            yield ServeSampler(handle, num_replicas=self._num_replicas)
+    def sampler(self, checkpoint: Path, *, max_length: int) -> AbstractContextManager[ServeSampler]:
+        """A sampler that no other job uses, for the time of the context."""
+        # Each call names its weights: two jobs in one engine would make it load others at every call.
+        engine, options = self._engine("sampler", checkpoint, self._job.id, max_length)
+        return self._pool.use(
+            engine,
+            lambda app: deploy_sampler(app, **options),
+            lambda handle: ServeSampler(handle, checkpoint, num_replicas=self._num_replicas),
+        )
 
     def provenance(self) -> dict[str, Any]:
         """What the engines say of themselves, without starting one."""
         return provenance(self._dtype, "cuda" if self._use_gpu else "cpu")
 
-    def _engine(
-        self,
-        kind: str,
-        deploy: Callable[..., DeploymentHandle[Any]],
-        checkpoint: Path,
-        options: dict[str, Any],
-        *,
-        own: bool = False,
-    ) -> AbstractContextManager[DeploymentHandle[Any]]:
-        """The engine of this kind with these options, whichever job deployed it; or this job's `own`."""
-        options = options | {"dtype": self._dtype, "num_replicas": self._num_replicas, "use_gpu": self._use_gpu}
+    def _engine(self, role: str, checkpoint: Path, weights: str, max_length: int) -> tuple[Engine, dict[str, Any]]:
+        """An engine of this role that can take the checkpoint, and the options of its deployment.
+
+        `max_length` is one of them: it decides how some models rescale their positions, and what a step computes.
+        """
+        options: dict[str, Any] = {"max_length": max_length, "dtype": self._dtype}
+        sizes: dict[str, Any] = {
+            "num_replicas": self._num_replicas,
+            "num_cpus": cpus_held(ray.nodes(), use_gpu=self._use_gpu),
+            "use_gpu": self._use_gpu,
+        }
         root = self._settings.root
-        label = f"{kind} of {checkpoint.relative_to(root) if checkpoint.is_relative_to(root) else checkpoint}"
-        app = app_name(kind, checkpoint, options | ({"job": self._job.id} if own else {}))
-        engine = Engine(app, label, self._num_replicas, use_gpu=self._use_gpu)
-        return self._pool.use(engine, lambda: deploy(engine.app, checkpoint, **options))
+        key = json.dumps([architecture_digest(checkpoint), options, sizes], sort_keys=True)
+        engine = Engine(
+            app=f"{role}-{secrets.token_hex(8)}",
+            key=f"{role}-{hashlib.sha256(key.encode()).hexdigest()[:32]}",
+            weights=weights,
+            label=f"{role} of {checkpoint.relative_to(root) if checkpoint.is_relative_to(root) else checkpoint}",
+            **sizes,
+        )
+        return engine, options | sizes
+
+
+def _free_memory() -> float:
+    """Share of memory that is free where everything runs on this machine; of others nothing is known here."""
+    memory = psutil.virtual_memory()
+    return memory.available / memory.total if sum(node["Alive"] for node in ray.nodes()) == 1 else 1.0

@@ -1,1 +1,1 @@
-"""Scoring and sampling engines: a bounded number of Serve applications, one per checkpoint, used by jobs in turn."""
+"""Scoring and sampling engines: a bounded number of Serve applications, one per architecture, used by jobs in turn."""

@@ -1,5 +1,9 @@
 """Which engines are there and which drivers use them; kept in the job database.
 
+An engine is made for a role, an architecture and options (`key`), and takes the weights of every model of these. Those
+who use it at one time want the same weights. Which weights its replicas have, they alone know: each call names those it
+wants, and a replica that has others, or half of them, loads first.
+
 States of an engine, moved by conditional updates only:
 
     starting  the driver that took the place deploys it     -> ready (that driver, or the next user if it died)
@@ -41,29 +45,35 @@ class TakeResult(StrEnum):
     NEW = "new"
     """A place was free and is taken: deploy the engine."""
     READY = "ready"
-    """It is there."""
+    """It is there, and it is for these weights from now on."""
     STARTING = "starting"
-    """Another driver is deploying it: wait."""
-    LEAVING = "leaving"
-    """It is being deleted: wait, then deploy it again."""
+    """Another driver is deploying it for the same weights: wait."""
     FULL = "full"
     """All places are taken: evict the least recently used idle engine, or wait for one to become idle."""
 
 
 @dataclass(frozen=True)
 class Engine:
-    """One application. It occupies `num_replicas` CPUs and, with `use_gpu`, as many GPUs."""
+    """One application of `num_replicas` replicas."""
 
     app: str
+    """Its name; of an engine that is wanted, the name that it gets if it has to be deployed."""
+    key: str
+    """Role, architecture and options: engines of one key can take each other's weights."""
+    weights: str
+    """Which its users want: the `weights_id`, or the job that has the engine to itself."""
     label: str
     """What it does, for people: "scorer of models/qwen3"."""
     num_replicas: int
+    num_cpus: int
+    """Of Ray's CPUs, held by each replica."""
     use_gpu: bool
+    """Whether each holds a GPU."""
 
     @property
     def occupies(self) -> dict[str, int]:
-        """CPUs and GPUs."""
-        return {"CPU": self.num_replicas, "GPU": self.num_replicas if self.use_gpu else 0}
+        """CPUs and GPUs that it holds, also when it is idle."""
+        return {"CPU": self.num_replicas * self.num_cpus, "GPU": self.num_replicas if self.use_gpu else 0}
 
 
 class EngineStore:
@@ -72,32 +82,43 @@ class EngineStore:
     def __init__(self, database: Database) -> None:
         self._sessions = database.sessions
 
-    def take(self, engine: Engine, fence: Fence, *, places: int) -> TakeResult:
-        """Become a user of an engine, which is given one of the `places` if it has none and one is free."""
+    def take(self, engine: Engine, fence: Fence, *, places: int) -> tuple[TakeResult, str]:
+        """Become a user of an engine of this key, and the name of its application.
+
+        In this order: one that is there for the same weights; an idle one, which is for these from now on; a new one in
+        one of the `places`, if one is free.
+        """
         with fence.transaction() as session:
             _lock(session)
-            now = time.time()
-            row = session.get(EngineRow, engine.app, populate_existing=True)
+            row, found = self._find(session, engine)
             if row is None:
                 if (session.scalar(select(func.count()).select_from(EngineRow)) or 0) >= places:
-                    return TakeResult.FULL
-                values = {"label": engine.label, "num_replicas": engine.num_replicas, "use_gpu": engine.use_gpu}
-                session.add(EngineRow(app=engine.app, state=EngineState.STARTING, used_at=now, **values))
-                session.flush()
-                found = TakeResult.NEW
-            elif row.state == EngineState.LEAVING:
-                return TakeResult.LEAVING
-            elif row.state == EngineState.STARTING:
-                if session.scalar(select(_in_use(engine.app))):
-                    return TakeResult.STARTING
-                found = TakeResult.NEW  # the driver that was deploying it died
-            else:
-                found = TakeResult.READY
-            session.execute(update(EngineRow).where(EngineRow.app == engine.app).values(used_at=now))
+                    return TakeResult.FULL, ""
+                sizes = {"num_replicas": engine.num_replicas, "num_cpus": engine.num_cpus, "use_gpu": engine.use_gpu}
+                row = EngineRow(app=engine.app, key=engine.key, state=EngineState.STARTING, **sizes)
+                session.add(row)
+            elif found is TakeResult.STARTING:
+                return found, row.app
+            row.weights, row.label, row.used_at = engine.weights, engine.label, time.time()
+            session.flush()
             # What drivers that died have left would make it look abandoned once it is idle.
-            session.execute(delete(EngineUserRow).where(EngineUserRow.app == engine.app, ~_user_is_alive()))
-            session.merge(EngineUserRow(app=engine.app, job_id=fence.job_id, attempt=fence.attempt))
-            return found
+            session.execute(delete(EngineUserRow).where(EngineUserRow.app == row.app, ~_user_is_alive()))
+            session.merge(EngineUserRow(app=row.app, job_id=fence.job_id, attempt=fence.attempt))
+            return found, row.app
+
+    @staticmethod
+    def _find(session: Session, engine: Engine) -> tuple[EngineRow | None, TakeResult]:
+        """Which engine of this key to use, and how it is found."""
+        query = select(EngineRow).where(EngineRow.key == engine.key, EngineRow.state != EngineState.LEAVING)
+        rows = session.scalars(query.order_by(EngineRow.used_at), execution_options={"populate_existing": True}).all()
+        in_use = {row.app: bool(session.scalar(select(_in_use(row.app)))) for row in rows}
+        for row in rows:
+            if row.weights == engine.weights and (in_use[row.app] or row.state == EngineState.READY):
+                return row, TakeResult(row.state)
+        for row in rows:
+            if not in_use[row.app]:  # it is idle, or the driver that was deploying it died
+                return row, TakeResult.READY if row.state == EngineState.READY else TakeResult.NEW
+        return None, TakeResult.NEW
 
     def ready(self, app: str, fence: Fence) -> None:
         """It answers."""
@@ -165,16 +186,27 @@ class EngineStore:
 
 
 def too_many(idle: Sequence[Engine], free: Mapping[str, float]) -> list[Engine]:
-    """Those of the `idle` engines, from the front, that must leave for the rest to fit into what is free."""
-    for number in range(len(idle)):
-        rest = [engine.occupies for engine in idle[number:]]
-        if all(sum(each[kind] for each in rest) <= free.get(kind, 0) for kind in ("CPU", "GPU")):
-            return list(idle[:number])
-    return list(idle)
+    """Those of the `idle` engines, the first ones first, that must leave for the rest to fit into what is free. An
+    engine that holds nothing of what is short stays."""
+    leaving: list[Engine] = []
+    for engine in idle:
+        held = [each.occupies for each in idle if each not in leaving]
+        short = [kind for kind in ("CPU", "GPU") if sum(each[kind] for each in held) > max(free.get(kind, 0), 0)]
+        if any(engine.occupies[kind] for kind in short):
+            leaving.append(engine)
+    return leaving
 
 
 def _engine(row: EngineRow) -> Engine:
-    return Engine(app=row.app, label=row.label, num_replicas=row.num_replicas, use_gpu=row.use_gpu)
+    return Engine(
+        app=row.app,
+        key=row.key,
+        weights=row.weights,
+        label=row.label,
+        num_replicas=row.num_replicas,
+        num_cpus=row.num_cpus,
+        use_gpu=row.use_gpu,
+    )
 
 
 def _is_alive() -> ColumnElement[bool]:

@@ -6,23 +6,27 @@ Two drivers can never wait for each other: one that waits for an engine uses non
 import contextlib
 import time
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from dataclasses import replace
+from typing import Any, TypeVar
 
 from ray import serve
 from ray.serve.handle import DeploymentHandle
 
 from services.engines.engine_store import Engine, EngineStore, TakeResult, too_many
-from services.engines.replicas import delete_apps
+from services.engines.replicas import ServeEngine, delete_apps
 from services.jobs.fence import Fence, NewEvent
 
 POLL_S = 0.5
+MIN_FREE_MEMORY = 0.5
+"""Share of the machine's memory that idle engines leave to training."""
 REASONS = {
     TakeResult.STARTING: "another job is starting it",
-    TakeResult.LEAVING: "it is just leaving",
     TakeResult.FULL: "every place is taken",
 }
 
-Deploy = Callable[[], DeploymentHandle[Any]]
+Deploy = Callable[[str], DeploymentHandle[Any]]
+"""Deploys an application of this name."""
+Client = TypeVar("Client", bound=ServeEngine)
 
 
 class EnginePool:
@@ -38,13 +42,16 @@ class EnginePool:
         self._uses: str | None = None
 
     @contextlib.contextmanager
-    def use(self, engine: Engine, deploy: Deploy) -> Iterator[DeploymentHandle[Any]]:
-        """The engine, deployed unless it is there; afterwards it is kept idle for reuse until it is evicted."""
-        assert self._uses is None, f"{self._fence.job_id} uses {self._uses} and wants {engine.app}"
-        found = self._take(engine)
+    def use(
+        self, wanted: Engine, deploy: Deploy, connect: Callable[[DeploymentHandle[Any]], Client]
+    ) -> Iterator[Client]:
+        """An engine of this key with these weights, deployed unless there is one; afterwards it is kept idle for reuse
+        until it is evicted. `connect` makes what talks to it."""
+        assert self._uses is None, f"{self._fence.job_id} uses {self._uses} and wants {wanted.key}"
+        found, engine = self._take(wanted)
         self._uses = engine.app
         try:
-            yield self._handle(engine, found, deploy)
+            yield self._loaded(engine, found, deploy, connect)
         finally:
             self._uses = None
             self._store.release(engine.app, self._fence)
@@ -55,20 +62,26 @@ class EnginePool:
         for engine in too_many(self._store.idle(), free):
             self._evict(engine, f"its place is needed for {purpose}")
 
-    def _take(self, engine: Engine) -> TakeResult:
+    def spare_memory(self, free_share: Callable[[], float], *, purpose: str) -> None:
+        """Evict idle engines, least recently used first, until `MIN_FREE_MEMORY` of the machine's memory is free."""
+        for engine in self._store.idle():
+            if free_share() >= MIN_FREE_MEMORY:
+                return
+            self._evict(engine, f"its memory is needed for {purpose}")
+
+    def _take(self, wanted: Engine) -> tuple[TakeResult, Engine]:
         told = None
-        while (found := self._store.take(engine, self._fence, places=self._places)) not in (
-            TakeResult.NEW,
-            TakeResult.READY,
-        ):
-            if found is TakeResult.FULL and self._evict_oldest(engine):
+        while True:
+            found, app = self._store.take(wanted, self._fence, places=self._places)
+            if found in (TakeResult.NEW, TakeResult.READY):
+                return found, replace(wanted, app=app)
+            if found is TakeResult.FULL and self._evict_oldest(wanted):
                 continue
             if found is not told:
                 users = ", ".join(self._store.users()) or "no job any more"
-                self._tell(f"waiting for the {engine.label}: {REASONS[found]}; engines are in use by {users}")
+                self._tell(f"waiting for the {wanted.label}: {REASONS[found]}; engines are in use by {users}")
                 told = found
             time.sleep(POLL_S)
-        return found
 
     def _evict_oldest(self, engine: Engine) -> bool:
         reason = f"the {engine.label} needs its place ({self._places} in all)"
@@ -83,28 +96,44 @@ class EnginePool:
             self._tell(f"the {engine.label} left: {reason}")
         return True
 
-    def _handle(self, engine: Engine, found: TakeResult, deploy: Deploy) -> DeploymentHandle[Any]:
-        """A ready engine that Serve knows it also brings back if it does not run; calls wait for that. One that Serve
-        does not know was lost with its cluster."""
+    def _loaded(
+        self, engine: Engine, found: TakeResult, deploy: Deploy, connect: Callable[[DeploymentHandle[Any]], Client]
+    ) -> Client:
+        """The engine with the weights that are wanted.
+
+        A ready engine that Serve knows it also brings back if it does not run; calls wait for that. One that Serve does
+        not know was lost with its cluster.
+        """
+        started = time.monotonic()
         while found is TakeResult.READY:
             if engine.app in serve.status().applications:
-                self._tell(f"the {engine.label} is there already")
-                return serve.get_app_handle(engine.app)
+                client = connect(serve.get_app_handle(engine.app))
+                self._tell_of(engine, client.load(), time.monotonic() - started)
+                return client
             if self._store.restart(engine.app, self._fence):
                 break
             time.sleep(POLL_S)
         self.make_room(engine.occupies, purpose=f"the {engine.label}")
         started = time.monotonic()
         try:
-            handle = deploy()
+            client = connect(deploy(engine.app))
+            took = client.load()
         except BaseException:
             # Also where this driver is told to stop: another one may have taken the engine over by then, and keeps it.
             self._store.release(engine.app, self._fence)
             self._evict(engine)
             raise
         self._store.ready(engine.app, self._fence)
-        self._tell(f"the {engine.label} started in {time.monotonic() - started:.1f} s")
-        return handle
+        self._tell_of(engine, took, time.monotonic() - started)
+        return client
+
+    def _tell_of(self, engine: Engine, took: str, seconds: float) -> None:
+        told = {
+            "started": f"the {engine.label} started in {seconds:.1f} s",
+            "loaded": f"the {engine.label} has its weights after {seconds:.1f} s, in an engine that was there",
+            "there": f"the {engine.label} is there already",
+        }
+        self._tell(told[took])
 
     def _tell(self, message: str) -> None:
         self._fence.record_events([NewEvent(message)])

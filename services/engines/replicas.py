@@ -1,15 +1,12 @@
 """What every engine behind Ray Serve shares: its options, its thread, and how it is deployed and called."""
 
 import asyncio
-import hashlib
-import json
 import logging
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ray import serve
 from ray.exceptions import RayActorError, RayTaskError
@@ -17,8 +14,11 @@ from ray.serve.handle import DeploymentHandle
 
 from services.failures import engine_error
 from services.settings import Settings, engine_environment
-from wmss.models.files import file_stamps
-from wmss.scoring.interfaces import EngineDiedError
+from wmss.errors import ScoringError, WmssError
+from wmss.scoring.interfaces import EngineDiedError, Weights
+
+if TYPE_CHECKING:
+    from wmss.scoring.vllm_engine import VllmEngine
 
 logger = logging.getLogger(__name__)
 
@@ -38,30 +38,75 @@ ENGINE_DEPLOYMENT: dict[str, Any] = {
 """Serve options of every engine."""
 
 
-class EngineReplica:
-    """An engine with one thread of its own: it is not thread-safe, and Serve's event loop must stay free."""
+class NamedWeights(NamedTuple):
+    """Weights as a driver names them: every call says which it wants."""
 
-    def __init__(self) -> None:
+    weights: Weights
+    id: str
+    """Their `weights_id`, as the driver saw it: a replica that sees other files refuses."""
+
+
+class EngineReplica:
+    """An engine with one thread of its own: it is not thread-safe, and Serve's event loop must stay free.
+
+    The engine is made for the weights of the first call. A replica that Serve starts again begins with those that are
+    wanted then, whatever its predecessor had, and needs no folder but theirs.
+    """
+
+    def __init__(self, make: "Callable[[Weights], VllmEngine[Any]]") -> None:
+        self._make = make
+        self._engine: Any = None
+        self._broken = False
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="engine")
 
-    async def run(self, function: Any, *arguments: Any) -> Any:
-        """Call `function` on the engine's thread."""
-        with _ending_with_the_engine():
-            return await asyncio.get_running_loop().run_in_executor(self._thread, function, *arguments)
+    async def load(self, named: NamedWeights) -> str:
+        """Have these weights; says what it took, see `_have`."""
+        return str(await self._run(self._have, named))
 
-    def build(self, function: Any) -> Any:
-        """Make the engine on its thread; waits."""
-        self._engine: Any = self._thread.submit(function).result()
-        return self._engine
+    async def call(self, named: NamedWeights, function: Callable[[Any], Any]) -> Any:
+        """Call `function` with the engine, which computes with these weights then, on the engine's thread."""
+        return await self._run(self._answer, named, function)
 
-    async def provenance(self) -> dict[str, Any]:
+    async def provenance(self, named: NamedWeights) -> dict[str, Any]:
         """Engine, version, precision."""
-        return dict(self._engine.provenance())
+        return dict(await self.call(named, lambda engine: engine.provenance()))
 
     def check_health(self) -> None:
         """Called by Serve from time to time, also while a call is under way."""
         with _ending_with_the_engine():
-            self._engine.check_alive()
+            if self._engine is not None:
+                self._engine.check_alive()
+
+    async def _run(self, function: Any, *arguments: Any) -> Any:
+        with _ending_with_the_engine():
+            return await asyncio.get_running_loop().run_in_executor(self._thread, function, *arguments)
+
+    def _answer(self, named: NamedWeights, function: Callable[[Any], Any]) -> Any:
+        self._have(named)
+        return function(self._engine)
+
+    def _have(self, named: NamedWeights) -> str:
+        """ "started", "loaded", or "there" where the engine had them."""
+        if self._broken:
+            raise EngineDiedError("its engine could not be made")
+        if self._engine is not None:
+            return "loaded" if self._load(named) else "there"
+        try:
+            engine = self._make(named.weights)
+            engine.load(named.weights, expected=named.id)
+        except Exception:
+            # What is left of an engine that was made in part stays in the process: the next call ends it.
+            self._broken = True
+            raise
+        self._engine = engine
+        return "started"
+
+    def _load(self, named: NamedWeights) -> bool:
+        try:
+            return bool(self._engine.load(named.weights, expected=named.id))
+        except ScoringError as error:
+            # The call is made again, by the caller, in a replica that makes its engine for these weights.
+            raise EngineDiedError(f"it did not take other weights: {error}") from error
 
 
 @contextmanager
@@ -72,13 +117,6 @@ def _ending_with_the_engine() -> Iterator[None]:
     except EngineDiedError:
         logger.exception("the engine has died; this replica ends")
         os._exit(1)
-
-
-def app_name(kind: str, checkpoint: Path, options: Mapping[str, Any]) -> str:
-    """Name of the application of a checkpoint under these options: another one once the checkpoint's files change."""
-    files = sorted(file_stamps(checkpoint.iterdir()).items())
-    text = json.dumps([str(checkpoint), files, sorted(options.items())])
-    return f"{kind}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
 
 
 def scale_to_zero_options(num_replicas: int) -> dict[str, Any]:
@@ -101,11 +139,12 @@ def scale_to_zero_options(num_replicas: int) -> dict[str, Any]:
 
 
 def deploy(
-    deployment: Any, app: str, *arguments: Any, use_gpu: bool, route_prefix: str | None = None
+    deployment: Any, app: str, *arguments: Any, use_gpu: bool, num_cpus: int = 1, route_prefix: str | None = None
 ) -> DeploymentHandle[Any]:
     """An engine as an application of its own; blocks until it is healthy.
 
-    Without a `route_prefix` it can be reached through its handle only, not over HTTP.
+    `num_cpus` is what each replica holds of Ray's CPUs, see `cpus_held`. Without a `route_prefix` it can be reached
+    through its handle only, not over HTTP.
     """
     settings = Settings()
     # The first caller starts Serve for the whole cluster; its HTTP options cannot change afterwards.
@@ -113,7 +152,7 @@ def deploy(
     # Parts of vLLM compile themselves when first used (Cohere's norm, the ranking of log-probabilities). On a CPU that
     # takes a C++ compiler, which the image does not have, and a compilation that fails ends the engine's process.
     environment = engine_environment() | ({} if use_gpu else {"TORCHDYNAMO_DISABLE": "1"})
-    options = {"num_cpus": 1, "num_gpus": 1 if use_gpu else 0, "runtime_env": {"env_vars": environment}}
+    options = {"num_cpus": num_cpus, "num_gpus": 1 if use_gpu else 0, "runtime_env": {"env_vars": environment}}
     bound = deployment.options(ray_actor_options=options).bind(*arguments)
     try:
         return serve.run(bound, name=app, route_prefix=route_prefix)
@@ -136,15 +175,33 @@ def delete_apps(apps: Iterable[str]) -> None:
 
 
 class ServeEngine:
-    """The driver's side of an engine that lives in a Serve application."""
+    """The driver's side of an engine that lives in a Serve application, with the weights that it is used with."""
 
-    def __init__(self, handle: DeploymentHandle[Any], *, num_replicas: int = 1) -> None:
+    def __init__(self, handle: DeploymentHandle[Any], weights: Weights, *, num_replicas: int = 1) -> None:
         self._handle = handle
+        self._weights = named(weights)
         self.calls_at_once = CALLS_PER_REPLICA * num_replicas
+
+    def load(self) -> str:
+        """Let one replica have the weights, the others have them at their first call. Says what it took: the engine
+        was "started" for them, they were "loaded", or "there"."""
+        try:
+            return str(call_replica(self._handle.load, self._weights))
+        except RayTaskError as error:
+            if isinstance(error, WmssError):
+                raise
+            raise engine_error(str(self._handle.app_name), error) from error
 
     def provenance(self) -> dict[str, Any]:
         """What the engine says of itself."""
-        return dict(call_replica(self._handle.provenance))
+        return dict(call_replica(self._handle.provenance, self._weights))
+
+
+def named(weights: Weights) -> NamedWeights:
+    """Weights with their id as this process sees it."""
+    from wmss.scoring.weights import weights_id
+
+    return NamedWeights(weights, weights_id(weights))
 
 
 def call_replica(method: Any, *arguments: Any) -> Any:

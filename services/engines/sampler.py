@@ -1,7 +1,6 @@
-"""Responses from models whose weights change, behind Ray Serve: one application per job, whatever its rounds train."""
+"""Responses from models whose weights change, behind Ray Serve: one application per architecture."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,13 +11,15 @@ from ray.serve.handle import DeploymentHandle
 from services.engines.replicas import (
     ENGINE_DEPLOYMENT,
     EngineReplica,
+    NamedWeights,
     ServeEngine,
     call_replica,
     deploy,
+    named,
     scale_to_zero_options,
 )
 from wmss.records import Completion
-from wmss.scoring.interfaces import Sampling
+from wmss.scoring.interfaces import Sampling, Weights
 from wmss.startup import quick_imports
 
 
@@ -53,29 +54,26 @@ class Responses(NamedTuple):
 
 @serve.deployment
 class SamplerReplica(EngineReplica):
-    """Holds one model at a time in a vLLM engine. Every call names its weights: a replica that was started anew loads
-    them first, and can never answer with those that it was made for."""
+    """Samples with a vLLM engine."""
 
-    def __init__(self, checkpoint: str, max_length: int, dtype: str) -> None:
-        super().__init__()
+    def __init__(self, max_length: int, dtype: str) -> None:
         with quick_imports():
             from wmss.scoring.vllm_sampler import VllmSampler
 
-        self._sampler = self.build(lambda: VllmSampler(Path(checkpoint), max_length=max_length, dtype=dtype))
+        super().__init__(lambda weights: VllmSampler(weights, max_length=max_length, dtype=dtype))
 
     async def sample(
-        self, weights: str, prompts: Ragged, seeds: Sequence[int], sampling: Sampling, end_token_ids: Sequence[int]
+        self,
+        named: NamedWeights,
+        prompts: Ragged,
+        seeds: Sequence[int],
+        sampling: Sampling,
+        end_token_ids: Sequence[int],
     ) -> Responses:
         """As `Sampler.sample`."""
-        answer: Responses = await self.run(self._answer, weights, prompts, seeds, sampling, end_token_ids)
-        return answer
-
-    def _answer(
-        self, weights: str, prompts: Ragged, seeds: Sequence[int], sampling: Sampling, end_token_ids: Sequence[int]
-    ) -> Responses:
-        completions = self._sampler.sample(
-            Path(weights), prompts.lists(), seeds, sampling=sampling, end_token_ids=end_token_ids
-        )
+        arguments = (named.weights, prompts.lists(), seeds)
+        sample = lambda engine: engine.sample(*arguments, sampling=sampling, end_token_ids=end_token_ids)  # noqa: E731
+        completions = await self.call(named, sample)
         return Responses(
             Ragged.of([completion.token_ids for completion in completions]),
             np.array([completion.finish_reason == "stop" for completion in completions], dtype=np.bool_),
@@ -88,7 +86,7 @@ class ServeSampler(ServeEngine):
 
     def sample(
         self,
-        weights: Path,
+        weights: Weights,
         prompts: Sequence[Sequence[int]],
         seeds: Sequence[int],
         *,
@@ -96,16 +94,17 @@ class ServeSampler(ServeEngine):
         end_token_ids: Sequence[int],
     ) -> list[Completion]:
         """As `Sampler.sample`; a call that dies with its replica is made again, and gives what it would have given."""
+        mine = self._weights if weights == self._weights.weights else named(weights)
         found: Responses = call_replica(
-            self._handle.sample, str(weights), Ragged.of(prompts), list(seeds), sampling, list(end_token_ids)
+            self._handle.sample, mine, Ragged.of(prompts), list(seeds), sampling, list(end_token_ids)
         )
         rows = zip(found.token_ids.lists(), found.stopped.tolist(), found.logprobs.tolist(), strict=True)
         return [Completion(tuple(ids), "stop" if stopped else "length", logprob) for ids, stopped, logprob in rows]
 
 
 def deploy_sampler(
-    app: str, checkpoint: Path, *, max_length: int, use_gpu: bool, num_replicas: int = 1, dtype: str = "float32"
+    app: str, *, max_length: int, use_gpu: bool, num_replicas: int = 1, num_cpus: int = 1, dtype: str = "float32"
 ) -> DeploymentHandle[Any]:
-    """Deploy an engine for models of this checkpoint's shape as the application `app` and wait until it samples."""
+    """Deploy the application `app`, whose replicas make their engines for the weights of their first call."""
     deployment = SamplerReplica.options(**ENGINE_DEPLOYMENT | scale_to_zero_options(num_replicas))  # type: ignore[attr-defined]
-    return deploy(deployment, app, str(checkpoint), max_length, dtype, use_gpu=use_gpu)
+    return deploy(deployment, app, max_length, dtype, use_gpu=use_gpu, num_cpus=num_cpus)

@@ -2,12 +2,12 @@
 
 A job's phases follow each other, and its training workers (of a request for entropy scores, its engines) are the most
 that any of them occupies. So a chat engine that leaves every running job its place can stay beside them without a wait
-on either side. An idle engine is kept only while no job and no chat needs its place.
+on either side. An idle engine is kept only while no job and no chat needs its place; of CPUs it needs none.
 """
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from services.jobs.kinds import resources_of
 from services.jobs.states import State
@@ -55,6 +55,17 @@ def _chat_engine(total: Mapping[str, float]) -> dict[str, int]:
 def occupied_by(resources: Resources, total: Mapping[str, float]) -> dict[str, int]:
     """CPUs and GPUs that a job takes at most."""
     return {"CPU": resources.num_workers, "GPU": resources.num_workers if uses_gpu(resources, total) else 0}
+
+
+def cpus_held(nodes: Iterable[Mapping[str, Any]], *, use_gpu: bool) -> int:
+    """CPUs that each replica of an engine holds of what Ray counts, on these nodes (`ray.nodes()`).
+
+    None where every node has CPUs: an idle engine uses none, and one in use runs on the CPUs of its job, which are
+    counted for it (`occupied_by`) whether it trains or scores. So no training has to evict it. Where a node has none,
+    as the head of a larger cluster, holding a CPU is what keeps an engine off that node.
+    """
+    everywhere = all(node["Resources"].get("CPU", 0) > 0 for node in nodes if node["Alive"])
+    return 0 if everywhere and not use_gpu else 1
 
 
 def uses_gpu(resources: Resources, total: Mapping[str, float]) -> bool:

@@ -168,14 +168,17 @@ class WeakCheckpointRow(Base):
 
 
 class EngineRow(Base):
-    """A scoring or generation engine: a Serve application that jobs use in turn."""
+    """A scoring or sampling engine: a Serve application that jobs use in turn, each with weights of its own."""
 
     __tablename__ = "engines"
 
     app: Mapped[str] = mapped_column(primary_key=True)
+    key: Mapped[str] = mapped_column(index=True)
+    weights: Mapped[str]
     label: Mapped[str] = mapped_column(LongCharacters)
     state: Mapped[str]
     num_replicas: Mapped[int]
+    num_cpus: Mapped[int]
     use_gpu: Mapped[bool]
     used_at: Mapped[float]
 

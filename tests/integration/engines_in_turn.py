@@ -1,8 +1,11 @@
-"""Run as a Ray job: two drivers use two checkpoints on a cluster with one place for engines, and tell what happened.
+"""Run as a Ray job: two drivers use two checkpoints on a cluster with one place for engines, and tell what happened;
+then one driver scores with several checkpoints of one architecture.
 
-python -m tests.integration.engines_in_turn FOLDER CHECKPOINT CHECKPOINT
+python -m tests.integration.engines_in_turn FOLDER CHECKPOINT CHECKPOINT ALIKE...
 
-Writes FOLDER/told.json: messages in order, and how many replicas an idle engine has after a while and after a call.
+Writes FOLDER/told.json: messages in order, how many replicas an idle engine has after a while and after a call, and
+what was said of those of one architecture; FOLDER/alike.npz has their rows. Before the last of them the engine is
+killed.
 """
 
 import json
@@ -10,9 +13,12 @@ import os
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
+import numpy as np
+import psutil
 import ray
 from ray import serve
 
@@ -26,7 +32,7 @@ IDS = [[5, 6, 7, 8, 9]] * 3
 IDLE_S = "3"
 
 
-def main(folder: Path, checkpoints: list[Path]) -> None:
+def main(folder: Path, checkpoints: list[Path], alike: list[Path]) -> None:
     os.environ["WMSS_ENGINE_IDLE_S"] = IDLE_S
     ray.init(address="auto")
     store = Store(f"sqlite:///{folder}/engines.db")
@@ -38,8 +44,30 @@ def main(folder: Path, checkpoints: list[Path]) -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    told = [event.message for job in ("job-1", "job-2") for event in store.events(job, after=None, limit=99)[0][::-1]]
-    (folder / "told.json").write_text(json.dumps({"told": told, "replicas": come_and_go(store, checkpoints[-1])}))
+    replicas = come_and_go(store, checkpoints[-1])
+    np.savez(folder / "alike.npz", *in_one_engine(store, alike))
+    told = {"told": told_to(store, "job-1") + told_to(store, "job-2"), "replicas": replicas}
+    (folder / "told.json").write_text(json.dumps(told | {"alike": told_to(store, "job-4")}))
+
+
+def told_to(store: Store, job: str) -> list[str]:
+    return [event.message for event in store.events(job, after=None, limit=99)[0][::-1]]
+
+
+def in_one_engine(store: Store, checkpoints: list[Path]) -> Iterator[np.ndarray]:
+    os.environ["WMSS_ENGINE_IDLE_S"] = "600"
+    pool = pool_of(store, "job-4")
+    for checkpoint in checkpoints[:-1]:
+        yield use(pool, checkpoint, key="alike")[1]
+    [replica] = [process for process in psutil.process_iter(["cmdline"]) if is_replica(process, "turn-")]
+    replica.kill()
+    app, rows = use(pool, checkpoints[-1], key="alike")
+    yield rows
+    serve.delete(app)
+
+
+def is_replica(process: psutil.Process, app: str) -> bool:
+    return f"ray::ServeReplica:{app}" in " ".join(process.info["cmdline"] or ())
 
 
 def use_all(store: Store, job: str, checkpoints: list[Path]) -> None:
@@ -54,19 +82,23 @@ def pool_of(store: Store, job: str) -> EnginePool:
     return EnginePool(EngineStore(store), fence, places=1, free=lambda: {"CPU": 4})
 
 
-def use(pool: EnginePool, checkpoint: Path) -> str:
-    engine = Engine(f"turn-{checkpoint.name}", f"scorer of {checkpoint.name}", num_replicas=1, use_gpu=False)
-    with pool.use(engine, lambda: deploy_scorer(engine.app, checkpoint, max_length=64, use_gpu=False)) as handle:
-        scorer = ServeScorer(handle)
-        assert [rows.shape for rows in scorer.score(IDS)] == [(5, 4)] * 3
-        assert [app for app in serve.status().applications if app.startswith("turn-")] == [engine.app]
-    return engine.app
+def use(pool: EnginePool, checkpoint: Path, *, key: str | None = None) -> tuple[str, np.ndarray]:
+    """The engine's application, and the rows of a sequence."""
+    sizes = {"num_replicas": 1, "num_cpus": 0, "use_gpu": False}
+    app, label = f"turn-{checkpoint.name}", f"scorer of {checkpoint.name}"
+    engine = Engine(app=app, key=key or app, weights=str(checkpoint), label=label, **sizes)
+    deploy = partial(deploy_scorer, max_length=64, use_gpu=False, num_cpus=0)
+    with pool.use(engine, deploy, lambda handle: ServeScorer(handle, checkpoint)) as scorer:
+        answers = scorer.score(IDS)
+        assert [rows.shape for rows in answers] == [(5, 4)] * 3
+        [app] = [app for app in serve.status().applications if app.startswith("turn-")]
+    return app, answers[0]
 
 
 def come_and_go(store: Store, checkpoint: Path) -> list[int]:
     """Replicas of an engine that is there, idle for a while, and called again."""
     pool = pool_of(store, "job-3")
-    app = use(pool, checkpoint)
+    app, _ = use(pool, checkpoint)
     counts = [num_replicas(app)]
     deadline = time.monotonic() + 60
     while num_replicas(app) and time.monotonic() < deadline:
@@ -84,4 +116,4 @@ def num_replicas(app: str) -> int:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), list(map(Path, sys.argv[2:])))
+    main(Path(sys.argv[1]), list(map(Path, sys.argv[2:4])), list(map(Path, sys.argv[4:])))

@@ -50,7 +50,8 @@ def kill_replica() -> None:
 
 def main(base: Path, other: Path, wrong: Path, result: Path) -> None:
     ray.init(address="auto")
-    sampler = ServeSampler(deploy_sampler(APP, base, max_length=256, use_gpu=False))
+    sampler = ServeSampler(deploy_sampler(APP, max_length=256, use_gpu=False), base)
+    assert sampler.load() == "started"
     try:
         undisturbed, disturbed = draw(sampler, other), draw(sampler, other, kill_after=2)
         try:

@@ -42,8 +42,11 @@ if __name__ == "__main__":
     if sys.argv[3:] == ["engine"]:
         FIXED_ENVIRONMENT["VLLM_ENABLE_V1_MULTIPROCESSING"] = "1"
     ray.init(address="auto")
-    handle = deploy_scorer("under-fire", checkpoint, max_length=256, use_gpu=False, num_replicas=NUM_REPLICAS)
-    scorer, samples = ServeScorer(handle, num_replicas=NUM_REPLICAS), load_tokenized(folder / "samples.parquet")
+    handle = deploy_scorer("under-fire", max_length=256, use_gpu=False, num_replicas=NUM_REPLICAS)
+    scorer, samples = (
+        ServeScorer(handle, checkpoint, num_replicas=NUM_REPLICAS),
+        load_tokenized(folder / "samples.parquet"),
+    )
     try:
         runs = {"undisturbed": lambda done, total: None, "disturbed": Told(folder / "done")}
         for name, progress in runs.items():

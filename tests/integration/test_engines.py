@@ -129,15 +129,27 @@ def test_twenty_thousand_scores_survive_the_deaths_of_replicas_and_of_engines(un
         equal(table, undisturbed)
 
 
-def test_two_checkpoints_take_turns_where_one_engine_fits(stack, checkpoints, tmp_path):
+@pytest.fixture(scope="module")
+def in_turn(stack, checkpoints, tmp_path_factory):
+    """What `engines_in_turn` told, of its two checkpoints and of three of one architecture; and these three."""
+    folder = tmp_path_factory.mktemp("turn")
+    alike = [checkpoints["qwen3"], checkpoints["qwen3_other"], make_checkpoint(folder / "third", "qwen3", seed=7)]
+    folders = [*(checkpoints[name] for name in TAKING_TURNS), *alike]
+    arguments = [str(folder), *map(str, folders)]
+    stack.run_on_ray("tests.integration.engines_in_turn", *arguments, timeout_s=500)
+    with np.load(folder / "alike.npz") as rows:
+        return json.loads((folder / "told.json").read_text()), alike, [rows[f"arr_{number}"] for number in range(3)]
+
+
+TAKING_TURNS = ("qwen3", "llama")
+
+
+def test_two_architectures_take_turns_where_one_engine_fits(in_turn):
     """Two drivers that want the same place neither wait for ever nor share it, and each is told what happens; an engine
     that nobody calls has no replica, and is called as if it had."""
-    names = ("qwen3", "llama")
-    folders = [str(checkpoints[name]) for name in names]
-    stack.run_on_ray("tests.integration.engines_in_turn", str(tmp_path), *folders, timeout_s=400)
-    found = json.loads((tmp_path / "told.json").read_text())
+    found, _, _ = in_turn
     told = found["told"]
-    for name in names:
+    for name in TAKING_TURNS:
         assert any(message.startswith(f"the scorer of {name} started in") for message in told)
     left = [
         message for message in told if " left: the scorer of " in message and "needs its place (1 in all)" in message
@@ -146,3 +158,17 @@ def test_two_checkpoints_take_turns_where_one_engine_fits(stack, checkpoints, tm
     assert len(left) >= len(started) - 1 >= 1
     assert any("waiting for the scorer of" in message and "every place is taken" in message for message in told)
     assert found["replicas"] == [1, 0, 1]
+
+
+def test_one_engine_scores_with_the_weights_of_three_checkpoints(in_turn):
+    """Each with its own, also the last, before which the engine was killed."""
+    told, checkpoints, answers = in_turn
+    first, second, third = [
+        message for message in told["alike"] if message.startswith("the scorer of") and " left: " not in message
+    ]
+    assert first.startswith("the scorer of qwen3 started in")
+    assert second.startswith("the scorer of qwen3_other has its weights after")
+    assert third.startswith("the scorer of third started in")
+    for checkpoint, found in zip(checkpoints, answers, strict=True):
+        [expected] = TorchEntropyScorer(checkpoint).score([[5, 6, 7, 8, 9]])
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)

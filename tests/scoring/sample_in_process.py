@@ -46,17 +46,17 @@ def _plain(value: Any) -> Any:
 @contextlib.contextmanager
 def _mistake(name: str | None) -> Iterator[None]:
     """A sampler that is wrong in one place."""
-    reset, load = VllmSampler._reset, WeightLoading.load_checkpoint
+    reset, load = VllmSampler._reset, WeightLoading.load_folder
     if name == "no reset":
         VllmSampler._reset = lambda self: None
     elif name == "no load":
-        WeightLoading.load_checkpoint = lambda self, folder: None
+        WeightLoading.load_folder = lambda self, folder: None
     elif name == "no tied head":
-        WeightLoading.load_checkpoint = lambda self, folder: self.reload_weights(weights_path=folder)
+        WeightLoading.load_folder = lambda self, folder: self.reload_weights(weights_path=folder)
     try:
         yield
     finally:
-        VllmSampler._reset, WeightLoading.load_checkpoint = reset, load
+        VllmSampler._reset, WeightLoading.load_folder = reset, load
 
 
 def main(plan: Path, result: Path) -> None:

@@ -131,3 +131,17 @@ def test_sequence_fits_short_contexts_and_the_vocabulary(families):
     assert len(set(expected.ids)) == 5
     assert all(0 <= token < 277 for token in expected.ids)
     check_statistics(TorchEntropyScorer(families["qwen3"]), expected, dtype="float32")
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_the_weights_before_are_known_where_rounding_would_hide_them(families, dtype):
+    """An update may move figures by less than what is allowed; weights that hardly differ are no reason to think so."""
+    allowed = (EXACT | ROUNDED)[dtype]
+    scorer = TorchEntropyScorer(families["qwen3"])
+    expected = expected_statistics(families["qwen3"], max_length=256)
+    moved = expected._replace(statistics=expected.statistics + np.float32(allowed / 2))
+    with pytest.raises(ScoringError, match="the engine has kept the weights before these"):
+        check_statistics(scorer, moved, dtype=dtype, before=expected)
+    check_statistics(scorer, moved, dtype=dtype)
+    check_statistics(scorer, expected, dtype=dtype, before=moved)
+    check_statistics(scorer, moved, dtype=dtype, before=moved)

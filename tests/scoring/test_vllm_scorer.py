@@ -4,14 +4,18 @@ to a request: chunked prefill, a start inside it, prefix caching, preemption.
 pytest -m slow tests/scoring/test_vllm_scorer.py     (all families; a minute and a half)
 """
 
+import shutil
+
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
 from tests.checkpoints import FAMILIES, make_checkpoint
 from tests.scoring.exact import ragged, truth
 from tests.scoring.score_in_process import score_with_vllm
 from wmss.errors import ConfigError
-from wmss.scoring.interfaces import NUM_STATISTICS
+from wmss.scoring.interfaces import NUM_STATISTICS, Line
 from wmss.scoring.torch_scorer import TorchEntropyScorer
 from wmss.scoring.vllm_scorer import VllmEntropyScorer, provenance
 
@@ -21,6 +25,22 @@ CHUNKED = {"max_batched_tokens": 64}
 """Fewer tokens a step than most sequences have: prefill is chunked, within and across sequences."""
 SAMPLES = ragged(40, seed=3, longest=250)
 SEQUENCES = [sample.input_ids.tolist() for sample in SAMPLES]
+
+
+NEAR = 1e-4
+"""Share by which weights are moved: no figure by more than the self-check allows, and most by more than rounding."""
+SKIPPED = ("model.layers.0.input_layernorm.weight", "model.layers.1.self_attn.k_proj.weight")
+"""A layer of its own, and a part of one that vLLM makes of three."""
+
+
+def nearby(checkpoint, folder, *, share):
+    """A copy with every weight moved by a random part of itself."""
+    shutil.copytree(checkpoint, folder)
+    rng = torch.Generator().manual_seed(3)
+    tensors = load_file(folder / "model.safetensors")
+    moved = {name: value * (1 + share * torch.randn(value.shape, generator=rng)) for name, value in tensors.items()}
+    save_file(moved, folder / "model.safetensors", metadata={"format": "pt"})
+    return folder
 
 
 def errors(answers, expected, starts=None):
@@ -47,6 +67,22 @@ def quick(tmp_path_factory):
         "mistake": "labels are those of the position itself",
     }
     engines["gemma3 cap"] = {"checkpoint": checkpoints["gemma3"], "mistake": "no soft cap"}
+    first, other = checkpoints["qwen3"], make_checkpoint(folder / "other", "qwen3", seed=2)
+    near = nearby(first, folder / "near", share=NEAR)
+    engines["qwen3"]["loads"] = [
+        ("other", other, None),
+        ("stale", first, "no load"),
+        ("after stale", other, None),
+        ("back", first, None),
+        ("a little stale", near, "no load"),
+        *((f"without {name}", near, f"without {name}") for name in SKIPPED),
+        ("near", near, None),
+        ("middle", (first, other, -0.5), None),
+        ("strong end", (first, other, 0.0), None),
+        ("weak end", (first, other, -1.0), None),
+    ]
+    engines["fresh other"] = {"checkpoint": other, "keep_states": True} | CHUNKED
+    checkpoints |= {"other": other, "near": near}
     rng = np.random.default_rng(0)
     starts = [0, *(int(rng.integers(0, len(ids))) for ids in SEQUENCES[1:])]
     answers = score_with_vllm(engines, SEQUENCES, folder, starts=starts)
@@ -84,6 +120,54 @@ def test_an_engine_with_a_wrong_plugin_does_not_serve(quick, name):
     assert not answers[name].rows
     assert answers[name].error.startswith("self-check: ")
     assert "the engine says" in answers[name].error
+
+
+def test_an_engine_scores_with_the_weights_that_were_loaded_last(quick):
+    """To the last bit as an engine that was made for them."""
+    checkpoints, _, answers, starts = quick
+    for name, same in (("other", "fresh other"), ("after stale", "fresh other"), ("back", "qwen3")):
+        for found, wanted in zip(answers[name].rows, answers[same].rows, strict=True):
+            np.testing.assert_array_equal(found, wanted)
+    expected = TorchEntropyScorer(checkpoints["near"], keep_states=True).score(SEQUENCES, starts)
+    for found, wanted in zip(answers["near"].rows, expected, strict=True):
+        np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["stale", "a little stale", *(f"without {name}" for name in SKIPPED)])
+def test_an_engine_that_kept_old_weights_or_some_of_them_does_not_serve(quick, name):
+    """Also where the new ones differ by less than rounding may move a figure."""
+    _, _, answers, _ = quick
+    assert answers[name].error.startswith("self-check: ")
+    assert ("has kept the weights before these" in answers[name].error) == (name == "a little stale")
+    assert ("the engine says nan" in answers[name].error) == name.startswith("without")
+
+
+def test_points_on_a_line_are_scored(quick):
+    """At its ends as the checkpoints there, to the last bit."""
+    checkpoints, _, answers, starts = quick
+    for name, same in (("strong end", "fresh other"), ("weak end", "qwen3")):
+        for found, wanted in zip(answers[name].rows, answers[same].rows, strict=True):
+            np.testing.assert_array_equal(found, wanted)
+    line = Line(weak=checkpoints["qwen3"], strong=checkpoints["other"], step=-0.5)
+    expected = TorchEntropyScorer(line, keep_states=True).score(SEQUENCES, starts)
+    for found, wanted in zip(answers["middle"].rows, expected, strict=True):
+        np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.slow
+def test_every_family_takes_other_weights(tmp_path):
+    pairs = {
+        name: [make_checkpoint(tmp_path / f"{name}{seed}", name, seed=seed) for seed in (1, 2)] for name in FAMILIES
+    }
+    engines = {
+        name: {"checkpoint": first, "loads": [(f"other {name}", other, None)]} | CHUNKED
+        for name, (first, other) in pairs.items()
+    }
+    answers = score_with_vllm(engines, SEQUENCES, tmp_path)
+    for name, (_, other) in pairs.items():
+        worst = errors(answers[f"other {name}"].rows, truth(other, SAMPLES)).max(axis=0)
+        print(f"{name}: after other weights {worst} nat (entropy, NLL)")
+        assert worst.max() <= 1e-4
 
 
 @pytest.mark.slow

@@ -7,11 +7,15 @@ import pytest
 
 from services.engines.engine_store import LEAVING_S, Engine, EngineStore, TakeResult, too_many
 from services.jobs.fence import Fence, LostLeaseError
+from services.jobs.room import cpus_held
 from services.jobs.states import State
 
 
-def engine(name, *, num_replicas=1, use_gpu=False):
-    return Engine(f"scorer-{name}", f"scorer of models/{name}", num_replicas, use_gpu)
+def engine(name, *, weights="w", num_replicas=1, num_cpus=1, use_gpu=False, app=None):
+    """One of an architecture `name`."""
+    label = f"scorer of models/{name}"
+    sizes = {"num_replicas": num_replicas, "num_cpus": num_cpus, "use_gpu": use_gpu}
+    return Engine(app=app or f"scorer-{name}", key=f"key-{name}", weights=weights, label=label, **sizes)
 
 
 def driver(store, name):
@@ -29,21 +33,27 @@ def fence(job_store):
     return driver(job_store, "ftjob-a")
 
 
+def took(engines, wanted, fence, *, places):
+    found, app = engines.take(wanted, fence, places=places)
+    assert app == ("" if found is TakeResult.FULL else wanted.app)
+    return found
+
+
 def deploy(engines, fence, *given, places=9):
     """Deployed and idle, the first one not used longest."""
     for each in given:
-        assert engines.take(each, fence, places=places) is TakeResult.NEW
+        assert took(engines, each, fence, places=places) is TakeResult.NEW
         engines.ready(each.app, fence)
         engines.release(each.app, fence)
 
 
 def test_an_engine_is_deployed_once_and_then_there(engines, fence, job_store):
     other = driver(job_store, "ftjob-b")
-    assert engines.take(engine("a"), fence, places=1) is TakeResult.NEW
-    assert engines.take(engine("a"), other, places=1) is TakeResult.STARTING
+    assert took(engines, engine("a"), fence, places=1) is TakeResult.NEW
+    assert took(engines, engine("a"), other, places=1) is TakeResult.STARTING
     engines.ready("scorer-a", fence)
-    assert engines.take(engine("a"), other, places=1) is TakeResult.READY
-    assert engines.users() == ["ftjob-a", "ftjob-b"]
+    assert took(engines, engine("a"), other, places=1) is TakeResult.READY
+    assert sorted(engines.users()) == ["ftjob-a", "ftjob-b"]
     engines.release("scorer-a", fence)
     assert not engines.leave("scorer-a"), "the other driver uses it"
     engines.release("scorer-a", other)
@@ -52,24 +62,26 @@ def test_an_engine_is_deployed_once_and_then_there(engines, fence, job_store):
 
 def test_the_engine_that_was_not_used_longest_makes_room(engines, fence):
     deploy(engines, fence, engine("a"), engine("b"))
-    assert engines.take(engine("a"), fence, places=2) is TakeResult.READY
+    assert took(engines, engine("a"), fence, places=2) is TakeResult.READY
     engines.release("scorer-a", fence)
-    assert engines.take(engine("c"), fence, places=2) is TakeResult.FULL
+    assert took(engines, engine("c"), fence, places=2) is TakeResult.FULL
     assert [each.app for each in engines.idle()] == ["scorer-b", "scorer-a"]
     assert engines.leave("scorer-b")
-    assert engines.take(engine("b"), fence, places=2) is TakeResult.LEAVING
-    assert engines.take(engine("c"), fence, places=2) is TakeResult.FULL, "until its application is gone"
+    assert took(engines, engine("b"), fence, places=2) is TakeResult.FULL, (
+        "its place is taken until its application is gone"
+    )
+    assert took(engines, engine("c"), fence, places=2) is TakeResult.FULL, "until its application is gone"
     engines.remove(["scorer-b"])
-    assert engines.take(engine("c"), fence, places=2) is TakeResult.NEW
+    assert took(engines, engine("c"), fence, places=2) is TakeResult.NEW
 
 
 def test_an_engine_that_died_with_its_driver_is_deployed_by_the_next_one(engines, fence, job_store):
-    assert engines.take(engine("a"), fence, places=1) is TakeResult.NEW
+    assert took(engines, engine("a"), fence, places=1) is TakeResult.NEW
     again = Fence(job_store, "ftjob-a", job_store.claim(job_store.job("ftjob-a"), message="Again"), lease_s=30)
     with pytest.raises(LostLeaseError):
         engines.ready("scorer-a", fence)
     assert engines.abandoned(idle_s=1e9) == ["scorer-a"]
-    assert engines.take(engine("a"), again, places=1) is TakeResult.NEW
+    assert took(engines, engine("a"), again, places=1) is TakeResult.NEW
     assert engines.abandoned(idle_s=1e9) == []
 
 
@@ -77,7 +89,7 @@ def test_engines_are_abandoned_by_cancelled_drivers_and_by_time(engines, fence, 
     deploy(engines, fence, engine("a"))
     assert engines.abandoned(idle_s=60) == []
     assert engines.abandoned(idle_s=-1) == ["scorer-a"]
-    assert engines.take(engine("a"), fence, places=1) is TakeResult.READY
+    assert took(engines, engine("a"), fence, places=1) is TakeResult.READY
     assert engines.abandoned(idle_s=-1) == []
     job_store.end_job(job_store.job("ftjob-a"), State.CANCELLED, error=None, message="Cancelled")
     assert engines.abandoned(idle_s=60) == ["scorer-a"]
@@ -103,9 +115,9 @@ def test_only_one_deletes_an_engine_and_another_if_that_one_died(engines, fence,
 def test_a_cancelled_driver_that_is_late_takes_no_engine_from_the_next_one(engines, fence, job_store):
     """It is told to stop while it deploys; by then another driver has taken the deployment over."""
     other = driver(job_store, "ftjob-b")
-    assert engines.take(engine("a"), fence, places=1) is TakeResult.NEW
+    assert took(engines, engine("a"), fence, places=1) is TakeResult.NEW
     job_store.request_cancel("ftjob-a")
-    assert engines.take(engine("a"), other, places=1) is TakeResult.NEW
+    assert took(engines, engine("a"), other, places=1) is TakeResult.NEW
     engines.release("scorer-a", fence)
     assert not engines.leave("scorer-a")
     engines.ready("scorer-a", other)
@@ -116,14 +128,14 @@ def test_a_cancelled_driver_that_is_late_takes_no_engine_from_the_next_one(engin
 def test_an_engine_lost_with_its_cluster_is_deployed_by_one_user_only(engines, fence, job_store):
     other = driver(job_store, "ftjob-b")
     deploy(engines, fence, engine("a"))
-    assert engines.take(engine("a"), fence, places=1) is TakeResult.READY
-    assert engines.take(engine("a"), other, places=1) is TakeResult.READY
+    assert took(engines, engine("a"), fence, places=1) is TakeResult.READY
+    assert took(engines, engine("a"), other, places=1) is TakeResult.READY
     assert not engines.restart("scorer-a", fence)
     engines.release("scorer-a", other)
     assert engines.restart("scorer-a", fence)
-    assert engines.take(engine("a"), other, places=1) is TakeResult.STARTING
+    assert took(engines, engine("a"), other, places=1) is TakeResult.STARTING
     engines.ready("scorer-a", fence)
-    assert engines.take(engine("a"), other, places=1) is TakeResult.READY
+    assert took(engines, engine("a"), other, places=1) is TakeResult.READY
 
 
 def test_never_more_engines_than_places_however_many_want_one(engines, job_store):
@@ -133,7 +145,7 @@ def test_never_more_engines_than_places_however_many_want_one(engines, job_store
 
     def work(fence, number):
         mine = engine(number)
-        while (found := engines.take(mine, fence, places=2)) is not TakeResult.NEW:
+        while (found := took(engines, mine, fence, places=2)) is not TakeResult.NEW:
             assert found is TakeResult.FULL
             for idle in engines.idle()[:1]:
                 if engines.leave(idle.app):
@@ -158,14 +170,68 @@ def test_never_more_engines_than_places_however_many_want_one(engines, job_store
 @pytest.mark.parametrize(
     ("idle", "free", "leave"),
     [
-        ([engine("a"), engine("b")], {"CPU": 2, "GPU": 0}, 0),
-        ([engine("a"), engine("b")], {"CPU": 1, "GPU": 0}, 1),
-        ([engine("a"), engine("b", num_replicas=2)], {"CPU": 1}, 2),
-        ([engine("a", use_gpu=True), engine("b")], {"CPU": 8, "GPU": 0}, 1),
-        ([engine("a"), engine("b", use_gpu=True)], {"CPU": 8, "GPU": 0}, 2),
-        ([engine("a")], {"CPU": -1}, 1),
-        ([], {"CPU": -1}, 0),
+        ([engine("a"), engine("b")], {"CPU": 2, "GPU": 0}, ""),
+        ([engine("a"), engine("b")], {"CPU": 1, "GPU": 0}, "a"),
+        ([engine("a"), engine("b", num_replicas=2)], {"CPU": 1}, "ab"),
+        ([engine("a", use_gpu=True), engine("b")], {"CPU": 8, "GPU": 0}, "a"),
+        ([engine("a"), engine("b", use_gpu=True)], {"CPU": 8, "GPU": 0}, "b"),
+        ([engine("a")], {"CPU": -1}, "a"),
+        ([engine("a", num_cpus=0), engine("b", num_cpus=0)], {"CPU": 0}, ""),
+        ([engine("a", num_cpus=0), engine("b", num_cpus=0)], {"CPU": -1}, ""),
+        ([engine("a", num_cpus=0), engine("b")], {"CPU": 0}, "b"),
+        ([engine("a", num_cpus=0, use_gpu=True), engine("b", use_gpu=True)], {"CPU": 1, "GPU": 1}, "a"),
+        ([], {"CPU": -1}, ""),
     ],
 )
 def test_as_many_idle_engines_leave_as_are_in_the_way(idle, free, leave):
-    assert too_many(idle, free) == idle[:leave]
+    assert [each.app for each in too_many(idle, free)] == [f"scorer-{name}" for name in leave]
+
+
+def test_an_idle_engine_takes_other_weights_before_a_place_is_used(engines, fence, job_store):
+    deploy(engines, fence, engine("a", weights="w1"))
+    other = driver(job_store, "ftjob-b")
+    assert engines.take(engine("a", weights="w2", app="new"), other, places=9) == (TakeResult.READY, "scorer-a")
+    # While it is in use its weights are not changed; who wants the same ones joins.
+    assert engines.take(engine("a", weights="w2", app="no"), fence, places=9) == (TakeResult.READY, "scorer-a")
+    engines.release("scorer-a", fence)
+    assert engines.take(engine("a", weights="w1", app="no"), fence, places=1) == (TakeResult.FULL, "")
+    assert engines.take(engine("a", weights="w1", app="second"), fence, places=2) == (TakeResult.NEW, "second")
+    assert not engines.idle()
+    assert sorted(engines.users()) == ["ftjob-a", "ftjob-b"]
+
+
+def test_the_engine_that_has_the_weights_is_taken_first(engines, fence):
+    """And of those that have others, the one that was not used longest."""
+    deploy(engines, fence, engine("a", weights="w1", app="first"))
+    assert took(engines, engine("a", weights="w1", app="first"), fence, places=9) is TakeResult.READY
+    other = engine("a", weights="w2", app="second")
+    assert engines.take(other, fence, places=9)[0] is TakeResult.NEW
+    engines.ready("second", fence)
+    engines.release("first", fence)
+    engines.release("second", fence)
+    assert engines.take(engine("a", weights="w2", app="no"), fence, places=9) == (TakeResult.READY, "second")
+    engines.release("second", fence)
+    assert engines.take(engine("a", weights="w3", app="no"), fence, places=9) == (TakeResult.READY, "first")
+
+
+def test_a_start_for_other_weights_is_not_waited_for(engines, fence, job_store):
+    other = driver(job_store, "ftjob-b")
+    assert took(engines, engine("a", weights="w1", app="first"), fence, places=9) is TakeResult.NEW
+    assert engines.take(engine("a", weights="w1", app="no"), other, places=9) == (TakeResult.STARTING, "first")
+    assert engines.take(engine("a", weights="w2", app="second"), other, places=9) == (TakeResult.NEW, "second")
+
+
+def test_no_engine_of_another_key_or_on_its_way_out_is_taken(engines, fence):
+    deploy(engines, fence, engine("a"), engine("b"))
+    assert engines.leave("scorer-a")
+    assert engines.take(engine("a", app="again"), fence, places=3) == (TakeResult.NEW, "again")
+
+
+@pytest.mark.parametrize(
+    ("cpus", "use_gpu", "held"),
+    [([2.0], False, 0), ([2.0, 8.0], False, 0), ([None, 8.0], False, 1), ([0.0, 8.0], False, 1), ([2.0], True, 1)],
+)
+def test_an_engine_holds_a_cpu_only_to_keep_off_nodes_without_any(cpus, use_gpu, held):
+    nodes = [{"Alive": True, "Resources": {} if each is None else {"CPU": each}} for each in cpus]
+    nodes.append({"Alive": False, "Resources": {}})
+    assert cpus_held(nodes, use_gpu=use_gpu) == held

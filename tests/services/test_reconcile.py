@@ -17,7 +17,10 @@ from services.settings import Settings
 from tests.services.scripted_ray import ScriptedDrivers
 from wmss.ids import submission_id
 
-SCORER, OTHER = (Engine(app, f"the {app}", num_replicas=1, use_gpu=False) for app in ("scorer-1", "scorer-2"))
+SCORER, OTHER = (
+    Engine(app, key=app, weights="w", label=f"the {app}", num_replicas=1, num_cpus=1, use_gpu=False)
+    for app in ("scorer-1", "scorer-2")
+)
 
 
 @pytest.fixture

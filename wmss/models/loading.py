@@ -68,10 +68,17 @@ def model_config(path: Path, *, param: str = "model") -> PretrainedConfig:
 
 
 def load_model(
-    path: Path, *, dtype: torch.dtype = torch.float32, param: str = "model", packing: bool = False
+    path: Path,
+    *,
+    dtype: torch.dtype = torch.float32,
+    param: str = "model",
+    packing: bool = False,
+    state_dict: dict[str, Tensor] | None = None,
 ) -> PreTrainedModel:
-    """The causal LM at `path`, on the CPU; `param` is the field that named it, `packing` makes it take packed rows."""
-    model, misfits = load_reporting(path, dtype=dtype, param=param, attention=PACKED if packing else None)
+    """The causal LM at `path`, on the CPU; `param` is the field that named it, `packing` makes it take packed rows, and
+    `state_dict` stands in for the weights of the files."""
+    attention = PACKED if packing else None
+    model, misfits = load_reporting(path, dtype=dtype, param=param, attention=attention, state_dict=state_dict)
     # transformers makes up what is missing, differently at every load.
     wrong = {kind: names for kind, names in misfits.items() if kind != "unexpected" and names}
     if wrong:

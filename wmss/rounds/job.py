@@ -112,8 +112,8 @@ class SamplingEngines(Protocol):
         """As `ScoringEngines.refusals`."""
 
     def sampler(self, checkpoint: Path, *, max_length: int) -> AbstractContextManager[Sampler]:
-        """A sampler for models of this checkpoint's shape: each call names its weights, and a job's next round finds
-        the engine there again if it asks for the same `checkpoint`. `max_length` bounds prompt and response together.
+        """A sampler that has this checkpoint's weights; a call may name others of the same architecture. `max_length`
+        bounds prompt and response together.
         """
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import isfinite
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -18,6 +19,30 @@ NUM_STATISTICS = 4
 
 class EngineDiedError(RuntimeError):
     """The process behind a scorer or sampler is gone; make another scorer or sampler."""
+
+
+@dataclass(frozen=True)
+class Line:
+    """θ1 + step·(θ1 - θ0), where θ0 are the weights in the folder `weak` and θ1 those in `strong`.
+
+    Each tensor is (1 + step)·θ1 - step·θ0 in float32: θ1 itself at 0, and θ0 itself at -1. The configuration is that of
+    `strong`.
+    """
+
+    weak: Path
+    strong: Path
+    step: float
+
+    def __post_init__(self) -> None:
+        if not isfinite(self.step):
+            raise ConfigError(f"step: expected a finite number, got {self.step}", param="step")
+
+    def __str__(self) -> str:
+        return f"{self.strong} {self.step:+g} times the way from {self.weak}"
+
+
+Weights = Path | Line
+"""A checkpoint folder, or a point between or beyond two of them."""
 
 
 class Scorer(Protocol):
@@ -79,14 +104,14 @@ class Sampler(Protocol):
 
     def sample(
         self,
-        weights: Path,
+        weights: Weights,
         prompts: Sequence[Sequence[int]],
         seeds: Sequence[int],
         *,
         sampling: Sampling,
         end_token_ids: Sequence[int],
     ) -> list[Completion]:
-        """One response to each prompt, drawn with its own seed from the model in the folder `weights`.
+        """One response to each prompt, drawn with its own seed from the model with these weights.
 
         A call is a function of its arguments: the same prompts and seeds under the same weights give the same tokens,
         whatever was asked before. Other weights than those of the call before are loaded first, and probed; raises

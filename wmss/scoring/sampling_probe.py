@@ -2,15 +2,16 @@
 
 import gc
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
 
 from wmss.errors import ConfigError, ScoringError
-from wmss.models.loading import load_model, model_config
+from wmss.models.loading import model_config
+from wmss.scoring.interfaces import Weights
 from wmss.scoring.self_check import EXACT, ROUNDED
+from wmss.scoring.weights import config_folder, model_with
 
 NUM_SEQUENCES = 8
 PREFIX = 128
@@ -43,15 +44,15 @@ def check_room(max_length: int) -> None:
         )
 
 
-def make_probe(weights: Path, *, max_length: int) -> Probe:
-    """The sequences, read with the weights in the folder `weights`, in float32 on the CPU: 4 bytes a parameter, for a
+def make_probe(weights: Weights, *, max_length: int) -> Probe:
+    """The sequences, read with these weights, in float32 on the CPU: 4 bytes a parameter, for a
     moment.
 
     Every probe begins with the same tokens, enough for a block of the prefix cache where `max_length` has room for one:
     an engine that answers from what it cached under other weights cannot pass.
     """
     # Multiples of a prime: ids spread over the whole vocabulary.
-    vocab_size = int(model_config(weights).vocab_size)
+    vocab_size = int(model_config(config_folder(weights)).vocab_size)
     ids = [7919 * number % vocab_size for number in range(1, PREFIX + 2 * NUM_SEQUENCES + 1)]
     prefix = ids[: min(PREFIX, max_length - CONTINUATION - 1)]
     # No prompt ends in the token that follows: whatever their weights are, models like to say a thing again.
@@ -61,9 +62,9 @@ def make_probe(weights: Path, *, max_length: int) -> Probe:
 
 
 @torch.no_grad()
-def _continuations(weights: Path, prefix: list[int], lasts: list[int], tokens: list[int]) -> list[list[float]]:
+def _continuations(weights: Weights, prefix: list[int], lasts: list[int], tokens: list[int]) -> list[list[float]]:
     """Log-probabilities of each token, `CONTINUATION` times, after `prefix` and one of `lasts`."""
-    model = load_model(weights).eval()
+    model = model_with(weights).eval()
     # What all begin with is read once: 135 million parameters 0.5 s, not 3.
     cache = model(input_ids=torch.tensor([prefix]), use_cache=True, logits_to_keep=1).past_key_values
     cache.batch_repeat_interleave(len(tokens))
@@ -76,7 +77,7 @@ def _continuations(weights: Path, prefix: list[int], lasts: list[int], tokens: l
     return logprobs
 
 
-def check_probe(forced: Forced, probe: Probe, before: Probe | None, *, weights: Path, dtype: str) -> float:
+def check_probe(forced: Forced, probe: Probe, before: Probe | None, *, weights: Weights, dtype: str) -> float:
     """Raise `ScoringError` unless an engine that computes in `dtype` gives the tokens the probe's log-probabilities;
     returns the mean difference in nats. `before` is the probe of the weights that the engine had until now: what is
     allowed for rounding may be more than lies between the two, so it must not be the nearer one by far."""

@@ -1,7 +1,6 @@
 """Does an engine give right figures? One short sequence is scored by it, and by plain PyTorch on the same weights."""
 
 import gc
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -9,8 +8,9 @@ import numpy.typing as npt
 
 from wmss.errors import ConfigError, ScoringError
 from wmss.models.loading import model_config
-from wmss.scoring.interfaces import Scorer
+from wmss.scoring.interfaces import Scorer, Weights
 from wmss.scoring.torch_scorer import TorchEntropyScorer
+from wmss.scoring.weights import config_folder
 
 LENGTH = 16
 """Tokens of the sequence: enough that a shifted label or a lost mask shows in several rows."""
@@ -36,27 +36,41 @@ class Expected(NamedTuple):
     statistics: npt.NDArray[np.float32]
 
 
-def expected_statistics(checkpoint: Path, *, max_length: int) -> Expected:
-    """Score a fixed sequence with the weights at `checkpoint`, in float32 on the CPU: 4 bytes a parameter, for a moment
+def expected_statistics(weights: Weights, *, max_length: int) -> Expected:
+    """Score a fixed sequence with these weights, in float32 on the CPU: 4 bytes a parameter, for a moment
     (SmolLM2-135M: 0.6 s)."""
-    vocab_size = int(model_config(checkpoint).vocab_size)
+    vocab_size = int(model_config(config_folder(weights)).vocab_size)
     # Multiples of a prime: ids spread over the whole vocabulary.
     ids = [7919 * number % vocab_size for number in range(1, min(LENGTH, max_length) + 1)]
-    statistics = TorchEntropyScorer(checkpoint).score([ids])[0]
+    statistics = TorchEntropyScorer(weights).score([ids])[0]
     gc.collect()
     return Expected(ids, statistics)
 
 
-def check_statistics(scorer: Scorer, expected: Expected, *, dtype: str) -> None:
+def check_statistics(scorer: Scorer, expected: Expected, *, dtype: str, before: Expected | None = None) -> None:
     """Raise `ScoringError` unless `scorer`, which computes in `dtype`, gives the expected statistics, from the first
-    position on and from the middle on."""
+    position on and from the middle on. `before` is expected of the weights that it had until now: what is allowed for
+    rounding may be more than lies between the two, so these must not be the nearer ones by far."""
     starts = [0, len(expected.ids) // 2]
-    for start, rows in zip(starts, scorer.score([expected.ids] * len(starts), starts), strict=True):
+    answers = scorer.score([expected.ids] * len(starts), starts)
+    for start, rows in zip(starts, answers, strict=True):
         wanted = expected.statistics[start:]
         if len(rows) != len(wanted):
             raise ScoringError(f"self-check: expected {len(wanted)} rows, the engine gave {len(rows)}; {_REMEDY}")
         for number, column in enumerate(COLUMNS):
             _compare(column, rows[:, number], wanted[:, number], start, dtype)
+    if before is not None and _distance(answers[0], before) < _distance(answers[0], expected) / 2:
+        raise ScoringError(
+            f"self-check: the engine has kept the weights before these ({_distance(answers[0], before):.2g} nat from "
+            f"their figures on average, {_distance(answers[0], expected):.2g} from those wanted): none of its figures "
+            "can be trusted; try again with a new engine, and report this architecture and vLLM's version"
+        )
+
+
+def _distance(rows: npt.NDArray[np.float32], expected: Expected) -> float:
+    """Mean over positions and columns, in nats."""
+    columns = len(COLUMNS)
+    return float(np.nanmean(np.abs(rows[:, :columns] - expected.statistics[:, :columns])))
 
 
 def _compare(

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,11 +9,10 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
-from wmss.models.files import file_stamps
-from wmss.models.loading import load_model, weight_files
 from wmss.records import Completion
 from wmss.scoring import torch_scorer
-from wmss.scoring.interfaces import Sampling, response_limits
+from wmss.scoring.interfaces import Sampling, Weights, response_limits
+from wmss.scoring.weights import model_with, weights_id
 
 BATCH = 128
 """Responses that grow together: prompts of one length, so that nothing is padded and no family needs a mask."""
@@ -31,11 +29,11 @@ class TorchSampler:
         self._max_length = max_length
         self._dtype = dtype
         self._device = torch.device(device)
-        self._loaded: Any = None
+        self._loaded: str | None = None
 
     def sample(
         self,
-        weights: Path,
+        weights: Weights,
         prompts: Sequence[Sequence[int]],
         seeds: Sequence[int],
         *,
@@ -59,11 +57,11 @@ class TorchSampler:
         """Engine, version, precision and batch invariance."""
         return torch_scorer.provenance(self._dtype, self._device.type) | {"batch_invariant": False}
 
-    def _load(self, weights: Path) -> None:
-        wanted = (weights, file_stamps(weight_files(weights)))
+    def _load(self, weights: Weights) -> None:
+        wanted = weights_id(weights)
         if self._loaded != wanted:
             self._loaded = None
-            self._model = load_model(weights, dtype=self._dtype).to(self._device).eval()
+            self._model = model_with(weights, dtype=self._dtype).to(self._device).eval()
             self._loaded = wanted
 
     @torch.no_grad()

@@ -1,6 +1,5 @@
 """Exact entropy per token with plain PyTorch: for machines without vLLM, and as the check on the vLLM scorer."""
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,19 +9,21 @@ from torch import Tensor
 
 from wmss.core.entropy import entropy_of_logits_, token_entropy
 from wmss.core.rows import DEFAULT_IGNORE_INDEX, compute_dtype
-from wmss.models.loading import has_plain_head, hidden_states, load_model, output_head
+from wmss.models.loading import has_plain_head, hidden_states, output_head
+from wmss.scoring.interfaces import Weights
+from wmss.scoring.weights import model_with
 
 
 class TorchEntropyScorer:
-    """Scores token sequences under one checkpoint, one sequence at a time. `dtype` float64 gives the reference."""
+    """Scores token sequences under one model, one sequence at a time. `dtype` float64 gives the reference."""
 
     calls_at_once = 1
 
     def __init__(
-        self, checkpoint: Path, *, dtype: torch.dtype = torch.float32, device: str = "cpu", keep_states: bool = False
+        self, weights: Weights, *, dtype: torch.dtype = torch.float32, device: str = "cpu", keep_states: bool = False
     ) -> None:
         self._keep_states = keep_states
-        self._model = load_model(checkpoint, dtype=dtype).to(device).eval()
+        self._model = model_with(weights, dtype=dtype).to(device).eval()
         self._device = torch.device(device)
         self._plain_head = has_plain_head(self._model)
 

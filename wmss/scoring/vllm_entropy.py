@@ -36,10 +36,8 @@ TASK = "token_classify"
 """The pooling task whose answer has a row per token, and which never skips tokens that the prefix cache holds."""
 
 _PREFIX = "WmssEntropy"
-_KEEP_STATES = "wmss_keep_states"
-"""Entry of the model's configuration."""
-_START = "wmss_start"
-"""Entry of a request's parameters."""
+_START, _KEEP_STATES = "wmss_start", "wmss_keep_states"
+"""Entries of a request's parameters."""
 
 
 def register() -> None:
@@ -58,14 +56,14 @@ def register_here(family: str) -> None:
     ModelRegistry.register_model(_PREFIX + family, entropy_model(family))
 
 
-def overrides(family: str, *, keep_states: bool) -> dict[str, Any]:
+def overrides(family: str) -> dict[str, Any]:
     """The engine's `hf_overrides`: its configuration is all that reaches every process of an engine."""
-    return {"architectures": [_PREFIX + family], _KEEP_STATES: keep_states}
+    return {"architectures": [_PREFIX + family]}
 
 
-def request(start: int) -> PoolingParams:
-    """Parameters of a sequence whose rows are wanted from position `start` on."""
-    return PoolingParams(extra_kwargs={_START: start})
+def request(start: int, *, keep_states: bool = False) -> PoolingParams:
+    """Parameters of a sequence whose rows are wanted from position `start` on, perhaps with their hidden states."""
+    return PoolingParams(extra_kwargs={_START: start, _KEEP_STATES: keep_states})
 
 
 def __getattr__(name: str) -> type[nn.Module]:
@@ -87,8 +85,7 @@ def entropy_model(family: str) -> type[nn.Module]:
 
         def __init__(self, *, vllm_config: Any, prefix: str = "") -> None:
             super().__init__(vllm_config=vllm_config, prefix=prefix)
-            keep_states = getattr(vllm_config.model_config.hf_config, _KEEP_STATES, False)
-            self.pooler = EntropyPooler(self.compute_logits, keep_states=keep_states)
+            self.pooler = EntropyPooler(self.compute_logits)
 
     EntropyModel.__name__ = EntropyModel.__qualname__ = _PREFIX + family
     return EntropyModel
@@ -101,6 +98,8 @@ class _Part(NamedTuple):
     """Rows of the step's hidden states that are wanted."""
     labels: Tensor
     """The token that follows each of them, or -100."""
+    keep_states: bool
+    """Whether the rows themselves are wanted too."""
     is_first: bool
     """Its prefill begins with this step, for the first time or again after preemption."""
     num_expected: int | None
@@ -111,13 +110,13 @@ class EntropyPooler(Pooler):
     """Hidden states of one engine step -> per finished request float32 [tokens - start, NUM_STATISTICS (+ D)].
 
     What is kept of a prompt prefilled in several chunks is its statistics, not its hidden states: four numbers a token
-    instead of D. Rows before `start` are not projected. With `keep_states` the D numbers that enter the head follow.
+    instead of D. Rows before `start` are not projected. Where states are wanted, the D numbers that enter the head
+    follow.
     """
 
-    def __init__(self, compute_logits: Callable[[Tensor], Tensor | None], *, keep_states: bool) -> None:
+    def __init__(self, compute_logits: Callable[[Tensor], Tensor | None]) -> None:
         super().__init__()
         self._compute_logits = compute_logits
-        self._keep_states = keep_states
 
     def get_supported_tasks(self) -> Set[Any]:
         """The one task this pooler answers."""
@@ -134,11 +133,12 @@ class EntropyPooler(Pooler):
         hidden_ND = torch.cat([hidden_states[part.rows] for part in parts])
         labels_N = torch.cat([part.labels for part in parts]).to(hidden_ND.device, non_blocking=True)
         statistics = torch.split(self._statistics(hidden_ND, labels_N), sizes)
+        states = torch.split(hidden_ND, sizes)
         outputs: list[Tensor | None] = []
-        for state, part, rows in zip(pooling_metadata.pooling_states, parts, statistics, strict=True):
+        for state, part, rows, hidden in zip(pooling_metadata.pooling_states, parts, statistics, states, strict=True):
             if part.is_first:
                 state.clean()
-            state.hidden_states_cache.append(rows)
+            state.hidden_states_cache.append(torch.cat([rows, hidden.float()], dim=1) if part.keep_states else rows)
             if part.num_expected is None:
                 outputs.append(None)
                 continue
@@ -162,7 +162,7 @@ class EntropyPooler(Pooler):
                 for number, column in enumerate(columns):
                     assert column is not None
                     out_NS[chunk, number] = column
-        return torch.cat([out_NS, hidden_ND.float()], dim=1) if self._keep_states else out_NS
+        return out_NS
 
 
 def _parts(metadata: Any) -> Iterator[_Part]:
@@ -177,13 +177,15 @@ def _parts(metadata: Any) -> Iterator[_Part]:
         strict=True,
     ):
         # The engine's own rehearsals come without parameters.
-        start = (params.extra_kwargs or {}).get(_START, 0)
+        asked = params.extra_kwargs or {}
+        start = asked.get(_START, 0)
         # The step has positions end - length .. end - 1 of this request.
         first = min(end, max(end - length, start))
         row += length
         yield _Part(
             rows=slice(row - (end - first), row),
             labels=next_tokens(ids, first, end),
+            keep_states=asked.get(_KEEP_STATES, False),
             is_first=end == length,
             num_expected=total - start if end == total else None,
         )

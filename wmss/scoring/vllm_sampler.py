@@ -1,29 +1,21 @@
 """Sampling with a vLLM engine whose weights change in place, and which has to show each time that they did."""
 
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
-from pathlib import Path
+from functools import partial
 from typing import Any
 
-from wmss.errors import ModelError, ScoringError
-from wmss.models.files import file_stamps
-from wmss.models.loading import model_config, weight_files
 from wmss.records import Completion
-from wmss.scoring.interfaces import Sampling, response_limits
+from wmss.scoring.interfaces import Sampling, Weights, response_limits
 from wmss.scoring.sampling_probe import Probe, check_probe, check_room, make_probe
 from wmss.scoring.self_check import check_dtype
-from wmss.scoring.vllm_engine import load_vllm, telling_deaths
-from wmss.scoring.vllm_scorer import VllmEngine, keep_freed_memory
+from wmss.scoring.vllm_engine import VllmEngine, telling_deaths
+from wmss.scoring.vllm_scorer import device_here, provenance
 
 MAX_BATCHED_TOKENS = 8192
 """Prompt tokens a step."""
 
-_MAY_DIFFER = {"_name_or_path", "transformers_version", "dtype", "torch_dtype", "use_cache"}
-"""Fields of config.json that say nothing of a model's arithmetic or shape."""
 
-
-class VllmSampler(VllmEngine):
+class VllmSampler(VllmEngine[Probe]):
     """A vLLM engine made for one checkpoint, which samples from every model of the same shape.
 
     A call is a function of its arguments where the engine runs in this process (`VLLM_ENABLE_V1_MULTIPROCESSING=0`, as
@@ -35,7 +27,7 @@ class VllmSampler(VllmEngine):
 
     def __init__(
         self,
-        checkpoint: Path,
+        weights: Weights,
         *,
         max_length: int,
         dtype: str = "float32",
@@ -50,65 +42,31 @@ class VllmSampler(VllmEngine):
         """
         check_dtype(dtype)
         check_room(max_length)
-        engine_class = load_vllm()
-        # Before the engine is there: the two do not hold their weights at the same time.
-        first = make_probe(checkpoint, max_length=max_length)
-        keep_freed_memory()
-        self._checkpoint = checkpoint
         self._max_length = max_length
-        self._dtype = dtype
-        self._loaded: Any = None
-        self._probe: Probe | None = None
         self.probe_difference = 0.0
         """What the last probe found, in nats."""
-        self._llm = engine_class(
-            model=str(checkpoint),
+        arguments = {
+            "max_model_len": max_length,
+            "max_num_batched_tokens": max(MAX_BATCHED_TOKENS, max_length),
+            "gpu_memory_utilization": gpu_memory_utilization,
+            "generation_config": "vllm",
+            "enforce_eager": True,
+            "enable_prefix_caching": True,
+            # A prompt in two parts makes vLLM 0.32 wind back the request's random numbers, which those of a CPU cannot.
+            "enable_chunked_prefill": False,
+            "async_scheduling": False,
+            "disable_log_stats": True,
+        }
+        super().__init__(
+            weights,
+            start=lambda make: make(**arguments | engine),
+            reference=partial(make_probe, max_length=max_length),
             dtype=dtype,
-            max_model_len=max_length,
-            max_num_batched_tokens=max(MAX_BATCHED_TOKENS, max_length),
-            gpu_memory_utilization=gpu_memory_utilization,
-            worker_extension_cls="wmss.scoring.vllm_weights.WeightLoading",
-            generation_config="vllm",
-            **{
-                "enforce_eager": True,
-                "enable_prefix_caching": True,
-                # A prompt in two parts makes vLLM 0.32 wind back the request's random numbers, which those of a CPU
-                # cannot.
-                "enable_chunked_prefill": False,
-                "async_scheduling": False,
-                "use_tqdm_on_load": False,
-                "disable_log_stats": True,
-            }
-            | engine,
         )
-        self._check(first, checkpoint)
-        self._loaded = _state(checkpoint)
-
-    def load(self, weights: Path) -> None:
-        """Compute with the weights in this folder from now on, unless the engine already does.
-
-        Raises:
-            ModelError: it is a model of another shape.
-            ScoringError: the engine does not give what PyTorch does with these weights; the next call loads them anew.
-        """
-        wanted = _state(weights)
-        if wanted == self._loaded:
-            return
-        self._check_shape(weights)
-        probe = self._make_probe(weights)
-        self._loaded = None
-        # What it begins with lies in the prefix cache then, computed with the old weights: a cache that is not emptied
-        # shows, whatever was asked before.
-        self._forced(probe.prompts, probe.tokens, 1)
-        with telling_deaths():
-            self._llm.collective_rpc("load_checkpoint", args=(str(weights),))
-        self._reset()
-        self._check(probe, weights)
-        self._loaded = wanted
 
     def sample(
         self,
-        weights: Path,
+        weights: Weights,
         prompts: Sequence[Sequence[int]],
         seeds: Sequence[int],
         *,
@@ -137,17 +95,17 @@ class VllmSampler(VllmEngine):
             for output in self._generate(prompts, parameters)
         ]
 
-    def _make_probe(self, weights: Path) -> Probe:
-        if not self._llm.llm_engine.model_config.using_transformers_backend():
-            return make_probe(weights, max_length=self._max_length)
-        # vLLM runs this family on transformers' own classes and has changed them for good: in this process they would
-        # no longer be what the engine is compared with.
-        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as apart:
-            return apart.submit(make_probe, weights, max_length=self._max_length).result()
+    def provenance(self) -> dict[str, Any]:
+        """Engine, version, precision and batch invariance."""
+        return provenance(self._dtype, device_here())
 
-    def _check(self, probe: Probe, weights: Path) -> None:
-        self.probe_difference = check_probe(self._forced, probe, self._probe, weights=weights, dtype=self._dtype)
-        self._probe = probe
+    def _check(self, reference: Probe, before: Probe | None, weights: Weights) -> None:
+        self.probe_difference = check_probe(self._forced, reference, before, weights=weights, dtype=self._dtype)
+
+    def _use_caches(self, reference: Probe) -> None:
+        # What the probe begins with lies in the prefix cache then, computed with the old weights: a cache that is not
+        # emptied shows, whatever was asked before.
+        self._forced(reference.prompts, reference.tokens, 1)
 
     def _generate(self, prompts: Sequence[Sequence[int]], parameters: Sequence[dict[str, Any]]) -> list[Any]:
         from vllm import SamplingParams
@@ -168,29 +126,3 @@ class VllmSampler(VllmEngine):
         return [
             [step[token].logprob for step in output.logprobs] for output, token in zip(outputs, tokens, strict=True)
         ]
-
-    def _reset(self) -> None:
-        with telling_deaths():
-            emptied = self._llm.reset_prefix_cache()
-        if not emptied:
-            raise ScoringError(
-                "prefix cache: the engine did not empty it, and would mix answers of different weights; try again with "
-                "a new engine"
-            )
-
-    def _check_shape(self, weights: Path) -> None:
-        ours, theirs = (model_config(folder).to_dict() for folder in (self._checkpoint, weights))
-        differing = sorted(
-            name for name in (ours.keys() | theirs.keys()) - _MAY_DIFFER if ours.get(name) != theirs.get(name)
-        )
-        if differing:
-            told = ", ".join(f"{name} {ours.get(name)!r} and {theirs.get(name)!r}" for name in differing[:3])
-            raise ModelError(
-                f"weights: {weights} is a model of another shape than {self._checkpoint}, for which this engine was "
-                f"made ({told}); start another engine for it",
-                param="weights",
-            )
-
-
-def _state(weights: Path) -> tuple[Path, dict[str, list[int]]]:
-    return weights, file_stamps(weight_files(weights))

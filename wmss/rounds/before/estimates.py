@@ -143,8 +143,9 @@ def _kept_per_layer(branch: WorkerModel) -> int:
 
 
 def engine_bytes(shape: ModelShape, *, kv_cache_bytes: int) -> int:
-    """Memory of a vLLM engine: the process, 4·P for float32 weights, and the cache it reserves."""
-    return ENGINE_BYTES + FLOAT_BYTES * shape.num_parameters + kv_cache_bytes
+    """Memory of a vLLM engine: the process, 4·P for float32 weights, as much again for those that PyTorch reads when
+    they change, and the cache it reserves."""
+    return ENGINE_BYTES + 2 * FLOAT_BYTES * shape.num_parameters + kv_cache_bytes
 
 
 def checkpoint_bytes(branches: list[WorkerModel]) -> int:

@@ -71,7 +71,7 @@ class ResponseSampler:
         finished = {number for number, path in enumerate(paths) if path.exists()}
         if len(finished) < len(parts):
             done = sum(len(wanted[parts[number]]) for number in finished)
-            with self._engines.sampler(self._job.base, max_length=self._max_length) as sampler:
+            with self._engines.sampler(model.folder, max_length=self._max_length) as sampler:
                 drawn = sample_rollouts(
                     requests,
                     sampler,
