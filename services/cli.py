@@ -3,6 +3,7 @@ cancel, chat, export, plan, simulate, tasks, audit, knobs, demo."""
 
 import logging
 import os
+import re
 import sys
 from pathlib import Path
 from typing import Annotated, Literal
@@ -28,7 +29,8 @@ from wmss.config import parse_scores
 from wmss.data.convert import FORMATS, CalculatorMarks
 from wmss.data.convert_tasks import TASK_FORMATS
 from wmss.data.dataset import by_reason
-from wmss.errors import WmssError
+from wmss.data.tasks import MAX_LEVEL
+from wmss.errors import WmssError, shortened, shown
 from wmss.ids import is_checkpoint
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
@@ -43,6 +45,8 @@ BaseUrl = Annotated[
     str | None, typer.Option(help="Service to talk to; default WMSS_BASE_URL or the running local one.")
 ]
 
+MAX_TEMPERATURE = 100.0
+"""Above it every answer is noise."""
 
 ScoreFormat = Literal["parquet", "jsonl"]
 DemoMethod = Literal["wmss", "self_improvement"]
@@ -68,6 +72,7 @@ def before_every_command(
 def main() -> None:
     """Entry point: every error that the user can cause ends in one line and exit code 1."""
     try:
+        _check_arguments()
         app()
     except (WmssError, ServeError) as error:
         _stop(str(error))
@@ -75,6 +80,19 @@ def main() -> None:
         _stop("; ".join(f"WMSS_{str(item['loc'][0]).upper()}: {item['msg']}" for item in error.errors()))
     except openai.OpenAIError as error:
         _stop(service.explain_failure(error))
+    except OSError as error:
+        if error.filename is None:
+            raise
+        _stop(f"{shortened(str(error.filename))}: {error.strerror}; check the path, or name another one")
+
+
+def _check_arguments() -> None:
+    """Bytes of an argument that are not UTF-8 can be neither sent to a service nor written to a file."""
+    for argument in sys.argv[1:]:
+        try:
+            argument.encode()
+        except UnicodeEncodeError:
+            raise WmssError(f"{shown(argument)}: expected UTF-8 text; correct it, or rename the file") from None
 
 
 def _stop(message: str) -> None:
@@ -164,8 +182,8 @@ def plan(
 
 
 def _job_id(value: str) -> str:
-    if not value or "/" in value:
-        raise WmssError(f"job id: expected one that `wmss jobs` lists, got {value!r}", param="job_id")
+    if re.fullmatch(r"[A-Za-z0-9_-]{1,100}", value) is None:
+        raise WmssError(f"job id: expected one that `wmss jobs` lists, got {shown(value)}", param="job_id")
     return value
 
 
@@ -188,8 +206,8 @@ def score(
     base_url: BaseUrl = None,
 ) -> None:
     """Entropy, NLL and top-1 of every sample of a file under some checkpoints, and how much they differ."""
-    if not file.is_file():
-        raise WmssError(f"file: there is no file {file}", param="file")
+    if not os.path.isfile(file):
+        raise WmssError(f"file: there is no file {shortened(str(file))}", param="file")
     values = {"file": str(file), "models": models, "tokens": tokens, "dtype": dtype, "too_long": too_long}
     spec = parse_scores(values | ({} if max_length is None else {"max_length": max_length}))
     _bars_on_terminals_only()
@@ -277,7 +295,9 @@ def chat(
     model: Annotated[str, typer.Argument(help="Model, checkpoint, or id of a succeeded job.")],
     message: Annotated[str | None, typer.Argument(help="One question; without it, a conversation.")] = None,
     system: Annotated[str | None, typer.Option(help="System message.")] = None,
-    temperature: Annotated[float | None, typer.Option(help="0 = greedy; default the model's own.", min=0)] = None,
+    temperature: Annotated[
+        float | None, typer.Option(help="0 = greedy; default the model's own.", min=0, max=MAX_TEMPERATURE)
+    ] = None,
     max_tokens: Annotated[int | None, typer.Option(help="Longest answer.", min=1)] = None,
     base_url: BaseUrl = None,
 ) -> None:
@@ -385,7 +405,9 @@ def convert(
         Literal["samples", "tasks"], typer.Option(help="Rows to fine-tune on, or tasks for self-improvement.")
     ] = "samples",
     format: Annotated[str | None, typer.Option(help=_FORMATS_HELP)] = None,
-    level: Annotated[int | None, typer.Option(help="Level of every task; default: the source's.", min=1)] = None,
+    level: Annotated[
+        int | None, typer.Option(help="Level of every task; default: the source's.", min=1, max=MAX_LEVEL)
+    ] = None,
     limit: Annotated[int | None, typer.Option(help="Rows to read, from the first.", min=1)] = None,
     system: Annotated[str | None, typer.Option(help="Text of a system message for every row.")] = None,
     calculator_marks: Annotated[

@@ -122,7 +122,7 @@ class Settings(BaseSettings):
     @property
     def root(self) -> Path:
         """The home as an absolute path."""
-        return self.home.expanduser().resolve()
+        return Path(os.path.realpath(self.home.expanduser()))  # `resolve` raises where links go in a circle
 
     @property
     def database(self) -> str:
@@ -148,7 +148,10 @@ class Settings(BaseSettings):
     @property
     def allowed_roots(self) -> list[Path]:
         """Folders a model may be named from."""
-        return [self.models, *(Path(root).expanduser().resolve() for root in self.model_roots.split(":") if root)]
+        return [
+            self.models,
+            *(Path(os.path.realpath(Path(root).expanduser())) for root in self.model_roots.split(":") if root),
+        ]
 
     def file_path(self, file_id: str) -> Path:
         """Where an uploaded file lies."""

@@ -84,7 +84,10 @@ def shortened(text: str) -> str:
 
 def shown(value: Any) -> str:
     """The same of any value, as Python writes it."""
-    return shortened(repr(value))
+    try:
+        return shortened(repr(value))
+    except ValueError:  # Python writes no integer of more than 4,300 digits
+        return "a number of thousands of digits"
 
 
 def _rebuild(kind: type[WmssError], message: str, param: str | None) -> WmssError:

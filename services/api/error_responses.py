@@ -1,6 +1,5 @@
 """Error bodies: RFC 9457 problem details that also carry OpenAI's `error{message, type, param, code}`."""
 
-import json
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -18,7 +17,7 @@ from services.jobs.database import is_full, may_be_retried
 from services.jobs.store import UnknownCursorError
 from services.settings import FULL, Settings
 from wmss.config import explain
-from wmss.data.dataset import RowError, distinct_keys
+from wmss.data.dataset import RowError, json_fault, parse_json
 from wmss.errors import RecordError, WmssError, shortened, shown
 from wmss.ids import REQUEST, new_id
 
@@ -108,7 +107,8 @@ def known_query(request: Request) -> None:
             message = f"{shortened(name)}: unknown query parameter; expected {expected}"
             raise Problem(400, "unknown_parameter", message, param=shortened(name))
         if "\x00" in name + value:
-            raise Problem(400, "invalid_parameter", f"{name!r}: holds a NUL character", param=name.replace("\x00", ""))
+            message = f"{name!r}: holds a NUL character; remove it"
+            raise Problem(400, "invalid_parameter", message, param=name.replace("\x00", ""))
         if name in known and len(request.query_params.getlist(name)) > 1:
             raise Problem(400, "invalid_parameter", f"{name}: given twice; remove one", param=name)
 
@@ -124,14 +124,23 @@ def _query_names(parameters: Iterable[Any]) -> Iterator[str]:
 
 
 async def known_json(request: Request) -> None:
-    """Dependency of every route: JSON in which one key has two values is refused, whichever would have won."""
+    """Dependency of every route, those without a body too: unusable JSON is refused. So is one key with two values,
+    whichever would have won, and half a surrogate pair, which no answer could repeat."""
     if "json" in request.headers.get("content-type", "") and (body := await request.body()):
         try:
-            json.loads(body.decode("utf-8"), object_pairs_hook=distinct_keys)
+            parse_json(body.decode("utf-8-sig"))  # FastAPI takes a byte-order mark too
         except UnicodeDecodeError as error:
             raise _unreadable("expected UTF-8") from error
         except RowError as error:
             raise _unreadable(str(error)) from error
+
+
+_REMEDIES = {
+    400: "; send the form as curl -F purpose=fine-tune -F file=@train.jsonl does",
+    404: "; /docs lists every route",
+    405: "; /docs lists the methods of every route",
+}
+"""What to do about what Starlette refuses by itself: its 400s are forms that cannot be read."""
 
 
 def _unreadable(why: str) -> Problem:
@@ -178,7 +187,7 @@ async def _on_validation_error(request: Request, error: RequestValidationError) 
     items = [{**item, "loc": item["loc"][1:]} for item in error.errors()]
     if any(item["type"] == "json_invalid" for item in items):
         return problem_response(request, _unreadable(f"not valid JSON ({items[0]['ctx']['error']})"))
-    if any(not item["loc"] for item in items):
+    if any(not item["loc"] and item["type"] != "value_error" for item in items):
         message = "the body: expected a JSON object, sent with content-type: application/json"
         return problem_response(request, Problem(400, "invalid_body", message))
     explained = explain(items, *(each.field_info.annotation for each in request.scope["route"].dependant.body_params))
@@ -192,8 +201,8 @@ async def _on_http_exception(request: Request, error: HTTPException) -> Response
         case OSError() as cause if cause.errno in FULL:  # where a large upload is kept while it arrives
             return _disk_full(request, cause)
         case ValueError() | RecursionError() as cause:
-            return problem_response(request, _unreadable(f"not valid JSON ({cause})"))
-    message = f"{request.method} {request.url.path}: {error.detail}"
+            return problem_response(request, _unreadable(f"not valid JSON ({json_fault(cause)})"))
+    message = f"{request.method} {request.url.path}: {error.detail}{_REMEDIES.get(error.status_code, '')}"
     response = problem_response(request, Problem(error.status_code, "http_error", message))
     response.headers.update(error.headers or {})
     return response

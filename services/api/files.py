@@ -51,7 +51,8 @@ def upload(service: Service, file: UploadFile, purpose: Annotated[str, Form()]) 
         raise Problem(400, "invalid_purpose", f'purpose: expected "{PURPOSE}", got {shown(purpose)}', param="purpose")
     filename = os.path.basename((file.filename or "").replace("\\", "/"))[:255] or "upload.jsonl"
     if "\0" in filename:
-        raise Problem(400, "invalid_filename", f"file: its name {filename!r} holds a NUL character", param="file")
+        message = f"file: its name {filename!r} holds a NUL character; rename it"
+        raise Problem(400, "invalid_filename", message, param="file")
     file_id = new_id(FILE)
     target = service.settings.file_path(file_id)
     target.parent.mkdir(parents=True, exist_ok=True)

@@ -2,6 +2,7 @@
 allowed roots."""
 
 import contextlib
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,7 +76,7 @@ def resolve_models(
 def resolve_anywhere(spec: JobSpec | ScoreSpec, store: Store | None, settings: Settings) -> dict[str, Path]:
     """The same for a process of the caller's own, which may read any folder it names; raises for what leads nowhere."""
     folders = {
-        param: Path(name) for param, name in named_models(spec).items() if (Path(name) / "config.json").is_file()
+        param: Path(name) for param, name in named_models(spec).items() if os.path.isfile(Path(name) / "config.json")
     }
     found, problems = resolve_models(spec, store, settings)
     raise_all([problem for problem in problems if problem.param not in folders])
@@ -155,7 +156,7 @@ def _folder_under(root: Path, name: str) -> Path | None:
         folder = (root / name).resolve()
         inside = folder.is_relative_to(root.resolve()) and folder != root.resolve()
         return folder if inside and (folder / "config.json").is_file() else None
-    except (OSError, ValueError):  # a name no file system can hold
+    except (OSError, ValueError, RuntimeError):  # a name no file system can hold, or links in a circle
         return None
 
 
@@ -167,7 +168,7 @@ def _link_out_of(root: Path, name: str) -> Path | None:
             return None
         folder = entry.resolve()
         return None if folder.is_relative_to(root.resolve()) or not folder.is_dir() else folder
-    except (OSError, ValueError):
+    except (OSError, ValueError, RuntimeError):
         return None
 
 

@@ -5,6 +5,7 @@ Run as a Ray job, which ends when the engine answers:  python -m services.chat.e
 
 import sys
 import types
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -40,12 +41,16 @@ class ChatReplica:
         from vllm.entrypoints.launchers.api_server.app_state import init_app_state
         from vllm.entrypoints.launchers.app import build_app
 
+        from services.chat.control_tokens import RefusingControlTokens
+        from wmss.data.rendering import Renderer
+        from wmss.models.loading import load_tokenizer
+
         tasks = await self._engine.get_supported_tasks()
         app = build_app(self._options, supported_tasks=tasks, model_config=self._engine.model_config)
         await init_app_state(self._engine, app.state, self._options, tasks)
         # vLLM stops its uvicorn server when the engine dies. Here Serve does that, through `check_health`.
         app.state.server = types.SimpleNamespace()
-        return app
+        return RefusingControlTokens(app, Renderer(load_tokenizer(Path(self._options.model))))
 
     async def check_health(self) -> None:
         """Raises when the engine's process has died; Serve then starts a new replica."""

@@ -1,6 +1,5 @@
 """`wmss audit`: how often does a verifier err on responses of which it is known whether they are right?"""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from rich.console import Console
 
 from services.commands.tables import show_table
 from wmss.config import VerifierConfig, explain, read_toml
+from wmss.data.dataset import RowError, parse_json
 from wmss.errors import MAX_REPEATED, ConfigError, raise_all, shown
 from wmss.verifiers.audit import Audit, Misjudged, audit_verifier, read_labelled
 from wmss.verifiers.registry import make_verifier
@@ -30,13 +30,15 @@ def read_verifier(given: str) -> VerifierConfig:
 
 def _values(given: str) -> Any:
     if given.endswith(".toml"):
-        method = read_toml(Path(given)).get("method", {})
-        return method.get("self_improvement", {}).get("verifier", {"type": "final_value"})
+        knobs = read_toml(Path(given)).get("method", {}).get("self_improvement", {})
+        if not isinstance(knobs, dict):
+            raise ConfigError(f"--verifier: expected a table [self_improvement] in {given}, got {shown(knobs)}")
+        return knobs.get("verifier", {"type": "final_value"})
     if not given.lstrip().startswith("{"):
         return {"type": given}
     try:
-        return json.loads(given)
-    except ValueError as error:
+        return parse_json(given)
+    except RowError as error:
         raise ConfigError(
             f"--verifier: expected a JSON object: {error}, got {shown(given)}", param="verifier"
         ) from None

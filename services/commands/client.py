@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable, Iterator
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import httpx2
 import openai
@@ -19,7 +18,7 @@ from services.control.supervisor import running_endpoint
 from services.jobs.states import TERMINAL
 from services.settings import Settings
 from wmss.config import JobSpec, ScoreSpec, parse_job
-from wmss.errors import WmssError
+from wmss.errors import WmssError, shown
 from wmss.ids import is_scores
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -33,9 +32,13 @@ def connect(base_url: str | None = None) -> OpenAI:
     if url is None:
         running = running_endpoint(Settings())
         url = running.base_url if running else "http://127.0.0.1:8000/v1"
-    host = urlsplit(url).hostname
-    if host is None:
-        raise WmssError(f"WMSS_BASE_URL: expected a URL such as http://127.0.0.1:8000/v1, got {url!r}")
+    try:
+        parsed = httpx2.URL(url)
+    except httpx2.InvalidURL:
+        parsed = httpx2.URL("")
+    host = parsed.host
+    if not host or parsed.scheme not in ("http", "https"):
+        raise WmssError(f"WMSS_BASE_URL: expected a URL such as http://127.0.0.1:8000/v1, got {shown(url)}")
     # A proxy for the outside world must not be asked for this machine.
     http_client = DefaultHttpxClient(trust_env=host not in LOOPBACK)
     return OpenAI(base_url=url, api_key=os.environ.get("WMSS_API_KEY", "local"), http_client=http_client)
@@ -53,7 +56,7 @@ def with_uploads(client: OpenAI, spec: JobSpec) -> JobSpec:
         path = getattr(spec, key)
         if path is None:
             continue
-        if not Path(path).is_file():
+        if not os.path.isfile(path):
             raise WmssError(f"{key}: there is no file {path}", param=key)
         uploaded[key] = upload(client, Path(path))
     return parse_job(spec.model_dump(mode="json", exclude_unset=True) | uploaded)

@@ -1,6 +1,7 @@
 """A job on the command line: a TOML file, and the options that override it."""
 
 import inspect
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,7 +33,7 @@ class JobOptions:
             for key in ("training_file", "validation_file"):
                 path = values.get(key)
                 if isinstance(path, str) and path and "\0" not in path:  # else it is refused as it stands
-                    values[key] = str((self.file.parent / path).resolve())  # paths in a file are relative to it
+                    values[key] = os.path.realpath(self.file.parent / path)  # paths in a file are relative to it
         given = {key: value for key, value in vars(self).items() if value is not None}
         given = {key: str(value) if isinstance(value, Path) else value for key, value in given.items()}
         values |= {key: value for key, value in given.items() if key not in ("file", "method")}

@@ -1,5 +1,6 @@
 """`wmss tasks`: the files of a shipped task, with levels, and a job that reads them. Loads torch."""
 
+import os
 from pathlib import Path
 
 from rich.console import Console
@@ -33,7 +34,7 @@ def write_tasks(
     _check("--levels", levels, 1, MOST_LEVELS[task], f" for {task}")
     _check("--seed", seed, 0, 2**63 - 1)
     for file in (TRAINING_FILE, HELD_OUT_FILE, JOB_FILE):
-        if (folder / file).exists():
+        if os.path.exists(folder / file):
             raise WmssError(f"--out: {folder / file} exists already and is not overwritten; name another folder")
     try:
         folder.mkdir(parents=True, exist_ok=True)

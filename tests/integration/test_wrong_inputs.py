@@ -5,63 +5,16 @@ At the end a good job succeeds: nothing above has left the service worse than it
 
 import os
 import shutil
-from dataclasses import dataclass
-from typing import Any
 
 import httpx2
 import pytest
 
 from tests.integration.stack import call, submit, wait_for_end
+from tests.services.wrong_inputs import JOBS, REQUESTS, ROW, Wrong, chat, file, get, job, refused, wmss
 
 pytestmark = pytest.mark.stack
 
-ROW = b'{"prompt": "p", "completion": "c"}\n'
-QUESTION = [{"role": "user", "content": "3 + 4 = ?"}]
-JOBS = "fine_tuning/jobs"
 BROKEN = "broken_weights"
-
-
-@dataclass(frozen=True)
-class Wrong:
-    """One request that must be refused. Of its answer: status, `param`, and a word of what to do."""
-
-    status: int
-    param: str | None
-    remedy: str
-    path: str
-    method: str = "POST"
-    content: bytes | None = None
-    """A body as it stands, sent as JSON."""
-    values: dict[str, Any] | None = None
-    """A body as JSON; for a job, what it says beside or instead of a good one."""
-    parts: tuple[tuple[str, Any], ...] | None = None
-    """A multipart form."""
-
-
-def file(content, param, remedy, *more, **form):
-    """An upload."""
-    fields = {"purpose": (None, "fine-tune"), "file": ("rows.jsonl", content)} | form
-    return Wrong(400, param, remedy, "files", parts=(*fields.items(), *more))
-
-
-def job(param, remedy, path=JOBS, **values):
-    """A job that is good but for `values`."""
-    return Wrong(400, param, remedy, path, values=values)
-
-
-def wmss(param, remedy, path=JOBS, **knobs):
-    """A weak-driven job with these knobs."""
-    return job(f"method.wmss{param}", remedy, path, method={"type": "wmss", "wmss": knobs})
-
-
-def chat(status, param, remedy, path="chat/completions", **values):
-    """A question that is good but for `values`."""
-    return Wrong(status, param, remedy, path, values={"model": "qwen3", "messages": QUESTION} | values)
-
-
-def get(status, param, remedy, path):
-    """A list or a thing that is asked for."""
-    return Wrong(status, param, remedy, path, method="GET")
 
 
 HTTP = {
@@ -158,26 +111,13 @@ def broken_model(stack):
 
 @pytest.mark.parametrize("wrong", HTTP.values(), ids=HTTP)
 def test_wrong_request(http, training_file, wrong):
-    body: dict[str, Any] = {}
-    if wrong.parts is not None:
-        body = {"files": wrong.parts}
-    elif wrong.content is not None:
-        kind = "multipart/form-data" if wrong.path == "files" else "application/json"
-        body = {"content": wrong.content, "headers": {"content-type": kind}}
-    elif wrong.values is not None:
-        good = {"model": "qwen3", "training_file": training_file} if wrong.path.startswith(JOBS) else {}
-        body = {"json": good | wrong.values}
-    response = http.request(wrong.method, wrong.path, **body)
-    assert response.status_code == wrong.status, response.text[:1000]
-    assert response.headers["content-type"] == "application/problem+json"
-    refused = response.json()
-    assert refused["status"] == wrong.status
-    error = refused["error"]
-    assert set(error) == {"message", "type", "param", "code"}
-    assert (error["param"], error["type"]) == (wrong.param, "invalid_request_error")
-    assert wrong.remedy in error["message"]
-    assert len(response.content) < 5000
-    assert not any(sign in error["message"] for sign in ("Traceback", "<class", "UploadFile", "pydantic"))
+    refused(wrong.send(http.request, training_file), wrong)
+
+
+@pytest.mark.slow
+def test_every_wrong_request_of_the_unit_suite(http, training_file):
+    for wrong in REQUESTS.values():
+        refused(wrong.send(http.request, training_file), wrong)
 
 
 COMMANDS = {

@@ -1,5 +1,6 @@
 """From JSON values or a TOML file to a validated request."""
 
+import os
 import tomllib
 from pathlib import Path
 from typing import Any, TypeVar
@@ -36,10 +37,18 @@ METHODS = ("wmss", "supervised", "self_improvement")
 
 def read_toml(path: Path) -> dict[str, Any]:
     """Values of a TOML job file, not yet validated: keys of `JobSpec`, with a table of a method's name as method."""
+    if os.path.exists(path) and not os.path.isfile(path):  # opening a FIFO would wait for its writer
+        raise ConfigError(f"{path}: expected a TOML file, got a folder, a FIFO or a device; name a file")
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8-sig"))
-    except (OSError, UnicodeDecodeError, RecursionError, tomllib.TOMLDecodeError) as error:
-        raise ConfigError(f"{path}: expected a readable TOML file: {error}") from error
+    except OSError as error:
+        raise ConfigError(f"{path}: expected a readable TOML file: {error.strerror}; check the path") from error
+    except RecursionError:
+        raise ConfigError(f"{path}: expected a readable TOML file: nested too deeply") from None
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(f"{path}: expected a readable TOML file: {error}; correct it") from error
+    except ValueError:  # an integer that Python does not read
+        raise ConfigError(f"{path}: expected a readable TOML file: a number of thousands of digits") from None
     methods = [name for name in METHODS if name in values]
     if "method" in values or len(methods) > 1:
         raise ConfigError(

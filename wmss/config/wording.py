@@ -38,10 +38,11 @@ _SELF_EXPLAINED = ("extra_forbidden", "missing", "value_error", "union_tag_inval
 
 def _explain_one(item: Mapping[str, Any], kinds: Sequence[Any]) -> tuple[str, str]:
     """The field of one of pydantic's errors, and what was expected of it."""
+    if item["type"] == "extra_forbidden":
+        field = field_path(item["loc"], named_by_caller=True)
+        return field, UNSUPPORTED.get(field) or _unknown_field(item["loc"], kinds)
     field = field_path(item["loc"])
     match item["type"]:
-        case "extra_forbidden":
-            return field, UNSUPPORTED.get(field) or _unknown_field(item["loc"], kinds)
         case "missing":
             return field, "required field is missing"
         case "union_tag_invalid":
@@ -91,14 +92,17 @@ def _tags(model: type[BaseModel]) -> tuple[Any, ...]:
 _PYDANTICS_OWN = ("str", "int", "constrained-int", "float", "constrained-float", "[key]")
 
 
-def field_path(location: tuple[int | str, ...]) -> str:
-    """A field's dotted path as the caller wrote it, without the union branches and "[key]" marks that pydantic adds."""
-    parts = [str(part) for part in location]
+def field_path(location: tuple[int | str, ...], *, named_by_caller: bool = False) -> str:
+    """A field's dotted path as the caller wrote it, without the union branches and "[key]" marks that pydantic adds.
+
+    `named_by_caller`: whether the last part is a name of the caller's, which may look like one of pydantic's.
+    """
+    parts = [str(part) or "''" for part in location]
     if parts[:1] == ["method"] and len(parts) > 1:
         del parts[1]
     if parts[1:3] == ["self_improvement", "verifier"] and len(parts) > 4:
         del parts[3]
-    of_the_caller = parts[:1] == ["metadata"] and parts[-1] != "[key]"
+    of_the_caller = named_by_caller or (parts[:1] == ["metadata"] and parts[-1] != "[key]")
     if parts and not of_the_caller and (parts[-1] in _PYDANTICS_OWN or parts[-1].startswith(("literal[", "list["))):
         del parts[-1]
     return shortened(".".join(parts))

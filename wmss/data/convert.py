@@ -12,7 +12,9 @@ A source is JSON lines or one JSON array, either of them in gzip.
 Nothing is left out in silence: `Conversion.changes` says what was changed in how many rows.
 """
 
+import contextlib
 import json
+import os
 import re
 from collections import Counter
 from collections.abc import Callable
@@ -23,7 +25,7 @@ from typing import Any, Literal, get_args
 from wmss.data.dataset import RowError, Sample, parse_row, raise_rows, refuse_tools
 from wmss.data.forms import other_form
 from wmss.data.sources import source_rows
-from wmss.errors import DataError, shown
+from wmss.errors import DataError, shortened, shown
 
 Format = Literal["question-answer", "openai-chat", "alpaca", "sharegpt", "prompt-completion"]
 CalculatorMarks = Literal["strip", "keep"]
@@ -86,10 +88,11 @@ def convert_file(
             row = read()
             format = format or _recognise(row)
             converted, changed = _CONVERTERS[format](row, calculator_marks)
+            sample = parse_row(line, converted)
             if system is not None:
                 converted = _with_system(converted, system)
                 changed.add("a system message was put first")
-            sample = parse_row(line, converted)
+                sample = parse_row(line, converted)
         except RowError as error:
             problems.append(f"line {line}: {error}")
             continue
@@ -113,7 +116,7 @@ def _one_for_each_turn(sample: Sample) -> list[dict[str, Any]]:
 
 def refuse_existing(target: Path) -> None:
     """Raise `DataError` where the file to write is there: it may be somebody's work."""
-    if target.exists():
+    if os.path.exists(target):
         raise DataError(f"target: {target} exists already; name another file", param="target")
 
 
@@ -124,7 +127,8 @@ def write_rows(rows: list[dict[str, Any]], target: Path) -> None:
             file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     except OSError as error:
         if not isinstance(error, FileExistsError):
-            target.unlink(missing_ok=True)  # a full disk leaves half a file
+            with contextlib.suppress(OSError):
+                target.unlink(missing_ok=True)  # a full disk leaves half a file
         raise DataError(f"target: cannot write {target}: {error.strerror}", param="target") from error
 
 
@@ -147,9 +151,11 @@ def _recognise(row: dict[str, Any]) -> Format:
     other = other_form(row)
     if other is not None:
         raise RowError(other)
+    if "prompt" in row:
+        raise RowError("these are tasks (prompt, answer, level); add --to tasks")
     raise RowError(
-        f'format: expected the keys "messages", or "question" and "answer", got {sorted(row)}; rename them, or name '
-        f"the file's form with --format ({' or '.join(FORMATS)})"
+        f'format: expected the keys "messages", or "question" and "answer", got {shown(sorted(row))}; rename them, or '
+        f"name the file's form with --format ({' or '.join(FORMATS)})"
     )
 
 
@@ -164,8 +170,8 @@ def _with_system(row: dict[str, Any], text: str) -> dict[str, Any]:
 def _from_question_answer(row: dict[str, Any], calculator_marks: CalculatorMarks) -> tuple[dict[str, Any], set[str]]:
     for key in _QUESTION_ANSWER:
         if not isinstance(row.get(key), str) or not row[key].strip():
-            raise RowError(f"{key}: expected text, got {row.get(key)!r}")
-    changed = {f"the field {key!r} was left out" for key in row if key not in _QUESTION_ANSWER}
+            raise RowError(f"{key}: expected text, got {shown(row.get(key))}")
+    changed = {f"the field {shown(key)} was left out" for key in row if key not in _QUESTION_ANSWER}
     answer = row["answer"]
     if calculator_marks == "strip" and _CALCULATOR_MARK.search(answer):
         answer = without_calculator_marks(answer)
@@ -176,7 +182,7 @@ def _from_question_answer(row: dict[str, Any], calculator_marks: CalculatorMarks
 
 def _from_openai_chat(row: dict[str, Any], _: CalculatorMarks) -> tuple[dict[str, Any], set[str]]:
     refuse_tools(row)
-    changed = {f"the field {key!r} was left out" for key in row if key != "messages"}
+    changed = {f"the field {shown(key)} was left out" for key in row if key != "messages"}
     messages = row.get("messages")
     if not isinstance(messages, list):
         raise RowError(f"messages: expected a list, got {type(messages).__name__}")
@@ -190,7 +196,7 @@ def _from_alpaca(row: dict[str, Any], _: CalculatorMarks) -> tuple[dict[str, Any
             raise RowError(f"{key}: expected text, got {shown(value)}")
     if row.get("history"):
         raise RowError("history: earlier turns are not taken; write the row as a chat, or leave it out")
-    changed = {f"the field {key!r} was left out" for key in row if key not in given and key != "history"}
+    changed = {f"the field {shown(key)} was left out" for key in row if key not in given and key != "history"}
     question = given["instruction"]
     if given["input"].strip():
         question += f"\n{given['input']}"
@@ -214,12 +220,12 @@ def _from_sharegpt(row: dict[str, Any], _: CalculatorMarks) -> tuple[dict[str, A
         if role is None:
             raise RowError(f"{where}.from: expected one of {', '.join(_SPEAKERS)}, got {shown(turn['from'])}")
         messages.append({"role": role, "content": turn["value"]})
-    return {"messages": messages}, {f"the field {key!r} was left out" for key in row if key != "conversations"}
+    return {"messages": messages}, {f"the field {shown(key)} was left out" for key in row if key != "conversations"}
 
 
 def _from_prompt_completion(row: dict[str, Any], marks: CalculatorMarks) -> tuple[dict[str, Any], set[str]]:
     """Text as it is; TRL's lists of messages as one chat, of which the completion alone is learned."""
-    changed = {f"the field {key!r} was left out" for key in row if key not in ("prompt", "completion")}
+    changed = {f"the field {shown(key)} was left out" for key in row if key not in ("prompt", "completion")}
     prompt, completion = row.get("prompt"), row.get("completion")
     if not isinstance(prompt, list) or not isinstance(completion, list):
         return {"prompt": prompt, "completion": completion}, changed
@@ -242,8 +248,10 @@ def _message(message: Any, index: int, changed: set[str]) -> Any:
         if key in _KEPT:
             continue
         if value and key != "name":
-            raise RowError(f"{where}.{key}: a chat template would not show it; remove it, or leave this row out")
-        changed.add(f"the messages' {'' if key == 'name' else 'empty '}field {key!r} was left out")
+            raise RowError(
+                f"{where}.{shortened(key)}: a chat template would not show it; remove it, or leave this row out"
+            )
+        changed.add(f"the messages' {'' if key == 'name' else 'empty '}field {shown(key)} was left out")
     if kept.get("role") == "developer":
         kept["role"] = "system"
         changed.add("the role 'developer' became 'system'")
@@ -258,7 +266,7 @@ def _joined(parts: list[Any], where: str) -> str:
     for number, part in enumerate(parts):
         kind = part.get("type") if isinstance(part, dict) else None
         if kind != "text" or not isinstance(part.get("text"), str):
-            raise RowError(f"{where}.content[{number}]: expected a text part, got {kind!r}; leave this row out")
+            raise RowError(f"{where}.content[{number}]: expected a text part, got {shown(kind)}; leave this row out")
     return "\n".join(part["text"] for part in parts)
 
 

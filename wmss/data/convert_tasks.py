@@ -4,6 +4,7 @@ gsm8k     {"question": ..., "answer": ...}: the reference is the solution with i
           1 for up to two steps, 2 for three or four, 3 for more (our bins).
 math      {"problem": ..., "solution": ..., "level": "Level 3" or 3}: the reference is what stands in the solution's
           last box, as a verifier reads it; the level is MATH's own.
+tasks     rows that are tasks already, out of one JSON array or gzip: checked, and written as they are.
 deepmind  text, a question on a line and its answer on the next: the reference is the answer, asked for without steps;
           the level is that of the folder (`train-easy`, `train-medium`, `train-hard`) or of the file's name.
 """
@@ -24,10 +25,11 @@ from wmss.data.convert import (
     write_rows,
 )
 from wmss.data.dataset import RowError, raise_rows, refuse_empty
-from wmss.data.sources import source_lines, source_rows
+from wmss.data.sources import is_packed, source_lines, source_rows
+from wmss.data.tasks import parse_task
 from wmss.errors import DataError, shown
 
-TaskFormat = Literal["gsm8k", "math", "deepmind"]
+TaskFormat = Literal["gsm8k", "math", "deepmind", "tasks"]
 TASK_FORMATS: tuple[TaskFormat, ...] = get_args(TaskFormat)
 MOST_STEPS = (2, 4)
 """Steps of the longest solutions of level 1 and of level 2."""
@@ -73,13 +75,13 @@ def convert_tasks(
             break
         try:
             row = read()
-            format = format or _recognise(row)
+            format = format or _recognise(row, source)
             task, used = _CONVERTERS[format](row, source, calculator_marks, level)
         except RowError as error:
             problems.append(f"line {line}: {error}")
             continue
         rows.append(task)
-        changes.update(f"the field {key!r} was left out" for key in row if key not in used)
+        changes.update(f"the field {shown(key)} was left out" for key in row if key not in used)
         if format == "gsm8k" and task["messages"][1]["content"] != row["answer"]:
             changes["calculator marks (<<48/2=24>>) were taken out"] += 1
     if not (skip_unusable and rows):
@@ -116,15 +118,18 @@ def _pairs(source: Path) -> Iterator[tuple[int, Callable[[], Row]]]:
         yield line, partial(dict, question=question, answer=answer)
 
 
-def _recognise(row: Row) -> TaskFormat:
+def _recognise(row: Row, source: Path) -> TaskFormat:
     if {"problem", "solution"} <= set(row):
         return "math"
     if {"question", "answer"} <= set(row):
         return "gsm8k"
-    if "messages" in row or {"prompt", "completion"} <= set(row):
+    if {"messages", "prompt"} & set(row):
+        if is_packed(source):
+            return "tasks"
         raise DataError(
-            "source: these rows are tasks already: the last answer of each is the reference that responses are "
-            'compared with; use the file as it is, with a "level" in every row or estimate_levels in the job',
+            'source: these rows are tasks already: the "answer" of each, or its last answer, is the reference that '
+            'responses are compared with; use the file as it is, with a "level" in every row or estimate_levels in the '
+            "job",
             param="source",
         )
     raise RowError(
@@ -179,8 +184,15 @@ def _from_deepmind(row: Row, source: Path, marks: CalculatorMarks, level: int | 
     return {"prompt": prompt, "answer": _text(row, "answer"), "level": level or named}, {"question", "answer"}
 
 
+def _from_tasks(row: Row, source: Path, marks: CalculatorMarks, level: int | None) -> tuple[Row, set[str]]:
+    task = row if level is None else row | {"level": level}
+    parse_task(0, task, held_out=True)
+    return task, set(row)
+
+
 _CONVERTERS: dict[TaskFormat, Callable[[Row, Path, CalculatorMarks, int | None], tuple[Row, set[str]]]] = {
     "gsm8k": _from_gsm8k,
     "math": _from_math,
     "deepmind": _from_deepmind,
+    "tasks": _from_tasks,
 }

@@ -3,19 +3,23 @@
 Chat rows are OpenAI's: an assistant message may carry `"weight": 0`, and is then read as context but not learned.
 """
 
+import errno
+import gzip
 import json
+import os
 import re
-from collections.abc import Collection, Iterable, Iterator, Sequence, Sized
+from collections.abc import Collection, Iterator, Sequence, Sized
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from wmss.data.forms import other_form, packing
 from wmss.errors import DataError, shortened, shown
 
 ROLES = ("system", "user", "assistant")
 HEAD_BYTES = 4096
+MAX_LINE_BYTES = 2**30
 """Of a file, to see what it is."""
 MAX_REASONS = 4
 MAX_LINES = 3
@@ -126,7 +130,7 @@ class RowError(Exception):
 def json_lines(path: Path, *, param: str, name: str) -> Iterator[tuple[int, str]]:
     """Non-empty lines with their number; raises `DataError` for a file that is not lines, and says what it is."""
     try:
-        with path.open("rb") as file:
+        with open_rows(path) as file:
             other = packing(file.read(HEAD_BYTES), name)
             if other is not None:
                 raise DataError(f"{param}: {other}", param=param)
@@ -138,9 +142,20 @@ def json_lines(path: Path, *, param: str, name: str) -> Iterator[tuple[int, str]
         raise DataError(f"{param}: cannot read {where}: {error.strerror}", param=param) from error
 
 
-def text_lines(file: Iterable[bytes], *, param: str, name: str) -> Iterator[tuple[int, str]]:
+def open_rows(path: Path) -> BinaryIO:
+    """A file of rows, open for reading; raises `OSError`. Opening a FIFO would wait for its writer without end."""
+    if os.path.exists(path) and not (os.path.isfile(path) or os.path.isdir(path)):
+        raise OSError(errno.EINVAL, "it is a FIFO or a device, not a file")
+    return path.open("rb")
+
+
+def text_lines(file: BinaryIO | gzip.GzipFile, *, param: str, name: str) -> Iterator[tuple[int, str]]:
     """Non-empty lines with their number. A byte-order mark and CRLF are accepted: editors write them."""
-    for number, raw in enumerate(file, start=1):
+    for number, raw in enumerate(iter(lambda: file.readline(MAX_LINE_BYTES + 1), b""), start=1):
+        if len(raw) > MAX_LINE_BYTES:  # unpacked, a small gzip may have one line of any size
+            raise DataError(
+                f"line {number} of {name}: expected at most {MAX_LINE_BYTES:,} bytes on a line; split it", param=param
+            )
         try:
             text = raw.decode("utf-8-sig" if number == 1 else "utf-8").strip()
         except UnicodeDecodeError as error:
@@ -154,15 +169,28 @@ def text_lines(file: Iterable[bytes], *, param: str, name: str) -> Iterator[tupl
 
 def parse_object(text: str) -> dict[str, Any]:
     """The JSON object of one line; raises `RowError`."""
-    try:
-        row = json.loads(text, object_pairs_hook=distinct_keys)
-    except (ValueError, RecursionError) as error:  # ValueError: bad JSON, or a number of thousands of digits
-        raise RowError(f"not valid JSON ({error})") from None
-    if "\\ud" in text.lower() and not _is_unicode(row):
-        raise RowError("holds half a surrogate pair (\\ud800 to \\udfff), which is not a character; remove it")
+    row = parse_json(text)
     if not isinstance(row, dict):
-        raise RowError(f"expected a JSON object, got {type(row).__name__}")
+        raise RowError(f"expected a JSON object, got {type(row).__name__}; write each row as one object on its line")
     return row
+
+
+def parse_json(text: str) -> Any:
+    """The value of a JSON text whose keys all differ and whose strings are characters; raises `RowError`."""
+    try:
+        value = json.loads(text, object_pairs_hook=distinct_keys)
+    except (ValueError, RecursionError) as error:
+        raise RowError(f"not valid JSON ({json_fault(error)})") from None
+    if "\\ud" in text.lower() and not _is_unicode(value):
+        raise RowError("holds half a surrogate pair (\\ud800 to \\udfff), which is not a character; remove it")
+    return value
+
+
+def json_fault(error: ValueError | RecursionError) -> str:
+    """Why `json` did not read a text, in words: what Python says of depth and digits is advice to programmers."""
+    if isinstance(error, RecursionError):
+        return "nested too deeply"
+    return str(error) if isinstance(error, json.JSONDecodeError) else "a number of thousands of digits"
 
 
 def distinct_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -203,9 +231,9 @@ def refuse_tools(fields: dict[str, Any], where: str = "") -> None:
         raise RowError(f"{path}role: tool-free chats only for now, got {fields['role']!r}; leave this row out")
 
 
-def _is_unicode(row: Any) -> bool:
+def _is_unicode(value: Any) -> bool:
     try:
-        json.dumps(row, ensure_ascii=False).encode("utf-8")
+        json.dumps(value, ensure_ascii=False).encode("utf-8")
     except UnicodeEncodeError:
         return False
     return True

@@ -62,6 +62,10 @@ class Renderer:
             return self._ids(self._text(messages, generation_prompt=True))
         return self._plain_prompt(prompt)
 
+    def control_token_in(self, text: str) -> str | None:
+        """The control token that a text spells; None where it is text throughout."""
+        return self._control_token(text, self._ids(text))
+
     def end_token(self, *, messages: Messages = ()) -> int:
         """Id that ends a response: the template's end-of-turn token after `messages`, or else the tokenizer's own."""
         if messages:
@@ -194,13 +198,17 @@ class Renderer:
 
     def _refuse_control_tokens(self, where: str, text: str, ids: list[int]) -> None:
         """Raise where a text, or `ids` made of it, holds a control token."""
-        spelled = [name for name in self._unknown if name in text]
-        spelled += [str(self._tokenizer.convert_ids_to_tokens(token)) for token in ids if token in self._control]
-        if spelled:
+        spelled = self._control_token(text, ids)
+        if spelled is not None:
             raise DataError(
-                f"{where}: this text spells {spelled[0]!r}, which the model reads as a control token, not as text; "
+                f"{where}: this text spells {spelled!r}, which the model reads as a control token, not as text; "
                 "take it out (the turns of `messages`, and every end token, are written for you), or leave this row out"
             )
+
+    def _control_token(self, text: str, ids: list[int]) -> str | None:
+        unknown = next((name for name in self._unknown if name in text), None)
+        token = next((token for token in ids if token in self._control), None)
+        return unknown if unknown or token is None else str(self._tokenizer.convert_ids_to_tokens(token))
 
     def _control_ids(self) -> set[int]:
         """Ids that no text may become: special tokens, and what the template writes to part turns.

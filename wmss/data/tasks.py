@@ -8,6 +8,7 @@ Ordinary training rows (`wmss.data.dataset`) are tasks too: their last completio
 a prompt, the verifier says.
 """
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, get_args
 
@@ -27,6 +28,10 @@ from wmss.errors import DataError, shown
 from wmss.records import Split, Task
 
 SPLITS: tuple[Split, ...] = get_args(Split)
+MAX_LEVEL = 2**31 - 1
+"""What a table of responses can hold."""
+MAX_DEPTH = 100
+"""Lists and objects in one another in `data`; copying it for another process takes some frames for each."""
 _BESIDE = ("level", "data", "split")
 """Members that any row may have."""
 
@@ -46,7 +51,7 @@ def read_tasks(path: Path, *, param: str, name: str | None = None, held_out: boo
     problems: list[str] = []
     for line, text in json_lines(path, param=param, name=name):
         try:
-            tasks.append(_task(line, parse_object(text), held_out=held_out))
+            tasks.append(parse_task(line, parse_object(text), held_out=held_out))
         except RowError as error:
             problems.append(f"line {line}: {error}")
     raise_rows(name, problems, param)
@@ -61,10 +66,11 @@ def read_tasks(path: Path, *, param: str, name: str | None = None, held_out: boo
         raise DataError(
             f'{param}: expected a row of split "validation", by which rounds stop, got none in {name}', param=param
         )
-    missing = sorted(set(range(1, max(levels, default=0) + 1)) - levels)
-    if missing and not held_out:
+    # The first gap of n levels lies among the first n numbers, however large the largest is.
+    missing = next((level for level in range(1, len(levels) + 1) if level not in levels), None)
+    if missing is not None and not held_out:
         raise DataError(
-            f"{param}: level {missing[0]} has no prompts in {name}, level {max(levels)} has; number the levels from 1 "
+            f"{param}: level {missing} has no prompts in {name}, level {max(levels)} has; number the levels from 1 "
             "without gaps",
             param=param,
         )
@@ -81,7 +87,8 @@ def check_rows(path: Path, *, param: str, name: str) -> None:
         read_samples(path, param=param, name=name)
 
 
-def _task(line: int, row: dict[str, Any], *, held_out: bool) -> Task:
+def parse_task(line: int, row: dict[str, Any], *, held_out: bool) -> Task:
+    """One row as a task; raises `RowError`."""
     beside = {key: value for key, value in row.items() if key in _BESIDE}
     fields = {key: value for key, value in row.items() if key not in _BESIDE}
     _check_beside(beside, held_out=held_out)
@@ -90,16 +97,29 @@ def _task(line: int, row: dict[str, Any], *, held_out: bool) -> Task:
 
 def _check_beside(beside: dict[str, Any], *, held_out: bool) -> None:
     level = beside.get("level", 1)
-    if type(level) is not int or level < 1:  # `true` is no level
-        raise RowError(f"level: expected a whole number from 1 (easiest), got {shown(level)}")
-    data = beside.get("data", {})
-    if not isinstance(data, dict):
-        raise RowError(f"data: expected an object, got {type(data).__name__}")
+    if type(level) is not int or not 1 <= level <= MAX_LEVEL:  # `true` is no level
+        raise RowError(f"level: expected a whole number from 1 (easiest) to {MAX_LEVEL:,}, got {shown(level)}")
+    check_data(beside.get("data", {}))
     if "split" in beside and not held_out:
         raise RowError("split: for held-out tasks only; remove it, or move the row to the validation file")
     split = beside.get("split", "validation")
     if split not in SPLITS:
         raise RowError(f"split: expected one of {list(SPLITS)}, got {shown(split)}")
+
+
+def check_data(data: Any) -> None:
+    """Raise `RowError` unless `data` is an object that can be handed to a verifier's process."""
+    if not isinstance(data, dict):
+        raise RowError(f"data: expected an object, got {type(data).__name__}")
+    inside: list[Any] = [data]
+    for _ in range(MAX_DEPTH):
+        inside = [each for value in inside if isinstance(value, dict | list) for each in _items(value)]
+    if any(isinstance(value, dict | list) for value in inside):
+        raise RowError(f"data: expected at most {MAX_DEPTH} levels of lists and objects; flatten it")
+
+
+def _items(value: dict[str, Any] | list[Any]) -> Iterable[Any]:
+    return value.values() if isinstance(value, dict) else value
 
 
 def _prompt_and_answer(line: int, fields: dict[str, Any]) -> dict[str, Any]:

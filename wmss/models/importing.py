@@ -4,6 +4,7 @@ A GGUF's quantised weights become float32 numbers once, here; everything after w
 """
 
 import json
+import os
 import re
 import shutil
 from collections.abc import Callable
@@ -49,7 +50,9 @@ def add_model(source: str, models: Path, *, name: str | None = None, report: Not
     Raises:
         ModelError: `param` is `source` or `name`.
     """
-    path = _packaged_file(source) if source in PACKAGED else Path(source).expanduser().resolve()
+    if not source or "\0" in source:
+        raise ModelError(f"source: expected a path without NUL characters, got {source!r}", param="source")
+    path = _packaged_file(source) if source in PACKAGED else _folder_of(source)
     is_gguf = path.suffix == _GGUF
     if not path.is_dir() and not (is_gguf and path.is_file()):
         raise ModelError(
@@ -78,7 +81,11 @@ def add_model(source: str, models: Path, *, name: str | None = None, report: Not
 
 def default_name(source: str) -> str:
     """The name `add_model` gives a source."""
-    return source if source in PACKAGED else Path(source).expanduser().resolve().name.removesuffix(_GGUF)
+    return source if source in PACKAGED else _folder_of(source).name.removesuffix(_GGUF)
+
+
+def _folder_of(source: str) -> Path:
+    return Path(os.path.realpath(Path(source).expanduser()))  # `resolve` raises where links go in a circle
 
 
 def _checked_name(name: str) -> str:

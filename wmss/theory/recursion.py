@@ -101,7 +101,7 @@ def iterate(c: float, v0: float, rounds: int, *, alpha: float = 1.0, epsilon: fl
     trace[0] = v0
     for t in range(rounds):
         if trace[t] > 0:
-            trace[t + 1] = max(1 - epsilon - (c / trace[t]) ** alpha, 0.0)
+            trace[t + 1] = max(1 - epsilon - (c / float(trace[t])) ** alpha, 0.0)
     return trace
 
 

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from wmss.core.estimators import wilson_interval
-from wmss.data.dataset import RowError, json_lines, parse_object, raise_rows, refuse_empty
+from wmss.data.dataset import RowError, json_lines, parse_messages, parse_object, raise_rows, refuse_empty
+from wmss.data.tasks import check_data
 from wmss.errors import shown
 from wmss.records import Progress, Task, Verdict
 from wmss.verifiers.interfaces import Verifier
@@ -159,11 +160,16 @@ def _labelled(line: int, row: dict[str, Any]) -> Labelled:
     fields = row["task"] if "task" in row else {"answer": row["answer"]}
     if not isinstance(fields, dict) or not set(fields) <= TASK_FIELDS:
         raise RowError(f'"task": expected an object with some of {sorted(TASK_FIELDS)}, got {shown(fields)}')
-    answer, data = fields.get("answer"), fields.get("data", {})
-    if not (answer is None or isinstance(answer, str)) or not isinstance(data, dict):
-        raise RowError('"answer": expected a string, and "data": an object')
-    task = Task(line, tuple(fields.get("messages", ())), fields.get("prompt", ""), answer, fields.get("level"), data)
-    return Labelled(task, row["response"], row["correct"])
+    answer, prompt, level, data = (fields.get(key) for key in ("answer", "prompt", "level", "data"))
+    if not all(value is None or isinstance(value, str) for value in (answer, prompt)):
+        raise RowError('"answer" and "prompt": expected strings; write numbers as text')
+    if not (level is None or type(level) is int):
+        raise RowError(f'"level": expected a whole number, got {shown(level)}')
+    check_data({} if data is None else data)
+    messages = parse_messages(fields["messages"]) if fields.get("messages") is not None else ()
+    return Labelled(
+        Task(line, tuple(messages), prompt or "", answer, level, data or {}), row["response"], row["correct"]
+    )
 
 
 def round_alarms(judged: Sequence[JudgedResponse], *, fresh_levels: Collection[int | None]) -> list[Alarm]:
