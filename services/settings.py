@@ -27,6 +27,8 @@ DEFAULT_ENVIRONMENT = {
     "VLLM_CPU_KVCACHE_SPACE": "1",
     # An idle controller takes 5 % of a core at Ray's 0.1 s. An engine starts and ends up to half a second later.
     "RAY_SERVE_CONTROL_LOOP_INTERVAL_S": "0.5",
+    # How often the workers' reports are read: after the last step at least twice, at Ray's 2 s each.
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
     "VLLM_NO_USAGE_STATS": "1",
     "VLLM_LOGGING_LEVEL": "WARNING",
     "HF_HUB_OFFLINE": "1",

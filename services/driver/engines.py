@@ -12,13 +12,21 @@ import psutil
 import ray
 
 from services.chat.chat_store import ChatStore
-from services.driver.trainer import run_training
+from services.driver.trainer import Trainer, Workers
 from services.engines.engine_store import Engine, EngineStore
 from services.engines.pool import EnginePool
 from services.engines.sampler import ServeSampler, deploy_sampler
 from services.engines.scorer import ServeScorer, deploy_scorer
 from services.jobs.fence import Fence
-from services.jobs.room import cpus_held, occupied_by, refusals, room_left, running_jobs, uses_gpu
+from services.jobs.room import (
+    cpus_held,
+    leaves_room_to_wait,
+    occupied_by,
+    refusals,
+    room_left,
+    running_jobs,
+    uses_gpu,
+)
 from services.jobs.store import Store
 from services.settings import Settings
 from wmss.errors import WmssError
@@ -41,32 +49,48 @@ class RayEngines:
         # The workers of a job's training have their CPUs and GPUs; while they do not train, as many engines score.
         self._num_replicas = job.spec.num_replicas if isinstance(job, ScoreJob) else job.spec.resources.num_workers
         self._use_gpu = uses_gpu(job.spec.resources, ray.cluster_resources())
+        self._trainer = self._trainer_of(job) if isinstance(job, Job) else None
         self._pool = EnginePool(EngineStore(store), fence, places=settings.max_engines, free=self._free)
 
     def _free(self) -> dict[str, float]:
-        chat = ChatStore(self._store).engine() is not None
-        return room_left(ray.cluster_resources(), running_jobs(self._store, exclude=self._job.id), chat=chat)
+        """What there is for engines and training of this job and for idle engines."""
+        total, running = ray.cluster_resources(), running_jobs(self._store, exclude=self._job.id)
+        waiting = [self._job.spec.resources] if self._trainer is not None and self._trainer.waits else []
+        return room_left(total, [*running, *waiting], chat=self._has_chat())
+
+    def _is_room_to_wait(self) -> bool:
+        return leaves_room_to_wait(ray.cluster_resources(), running_jobs(self._store), chat=self._has_chat())
+
+    def _trainer_of(self, job: Job) -> Trainer:
+        workers = Workers(
+            storage=self._settings.runs,
+            num_workers=job.spec.resources.num_workers,
+            use_gpu=self._use_gpu,
+            num_threads=self._settings.training_threads,
+            keep_last=job.spec.checkpointing.keep_last,
+            record={"job_id": job.id, "attempt": self._attempt, "model_name": job.result_name},
+        )
+        return Trainer(workers, is_room=self._is_room_to_wait)
+
+    def _has_chat(self) -> bool:
+        return ChatStore(self._store).engine() is not None
 
     def refusals(self, checkpoints: Mapping[str, Path], *, scoring: bool) -> list[WmssError]:
         """What this cluster can never run: the job would otherwise wait for resources for ever."""
         return refusals(checkpoints, scoring=scoring, spec=self._job.spec, cluster=ray.cluster_resources())
 
+    def prepare_training(self, *, name: str) -> None:
+        """Start the workers of the next training phase, if they take nothing that a running job needs."""
+        assert self._trainer is not None, "a request for scores trains nothing"
+        self._trainer.prepare(name)
+
     def train(self, run: TrainingRun, *, name: str) -> Path:
         """Run one whole training phase under Ray Train."""
-        assert isinstance(self._job, Job), "a request for scores trains nothing"
-        resources = self._job.spec.resources
-        self._pool.make_room(occupied_by(resources, ray.cluster_resources()), purpose=f"training {self._job.id}")
+        assert self._trainer is not None, "a request for scores trains nothing"
+        needed = {} if self._trainer.waits else occupied_by(self._job.spec.resources, ray.cluster_resources())
+        self._pool.make_room(needed, purpose=f"training {self._job.id}")
         self._pool.spare_memory(_free_memory, purpose=f"training {self._job.id}")
-        return run_training(
-            run,
-            name=name,
-            storage=self._settings.runs,
-            num_workers=resources.num_workers,
-            use_gpu=self._use_gpu,
-            num_threads=self._settings.training_threads,
-            keep_last=self._job.spec.checkpointing.keep_last,
-            record={"job_id": self._job.id, "attempt": self._attempt, "model_name": self._job.result_name},
-        )
+        return self._trainer.train(run, name=name)
 
     def scorer(self, checkpoint: Path, *, max_length: int, keep_states: bool) -> AbstractContextManager[ServeScorer]:
         """A scorer, for the time of the context; other jobs may score with the same weights in the same engine."""

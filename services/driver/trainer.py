@@ -1,75 +1,236 @@
-"""Training behind Ray Train: runs `wmss.training.loop` on a group of workers and writes down what they report."""
+"""Training phases of one attempt at a job, each a run of Ray Train.
+
+A run's workers may be started before anything is known of the run but its name: they import what they need and wait,
+while an engine scores. They leave again where the phase does not train, or another job needs their place.
+"""
 
 import contextlib
-import time
-from collections.abc import Iterator
+import logging
+import tempfile
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from wmss.startup import quick_imports
 
-with quick_imports():  # a training worker starts with this module
-    import ray.train
-    import torch
-    from ray.exceptions import RayError
-    from ray.train import Checkpoint, CheckpointConfig, FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
-    from ray.train.torch import TorchTrainer, get_device
+with quick_imports():
+    from ray.exceptions import RayActorError, RayError
+    from ray.train import (
+        CheckpointConfig,
+        FailureConfig,
+        Result,
+        RunConfig,
+        ScalingConfig,
+        TrainingFailedError,
+        WorkerGroupError,
+    )
+    from ray.train.torch import TorchTrainer
 
+    from services.driver.worker import hand_over, train_worker
     from services.failures import training_error
-    from services.jobs.database import PATIENCE_S
-    from services.jobs.fence import Fence, NewEvent
-    from services.jobs.store import Store
-    from services.settings import Settings, engine_environment
+    from services.settings import engine_environment
     from wmss.errors import WmssError
-    from wmss.rounds.phases import kind_and_round
-    from wmss.training.checkpoints import load_metrics
-    from wmss.training.loop import train
+    from wmss.training.checkpoints import is_complete
     from wmss.training.run import TrainingRun
+
+logger = logging.getLogger(__name__)
 
 MAX_WORKER_FAILURES = 3
 MAX_CONTROLLER_FAILURES = 5
-FLUSH_S = 0.5
+WATCH_S = 5.0
+"""Seconds between two looks at whether waiting workers are in another's way."""
 
 
-def run_training(
-    run: TrainingRun,
-    *,
-    name: str,
-    storage: Path,
-    num_workers: int,
-    use_gpu: bool,
-    num_threads: int,
-    keep_last: int,
-    record: dict[str, Any],
-) -> Path:
-    """Run a phase under Ray Train; returns its last checkpoint folder.
+@dataclass(frozen=True)
+class Workers:
+    """The group of workers that every training phase of a job has."""
 
-    A run of the same name and storage goes on from its last checkpoint. `record` names the job, the attempt and the
-    model the checkpoints belong to.
-    """
-    trainer = TorchTrainer(
-        train_worker,
-        train_loop_config={
-            "run": run.model_dump(mode="json"),
-            "record": {**record, "keep_last": keep_last, "run_folder": str(storage / name)},
-        },
-        scaling_config=ScalingConfig(num_workers=num_workers, use_gpu=use_gpu),
-        run_config=RunConfig(
-            name=name,
-            storage_path=str(storage),
-            # Both bounded: by default Ray Train retries a group that cannot start for ever.
-            failure_config=FailureConfig(
-                max_failures=MAX_WORKER_FAILURES, controller_failure_limit=MAX_CONTROLLER_FAILURES
+    storage: Path
+    """Ray Train's; a run's folder lies below it."""
+    num_workers: int
+    use_gpu: bool
+    num_threads: int
+    keep_last: int
+    """Checkpoints that are kept."""
+    record: dict[str, Any]
+    """Names the job, the attempt and the model that the checkpoints belong to."""
+
+    def fit(self, name: str, run_file: Path) -> Result:
+        """One run of Ray Train, which goes on from the last checkpoint of the run of this name; ended by the first
+        failure of a worker. `run_file` is where the workers read what to train."""
+        trainer = TorchTrainer(
+            train_worker,
+            train_loop_config={
+                "run_file": str(run_file),
+                "record": {**self.record, "keep_last": self.keep_last, "run_folder": str(self.storage / name)},
+            },
+            scaling_config=ScalingConfig(num_workers=self.num_workers, use_gpu=self.use_gpu),
+            run_config=RunConfig(
+                name=name,
+                storage_path=str(self.storage),
+                # Bounded: by default Ray Train retries a group that cannot start for ever. Failures of workers are
+                # counted in `FailureCount`: Ray Train counts those of a whole run, however far it came between them.
+                failure_config=FailureConfig(max_failures=0, controller_failure_limit=MAX_CONTROLLER_FAILURES),
+                checkpoint_config=CheckpointConfig(num_to_keep=self.keep_last),
+                worker_runtime_env={"env_vars": engine_environment() | {"OMP_NUM_THREADS": str(self.num_threads)}},
             ),
-            checkpoint_config=CheckpointConfig(num_to_keep=keep_last),
-            worker_runtime_env={"env_vars": engine_environment() | {"OMP_NUM_THREADS": str(num_threads)}},
-        ),
-    )
-    who = f"the training workers of {name}"
-    try:
-        result = trainer.fit()
-    except (TrainingFailedError, RayError) as error:
-        raise training_error(who, error, max_failures=MAX_WORKER_FAILURES) from error
+        )
+        try:
+            return trainer.fit()
+        finally:
+            run_file.unlink(missing_ok=True)
+
+
+class FailureCount:
+    """Failures of a run's workers, counted from zero again whenever there is a newer checkpoint than any before."""
+
+    def __init__(self, limit: int, newest: int | None) -> None:
+        """`newest` is the step of the checkpoint that the run begins from, None without one."""
+        self._limit = limit
+        self._newest = newest
+        self._count = 0
+
+    def is_too_many(self, newest: int | None) -> bool:
+        """Count one more failure, after which the newest checkpoint is that of step `newest`; whether it is one more
+        than the limit."""
+        if newest is not None and (self._newest is None or newest > self._newest):
+            self._newest, self._count = newest, 0
+        self._count += 1
+        return self._count > self._limit
+
+
+class Trainer:
+    """Ray Train for one attempt at a job, which has at most one group of workers at a time."""
+
+    def __init__(self, workers: Workers, *, is_room: Callable[[], bool] = lambda: True) -> None:
+        """`is_room` says whether workers may wait, and whether they may go on waiting."""
+        self._workers = workers
+        self._is_room = is_room
+        self._waiting: _WaitingFit | None = None
+
+    @property
+    def waits(self) -> bool:
+        """Whether there are workers that wait for their run."""
+        return self._waiting is not None and self._waiting.waits
+
+    def prepare(self, name: str) -> None:
+        """Start the workers of the run of this name, which is the next one, if there is room."""
+        if self._waiting is not None:
+            if self._waiting.name == name and not self._waiting.ended:
+                return  # they wait, or they are leaving, and a run has one group of workers at a time
+            self._waiting.abandon()
+        if self._is_room():
+            self._waiting = _WaitingFit(self._workers, name, self._is_room)
+
+    def train(self, run: TrainingRun, *, name: str) -> Path:
+        """Run a phase; returns its last checkpoint folder. A run of the same name and storage goes on from its last
+        checkpoint.
+
+        Raises:
+            WmssError: what a worker found wrong with the run, or what its workers died of, more than
+                `MAX_WORKER_FAILURES` times without a newer checkpoint between two deaths.
+        """
+        waiting, self._waiting = self._waiting, None
+        if waiting is not None and waiting.name != name:
+            waiting.abandon()
+            waiting = None
+        folder = self._workers.storage / name
+        count = FailureCount(MAX_WORKER_FAILURES, _newest_step(folder))
+        while True:
+            try:
+                result = waiting.train(run) if waiting is not None else None
+                result = result or self._workers.fit(name, _written(run, folder))
+                return _last_checkpoint(result, name)
+            except (TrainingFailedError, RayError) as error:
+                # What else ends a run Ray Train has tried again itself.
+                repeated = isinstance(error, (WorkerGroupError, RayActorError))
+                if not repeated or count.is_too_many(_newest_step(folder)):
+                    who = f"the training workers of {name}"
+                    raise training_error(who, error, max_failures=MAX_WORKER_FAILURES) from error
+                logger.warning("the training workers of %s failed and are started again: %s", name, error)
+            waiting = None
+
+
+class _WaitingFit:
+    """A run of Ray Train in a thread of its own, whose workers wait for what they are to train."""
+
+    def __init__(self, workers: Workers, name: str, is_room: Callable[[], bool]) -> None:
+        self.name = name
+        self._file = _fresh_file(workers.storage / name)
+        self._is_room = is_room
+        self._told = False
+        self._lock = threading.Lock()
+        self._result: Result | None = None
+        self._error: BaseException | None = None
+        self._ended = threading.Event()
+        # Daemons: a driver that ends takes its workers along, waiting or not.
+        threading.Thread(target=self._fit, args=(workers,), name=f"fit {name}", daemon=True).start()
+        threading.Thread(target=self._watch, name=f"watch {name}", daemon=True).start()
+
+    @property
+    def waits(self) -> bool:
+        """Whether the workers are there or coming, and were not told what to do."""
+        return not self._told and not self.ended
+
+    @property
+    def ended(self) -> bool:
+        """Whether all of the run is gone."""
+        return self._ended.is_set()
+
+    def train(self, run: TrainingRun) -> Result | None:
+        """Let the workers train, and wait until they have; None if they left before they were told to."""
+        told = self._tell(run)
+        self._ended.wait()
+        if not told:
+            return None
+        if self._error is not None:
+            raise self._error
+        return self._result
+
+    def abandon(self) -> None:
+        """Let the workers leave, without waiting for it."""
+        self._tell(None)
+
+    def _tell(self, run: TrainingRun | None) -> bool:
+        """Whether this is what the workers do."""
+        with self._lock:
+            if not self.waits:
+                return False
+            hand_over(run, self._file)
+            self._told = True
+            return True
+
+    def _fit(self, workers: Workers) -> None:
+        try:
+            self._result = workers.fit(self.name, self._file)
+        except BaseException as error:  # raised where the result is awaited
+            self._error = error
+        finally:
+            self._ended.set()
+
+    def _watch(self) -> None:
+        while self.waits and not self._ended.wait(WATCH_S):
+            with contextlib.suppress(Exception):  # a database that is away says nothing about room
+                if not self._is_room():
+                    self.abandon()
+
+
+def _fresh_file(folder: Path) -> Path:
+    """An empty file in a run's folder, of a name that was not there before: no other attempt writes to it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(dir=folder, prefix="run-", suffix=".json", delete=False) as file:
+        return Path(file.name)
+
+
+def _written(run: TrainingRun, folder: Path) -> Path:
+    file = _fresh_file(folder)
+    hand_over(run, file)
+    return file
+
+
+def _last_checkpoint(result: Result, name: str) -> Path:
     fault: WmssError | None = result.return_value
     if fault is not None:
         raise fault
@@ -77,107 +238,7 @@ def run_training(
     return Path(result.checkpoint.path)
 
 
-def train_worker(config: dict[str, Any]) -> WmssError | None:
-    """One worker. The caller's own faults are returned, not raised: Ray Train would try them again."""
-    run = TrainingRun.model_validate(config["run"])
-    with contextlib.closing(RayHost(phase=run.phase, **config["record"])) as host:
-        try:
-            train(run, host)
-        except WmssError as error:
-            return error
-    return None
-
-
-class RayHost:
-    """The loop's `Host` on a Ray Train worker."""
-
-    def __init__(
-        self, *, phase: str, job_id: str, attempt: int, model_name: str, keep_last: int, run_folder: str
-    ) -> None:
-        context = ray.train.get_context()
-        self.rank = context.get_world_rank()
-        self.world_size = context.get_world_size()
-        self.device: torch.device = get_device()
-        self._run_folder = Path(run_folder)
-        self._phase = phase
-        self._model_name = model_name
-        self._keep_last = keep_last
-        settings = Settings()
-        self._store = Store(settings.database, patience_s=PATIENCE_S)
-        self._fence = Fence(self._store, job_id, attempt, lease_s=settings.lease_s)
-        self._pending: list[dict[str, float]] = []
-        self._flushed_at = time.monotonic()
-
-    @contextlib.contextmanager
-    def latest_checkpoint(self) -> Iterator[Path | None]:
-        """A local folder with the newest complete checkpoint, or None."""
-        checkpoint = ray.train.get_checkpoint()
-        if checkpoint is None:
-            yield None
-            return
-        with checkpoint.as_directory() as folder:
-            if self.rank == 0:
-                # Its worker may have died between Ray Train's note of it and ours.
-                self._record_checkpoint(load_metrics(Path(folder)))
-            yield Path(folder)
-
-    def log(self, metrics: dict[str, float]) -> None:
-        """Record a step; written at most twice a second, so that the database never slows a step down."""
-        self._pending.append(metrics)
-        if "saturated_at" in metrics:
-            self._fence.record_events([_saturation_event(self._phase, int(metrics["saturated_at"]))])
-        if time.monotonic() - self._flushed_at >= FLUSH_S:
-            self._flush()
-
-    def checkpoint(self, folder: Path, metrics: dict[str, float]) -> None:
-        """Copy a checkpoint folder to the run's storage and make it the one to resume from."""
-        if self.rank == 0:
-            self._flush()  # steps before a checkpoint are never run again, so their metrics must be safe first
-        name = _checkpoint_name(metrics)
-        ray.train.report(metrics, checkpoint=Checkpoint.from_directory(str(folder)), checkpoint_dir_name=name)
-        if self.rank == 0:
-            self._record_checkpoint(metrics)
-
-    def close(self) -> None:
-        """Write what is pending and let go of the database."""
-        self._flush()
-        self._store.close()
-
-    def _record_checkpoint(self, metrics: dict[str, float]) -> None:
-        step = int(metrics["step"])
-        self._fence.record_checkpoint(
-            phase=self._phase,
-            step=step,
-            path=self._run_folder / _checkpoint_name(metrics),
-            model_name=f"{self._model_name}:ckpt-{self._phase}-{step}",
-            metrics=metrics,
-            keep_last=self._keep_last,
-        )
-
-    def _flush(self) -> None:
-        if self._pending:
-            newest = self._pending[-1]
-            self._fence.record_events([_metrics_event(self._phase, metrics) for metrics in self._pending])
-            self._fence.progress(self._phase, int(newest["step"]), int(newest["num_steps"]))
-            self._pending = []
-        self._flushed_at = time.monotonic()
-
-
-def _checkpoint_name(metrics: dict[str, float]) -> str:
-    return f"step-{int(metrics['step']):08d}"
-
-
-def _saturation_event(phase: str, step: int) -> NewEvent:
-    kind, number = kind_and_round(phase)
-    return NewEvent(f"{phase}: the logit margin has flattened at step {step}", key=f"{kind}-{number}-saturated")
-
-
-def _metrics_event(phase: str, metrics: dict[str, float]) -> NewEvent:
-    step, num_steps = int(metrics["step"]), int(metrics["num_steps"])
-    kind, number = kind_and_round(phase)
-    return NewEvent(
-        f"{phase} step {step}/{num_steps}: train_loss {metrics['train_loss']:.4f}",
-        type="metrics",
-        data={"phase": phase, **metrics, "step": step, "num_steps": num_steps},
-        key=f"{kind}-{number}-{step}",
-    )
+def _newest_step(folder: Path) -> int | None:
+    """Step of a run's newest checkpoint; of what a worker copied when it was killed a part may be there."""
+    steps = [int(found.name.removeprefix("step-")) for found in folder.glob("step-*") if is_complete(found)]
+    return max(steps, default=None)

@@ -47,6 +47,13 @@ def leaves_room(total: Mapping[str, float], running: Iterable[Resources]) -> boo
     return all(left >= 0 for left in room_left(total, running, chat=True).values())
 
 
+def leaves_room_to_wait(total: Mapping[str, float], running: Iterable[Resources], *, chat: bool) -> bool:
+    """Whether each running job may have workers that wait for its next training phase, besides what it uses now. All
+    drivers decide by this, so that the workers that wait never take what one of the jobs needs."""
+    running = list(running)
+    return all(left >= 0 for left in room_left(total, [*running, *running], chat=chat).values())
+
+
 def _chat_engine(total: Mapping[str, float]) -> dict[str, int]:
     """CPUs and GPUs of the chat engine."""
     return {"CPU": 1, "GPU": 1 if total.get("GPU", 0) > 0 else 0}

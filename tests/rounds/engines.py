@@ -24,10 +24,15 @@ class LocalEngines:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.started: list[str] = []
+        self.prepared: dict[str, int] = {}
+        """Runs that were told of before they began, and what had been started then."""
 
     def refusals(self, checkpoints, *, scoring):
         self.checked = (checkpoints, scoring)
         return []
+
+    def prepare_training(self, *, name):
+        self.prepared.setdefault(name, len(self.started))
 
     def train(self, run, *, name):
         self.started.append(name)

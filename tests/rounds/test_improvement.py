@@ -80,9 +80,9 @@ def make(tmp_path, echo_base):
     return job
 
 
-def run(job, *, journal=None, runs="runs"):
+def run(job, *, journal=None, runs="runs", engines=None):
     journal = journal or MemoryJournal()
-    run_job(job, SamplingEngines(job.folder.parent / runs), journal)
+    run_job(job, engines or SamplingEngines(job.folder.parent / runs), journal)
     return journal
 
 
@@ -96,8 +96,10 @@ def manifests(journal):
 
 def test_rounds_leave_a_model_of_the_same_shape_and_every_response(make):
     job = make(held_out=rows(24, seed=2) + rows(8, seed=3, split="test") + rows(8, seed=4, split="ood"))
-    journal = run(job)
+    engines = SamplingEngines(job.folder.parent / "runs")
+    journal = run(job, engines=engines)
     assert tuple(journal.seen) == phases_of(job.spec)
+    assert list(engines.prepared) == ["ftjob-1-train-1", "ftjob-1-train-2"]
     assert load_model(job.result).num_parameters() == load_model(job.base).num_parameters()
     first, second = decisions(journal)
     assert second.stop.code == "rounds" and rounds_decided(journal.finished) == 2

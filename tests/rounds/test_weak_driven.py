@@ -29,6 +29,8 @@ def test_wmss_job_leaves_a_model_of_the_same_shape(tmp_path, checkpoints, files)
     job, engines, journal = make_job(tmp_path, checkpoints, files), LocalEngines(tmp_path / "runs"), MemoryJournal()
     run_job(job, engines, journal)
     assert tuple(journal.seen) == phases_of(job.spec)
+    # Each training phase is told of as soon as the one before has ended.
+    assert engines.prepared == {"ftjob-1-sft-1": 0, "ftjob-1-joint-1": 1}
     base, result = load_model(job.base), load_model(job.result)
     assert result.num_parameters() == base.num_parameters()
     assert result.config.architectures == base.config.architectures
@@ -123,12 +125,14 @@ def test_restarted_job_goes_on_where_it_stopped(tmp_path, checkpoints, files, ph
     job = make_job(tmp_path, checkpoints, files)
     with pytest.raises(KeyboardInterrupt):
         run_job(job, engines, journal)
-    before, engines.started = list(engines.started), []
+    before, engines.started, engines.prepared = list(engines.started), [], {}
     journal.die_at, journal.seen = None, []
     run_job(job, engines, journal)
     assert tuple(journal.seen) == phases_of(job.spec)[phases_of(job.spec).index(phase) :]
     trained = [name for name in before + engines.started if name.startswith("ftjob")]
     assert trained == ["ftjob-1-sft-1", "ftjob-1-joint-1"]
+    ahead = [] if phase in ("export", "evaluate") else ["ftjob-1-joint-1"]
+    assert list(engines.prepared) == ahead, "no workers are started for what is done"
 
 
 def test_a_result_that_changed_after_export_fails_the_job(tmp_path, checkpoints, files):

@@ -14,7 +14,7 @@ from services.control import chat_keeper as keeper_module
 from services.control.chat_keeper import ChatKeeper
 from services.control.ray_jobs import DriverStatus, RayDrivers
 from services.jobs.kinds import Kind
-from services.jobs.room import leaves_room, room_for_chat
+from services.jobs.room import leaves_room, leaves_room_to_wait, room_for_chat
 from services.settings import Settings
 from tests.services.scripted_ray import ScriptedCluster, put_in_place_of_ray
 from wmss.config import Resources, ScoreSpec
@@ -184,6 +184,23 @@ def test_only_one_of_many_requests_makes_the_engine(store):
 )
 def test_room_is_what_the_running_jobs_leave(total, jobs, room):
     assert leaves_room(total, [Resources(**job) for job in jobs]) is room
+
+
+@pytest.mark.parametrize(
+    ("total", "jobs", "chat", "room"),
+    [
+        ({"CPU": 4}, [{}], False, True),
+        ({"CPU": 4}, [{"num_workers": 2}], False, True),
+        ({"CPU": 4}, [{"num_workers": 2}], True, False),
+        ({"CPU": 4}, [{"num_workers": 3}], False, False),
+        ({"CPU": 4}, [{}, {"num_workers": 2}], False, False),  # each of them might have workers that wait
+        ({"CPU": 8, "GPU": 1}, [{}], False, False),
+        ({"CPU": 8, "GPU": 2}, [{}], False, True),
+        ({"CPU": 8, "GPU": 1}, [{"use_gpu": False}], False, True),
+    ],
+)
+def test_workers_wait_only_where_every_job_could_have_some(total, jobs, chat, room):
+    assert leaves_room_to_wait(total, [Resources(**job) for job in jobs], chat=chat) is room
 
 
 def test_only_running_jobs_take_room(job_store, cluster):

@@ -120,6 +120,10 @@ class SamplingEngines(Protocol):
 class Engines(ScoringEngines, SamplingEngines, Protocol):
     """What runs models in a fine-tuning job."""
 
+    def prepare_training(self, *, name: str) -> None:
+        """The next training phase will be the run of this name, if it trains at all: what takes long to start may be
+        started now, and need not be."""
+
     def train(self, run: TrainingRun, *, name: str) -> Path:
         """Run one training phase; returns its last checkpoint folder. The same name resumes."""
 

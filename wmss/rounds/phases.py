@@ -3,7 +3,7 @@
 The phases of round t > 1 carry its number: `joint_2`, `generate_3`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Literal, NamedTuple
 
 from wmss.config import JobSpec, ScoreSpec, SelfImprovementMethod, WmssConfig, WmssMethod
@@ -69,6 +69,9 @@ AFTER_ROUNDS = (
     Phase("evaluate", lambda spec, number: spec.validation_file is not None),
 )
 
+_TRAINING = ("sft", "joint")
+"""Kinds that train."""
+
 IMPROVEMENT_ROUND = ("plan", "generate", "verify", "select", "train", "evaluate", "decide")
 """The phases of one round of self-improvement."""
 
@@ -97,9 +100,14 @@ def phases_of(spec: JobSpec, *, rounds: int | None = None) -> tuple[str, ...]:
     return tuple(in_round(kind, number) for kind, number in weak_driven_phases(spec))
 
 
+def next_training(phases: Iterable[tuple[WeakDrivenKind, int]]) -> str | None:
+    """The first of these phases that trains; None if none does."""
+    return next((in_round(kind, number) for kind, number in phases if kind in _TRAINING), None)
+
+
 def num_epochs(spec: JobSpec, kind: WeakDrivenKind) -> int | None:
     """Passes over the samples in a phase of this kind; None if it does not train."""
-    if kind not in ("sft", "joint"):
+    if kind not in _TRAINING:
         return None
     if kind == "sft" and isinstance(spec.method, WmssMethod):
         return spec.method.wmss.hyperparameters.sft_epochs

@@ -10,14 +10,24 @@ from wmss.training.checkpoints import load_metrics
 from wmss.training.run import TrainingRun
 
 
+def prepare_training(job: Job, engines: Engines, journal: Journal, phase: str | None) -> None:
+    """Tell the engines of the next training phase, unless there is none or it is done."""
+    if phase is not None and journal.artifacts(phase) is None:
+        engines.prepare_training(name=_run_name(job, phase))
+
+
 def train_phase(job: Job, engines: Engines, journal: Journal, run: TrainingRun) -> tuple[Path, Trained]:
     """Run a phase; returns the folder of its last checkpoint and what to record."""
     journal.event(messages.about_to_train(run))
-    kind, number = kind_and_round(run.phase)
-    folder = engines.train(run, name=f"{job.id}-{kind}-{number}")
+    folder = engines.train(run, name=_run_name(job, run.phase))
     metrics = load_metrics(folder)
     journal.event(messages.trained(run.phase, metrics), data=metrics)
     if "unpacked" in metrics:
         journal.event(messages.unpacked(run.phase), level="warn")
     trained = Checkpoint.of_training(folder, run)
     return folder, Trained(checkpoint=trained.folder, source=trained.source, num_steps=int(metrics["step"]))
+
+
+def _run_name(job: Job, phase: str) -> str:
+    kind, number = kind_and_round(phase)
+    return f"{job.id}-{kind}-{number}"

@@ -34,9 +34,17 @@ from wmss.rounds.export import export_result, read_result_back
 from wmss.rounds.job import Checkpoint, Engines, Job, Trained, Tuned
 from wmss.rounds.journal import Journal, RecordKind, once, recorded, required
 from wmss.rounds.phase_records import Evaluated, Exported, ReadBack, Scored, Validated, Weighed
-from wmss.rounds.phases import in_round, needs_engine, num_epochs, num_rounds, phases_of, weak_driven_phases
+from wmss.rounds.phases import (
+    in_round,
+    needs_engine,
+    next_training,
+    num_epochs,
+    num_rounds,
+    phases_of,
+    weak_driven_phases,
+)
 from wmss.rounds.scores.cache import Evaluations, Scores, record_scores
-from wmss.rounds.training import train_phase
+from wmss.rounds.training import prepare_training, train_phase
 from wmss.rounds.weighing import Pair, draw_samples, save_draw, tell_extremes, tell_weights, weighed
 from wmss.scoring.interfaces import Progress
 from wmss.scoring.tables import EntropyTable, check_comparable
@@ -47,8 +55,10 @@ from wmss.training.run import ModelSource, TrainingRun
 def run_weak_driven(job: Job, engines: Engines, journal: Journal) -> None:
     """Run the phases that a weak-driven or supervised job has, in their order, skipping those that are recorded."""
     stage = _Stage(job, engines, journal)
-    for kind, number in weak_driven_phases(job.spec):
+    phases = weak_driven_phases(job.spec)
+    for place, (kind, number) in enumerate(phases):
         phase = in_round(kind, number)
+        prepare_training(job, engines, journal, next_training(phases[place:]))
         match kind:
             case "validate":
                 stage.once(phase, Validated, stage.validate)

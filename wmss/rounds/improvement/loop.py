@@ -68,7 +68,7 @@ from wmss.rounds.journal import Journal, Record, RecordKind, once, recorded, req
 from wmss.rounds.messages import phase_done
 from wmss.rounds.phase_records import Exported, ReadBack
 from wmss.rounds.phases import IMPROVEMENT_ROUND, in_round, phases_of
-from wmss.rounds.training import train_phase
+from wmss.rounds.training import prepare_training, train_phase
 from wmss.scoring.rollouts import sample_seed
 from wmss.training.run import TrainingRun
 from wmss.verifiers.audit import round_alarms
@@ -125,6 +125,7 @@ class _Loop:
     def round(self, state: LoopState) -> Decision:
         """The round after `state`; returns its decision."""
         record: Record | None = None
+        prepare_training(self.job, self.engines, self.journal, in_round("train", state.round + 1))
         for kind, step in _ROUND:
             record = self.once(in_round(kind, state.round + 1), step.record, partial(step.run, self, state))
         assert isinstance(record, Decision), "expected `decide` as the last phase of a round"
