@@ -9,7 +9,7 @@ from pathlib import Path
 from services.driver import worker
 
 FOLDER = "WMSS_TEST_DEATHS"
-"""Variable with a folder. Its `steps.json` lists the steps; a step in `always.json` kills every worker that makes it."""
+"""Variable with a folder. Its `steps.json` lists the steps; one in `always.json` kills every worker that makes it."""
 SETTLE_S = 3.0
 """Time in which Ray Train takes note of the checkpoint before."""
 
