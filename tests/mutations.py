@@ -27,6 +27,7 @@ SANDBOX, HOST = "tests/verifiers/test_sandbox.py", "verifiers/sandbox/host.py"
 ATTACK = f"{SANDBOX}::test_attacks_are_rejected_in_time"
 MATHEMATICS = "tests/verifiers/test_mathematics.py"
 ENGINE = "tests/scoring/test_vllm_engine.py"
+TRAINER = "tests/services/test_trainer.py"
 RECORDS, WEAK_DRIVEN = "tests/rounds/test_records.py", "tests/rounds/test_weak_driven.py"
 
 
@@ -41,6 +42,10 @@ class Mutation(NamedTuple):
 
 def mutation(name: str, file: str, *replaced: tuple[str, str], tests: Iterable[str]) -> Mutation:
     return Mutation(name, f"wmss/{file}", replaced, tuple(tests))
+
+
+def in_trainer(name: str, *replaced: tuple[str, str]) -> Mutation:
+    return Mutation(name, "services/driver/trainer.py", replaced, (TRAINER,))
 
 
 MUTATIONS = (
@@ -668,6 +673,22 @@ MUTATIONS = (
         "verifiers/mathematics.py",
         ("verify(gold, parsed,", "verify(found, gold,"),
         tests=[MATHEMATICS],
+    ),
+    in_trainer(
+        "failures count however far the run came between them",
+        ("self._newest, self._count = newest, 0", "self._newest = newest"),
+    ),
+    in_trainer(
+        "half of a checkpoint counts as progress",
+        ('folder.glob("step-*") if is_complete(found)]', 'folder.glob("step-*")]'),
+    ),
+    in_trainer("waiting workers stay in another's way", ("if not self._is_room():\n", "if False:\n")),
+    in_trainer("two groups of workers for one run", ("self._ended.wait()\n        if not told", "if not told")),
+    Mutation(
+        "half of what is handed over is taken for it",
+        "services/driver/worker.py",
+        (('.endswith("\\n"):  # half', ":  # half"),),
+        (TRAINER,),
     ),
 )
 

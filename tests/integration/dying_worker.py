@@ -1,4 +1,4 @@
-"""A training worker that kills itself, by SIGKILL, before it writes down the steps of a list: each once, or always."""
+"""A training worker that kills itself, by SIGKILL, before it writes down certain steps: at each once, or always."""
 
 import json
 import os
@@ -9,7 +9,7 @@ from pathlib import Path
 from services.driver import worker
 
 FOLDER = "WMSS_TEST_DEATHS"
-"""Variable with a folder. Its `steps.json` lists the steps; one in `always.json` kills every worker that makes it."""
+"""Variable with a folder: a file `step-N` in it kills one worker at step N, a step in `always.json` every one."""
 SETTLE_S = 3.0
 """Time in which Ray Train takes note of the checkpoint before."""
 
