@@ -8,7 +8,8 @@ from transformers import PreTrainedModel
 
 from wmss.errors import ModelError, TrainingError
 from wmss.models.adapters import STRONG_ADAPTER, add_adapter, switch_on
-from wmss.models.loading import attention_unpacked, check_output_head, check_packing, load_head, load_model
+from wmss.models.heads import check_output_head
+from wmss.models.loading import attention_unpacked, check_packing, load_model, output_head
 from wmss.models.packed_attention import PACKED
 from wmss.records import ADAPTER_FOLDER, STRONG_FOLDER
 from wmss.training.branches import Branches, CachedWeak, Weak, WeakAdapter, WeakModel
@@ -86,7 +87,7 @@ def _weak(run: TrainingRun, number: int, strong: PreTrainedModel, resumed: Resum
     _check_adapter(run, source)
     if source.states is not None:
         cached = sum(earlier.states is not None for earlier in run.weak[:number])
-        return CachedWeak(*load_head(source.folder), number=cached)
+        return _cached(source.folder, number=cached, param=param)
     stored = resumed.weak_folder(number) if resumed is not None and trained else None
     if lora is None:
         return WeakModel(_load(run, stored or source.folder, param=param), trained=trained)
@@ -102,6 +103,13 @@ def _weak(run: TrainingRun, number: int, strong: PreTrainedModel, resumed: Resum
         add_adapter(model, STRONG_ADAPTER, lora, weights=stored or source.adapter)
         switch_on(model, {STRONG_ADAPTER})
     return WeakModel(model, trained=trained)
+
+
+def _cached(folder: Path, *, number: int, param: str) -> CachedWeak:
+    model = load_model(folder, param=param)
+    weight, bias = output_head(model)
+    form = check_output_head(model, param=param)
+    return CachedWeak(weight.detach().clone(), None if bias is None else bias.detach().clone(), form, number=number)
 
 
 def _check_adapter(run: TrainingRun, source: ModelSource) -> None:
