@@ -13,6 +13,8 @@ from typing import Any
 MEMORY_BYTES = 4 * 10**9
 """Address space beside what the parent has."""
 TIME_S = 120.0
+ENGINE_TIME_S = 300.0
+"""An engine starts in 20 s on an idle core."""
 
 
 def forked(work: Callable[[], Iterator[tuple[str, Any]]]) -> dict[str, Any]:

@@ -40,22 +40,8 @@ def render(file: Path) -> str:
     cells = {family: _cells(row) for family, row in merged.items()}
     table = [f"| `{family}` | {' | '.join(row[column] for column in COLUMNS)} |" for family, row in cells.items()]
     notes = [f"- `{family}`: {'; '.join(found)}" for family, row in merged.items() if (found := _notes(row))]
-    return (
-        "\n".join(
-            [
-                INTRO.format(families=len(merged), file=file.name),
-                _counted(cells),
-                "",
-                *HEAD,
-                *table,
-                "",
-                "## Why",
-                "",
-                *notes,
-            ]
-        )
-        + "\n"
-    )
+    intro = INTRO.format(families=len(merged), file=file.name)
+    return "\n".join([intro, _counted(cells), "", *HEAD, *table, "", "## Why", "", *notes]) + "\n"
 
 
 def _cells(row: Mapping[str, Any]) -> dict[str, str]:
@@ -113,15 +99,18 @@ tiny random model: the default configuration of its class with the sizes made sm
 kind that the family has; windows of 8 tokens). So the table says what the code does with a family. It says nothing of
 speed, and nothing of options that are off by default.
 
-| column | says |
-| --- | --- |
-| trains | `packed`: samples packed into one row give the hidden states and the loss that each sample has alone under the family's own (eager) attention, within 1e-4, relative. `padded`: packing would not, so jobs train this family on padded rows, which do; `packing` may stay on |
-| LoRA merge | `equal`: a merged adapter is the model that PEFT makes of the same matrices, in memory and in the saved folder |
-| saved = loaded | `equal`: plain transformers loads the exported folder and has every tensor bit for bit, and the logits |
-| engine entropy | `equal`: the entropy of every token from vLLM is PyTorch's, within 0.001 nat. `engine: not shown here`: vLLM did not run the tiny model on this CPU; a scoring job on such a model takes `engine: torch` in the calling process. `not run`: not tried |
-| preflight | whether a job on the model is accepted; with LoRA where that differs |
+- **trains**: `packed` means that samples packed into one row give the hidden states and the loss that each sample has
+  alone under the family's own (eager) attention, within 1e-4, relative. `padded` means that packing would not, so jobs
+  train the family on padded rows, which do; `packing` may stay on, the job sees it by itself.
+- **LoRA merge**: `equal` means that a merged adapter is the model that PEFT makes of the same matrices, in memory and
+  in the saved folder.
+- **saved = loaded**: `equal` means that plain transformers loads the exported folder and finds every tensor bit for
+  bit, and the logits.
+- **engine entropy**: `equal` means that the entropy of every token from vLLM is PyTorch's, within 0.001 nat.
+  `engine: not shown here` means that vLLM did not run the tiny model on a CPU.
+- **preflight**: whether a job on the model is accepted, and with LoRA where that differs.
 
 Run it again with `python -m benchmarks.families` (two to ten seconds a family, in a process of its own with 4 GB and
-120 s), then `python -m benchmarks.families --engine` (some 20 s a family) and `--write-docs`. Rows that are there are
+120 s), then `python -m benchmarks.families --engine` (20 s a family on an idle core) and `--write-docs`. Rows that are there are
 not made again; `--family NAME ...` makes some only.
 """

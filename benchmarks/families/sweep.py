@@ -17,7 +17,7 @@ import torch
 from transformers.utils import logging
 
 from benchmarks.families import page
-from benchmarks.families.children import TIME_S, forked, limited_command
+from benchmarks.families.children import ENGINE_TIME_S, forked, limited_command
 from benchmarks.families.judge import judge
 from benchmarks.families.tiny import names, save_tiny
 from benchmarks.measure import commit
@@ -106,10 +106,10 @@ def _engine_judged(model_type: str, scratch: Path) -> Row:
     command = limited_command([sys.executable, "-m", "benchmarks.families.engine", str(scratch / "model")])
     try:
         ended = subprocess.run(
-            command, capture_output=True, text=True, env=os.environ | settings, timeout=TIME_S, cwd=Path.cwd()
+            command, capture_output=True, text=True, env=os.environ | settings, timeout=ENGINE_TIME_S, cwd=Path.cwd()
         )
     except subprocess.TimeoutExpired:
-        return {"is": "not shown here", "why": f"no answer within {TIME_S:.0f} s"}
+        return {"is": "not shown here", "why": f"no answer within {ENGINE_TIME_S:.0f} s"}
     lines = [line for line in ended.stdout.splitlines() if line.startswith('{"is"')]
     if not lines:
         last = " ".join(ended.stderr.split())[-300:]
