@@ -19,7 +19,7 @@ from wmss.core.softmax import loss_and_logit_gradient_
 
 
 class LogitBranch(NamedTuple):
-    """One model's side of a mix: logits z = hidden · headᵀ + bias, and the weight they enter with."""
+    """One model's side of a mix: logits z = cap(scale · (hidden · headᵀ + bias)), and the weight they enter with."""
 
     hidden: Tensor
     """[N, D], hidden states that enter the output head; D may differ between branches."""
@@ -29,6 +29,16 @@ class LogitBranch(NamedTuple):
     """[V] or None."""
     weight: float = 1.0
     """Finite and >= 0: λ for the strong branch; those of the weak ones sum to 1-λ."""
+    scale: float = 1.0
+    """Finite, not 0: what the model multiplies its logits by."""
+    cap: float | None = None
+    """Above 0: the model's soft cap, cap · tanh(x / cap); None = none."""
+
+    def cap_(self, product: Tensor) -> Tensor:
+        """Logits of hidden · headᵀ + bias, which are **overwritten**."""
+        if self.scale != 1.0:
+            product.mul_(self.scale)
+        return product if self.cap is None else product.div_(self.cap).tanh_().mul_(self.cap)
 
 
 def mixed_linear_cross_entropy(
@@ -90,7 +100,9 @@ def branch_cross_entropy(
     reduction: str = "mean",
     operand_dtype: torch.dtype | None = None,
 ) -> Tensor:
-    """Cross-entropy of z_mix = Σ_i weight_i · (h_i W_iᵀ + b_i) against the labels, as a scalar in nats.
+    """Cross-entropy of z_mix = Σ_i weight_i · z_i against the labels, as a scalar in nats; z_i = h_i W_iᵀ + b_i.
+
+    Where a model scales its logits or caps them softly, z_i = cap(scale · (h_i W_iᵀ + b_i)).
 
     The strong branch comes first. One branch of weight 1 is plain fine-tuning; one of weight λ is the control without
     a weak model, softmax(λ z_s); several weak branches share 1-λ.
@@ -138,7 +150,7 @@ def branch_cross_entropy(
     loss: Tensor = _BranchCrossEntropy.apply(  # type: ignore[no-untyped-call]
         labels,
         rows_R,
-        [branch.weight for branch in merged],
+        [_Form(branch.weight, branch.scale, branch.cap) for branch in merged],
         resolve_chunk_size(chunk_size, labels.device),
         scale,
         torch.is_grad_enabled(),
@@ -173,10 +185,14 @@ def branch_names(num_branches: int) -> list[str]:
 
 
 def _merge_shared_heads(branches: Sequence[LogitBranch]) -> list[LogitBranch]:
-    """Branches of one and the same frozen head and bias as one: Σ w_i (h_i Wᵀ + b) = (Σ w_i h_i) Wᵀ + b Σ w_i."""
-    groups: dict[tuple[int, ...], list[LogitBranch]] = {}
+    """Branches of one and the same frozen head and bias as one: Σ w_i (h_i Wᵀ + b) = (Σ w_i h_i) Wᵀ + b Σ w_i.
+
+    Not where they are capped, or scaled differently.
+    """
+    groups: dict[tuple[Any, ...], list[LogitBranch]] = {}
     for branch in branches:
-        key = (id(branch),) if branch.head.requires_grad else (id(branch.head), id(branch.bias))
+        alone = branch.head.requires_grad or branch.cap is not None
+        key: tuple[Any, ...] = (id(branch),) if alone else (id(branch.head), id(branch.bias), branch.scale)
         groups.setdefault(key, []).append(branch)
     merged = []
     for group in groups.values():
@@ -189,8 +205,16 @@ def _merge_shared_heads(branches: Sequence[LogitBranch]) -> list[LogitBranch]:
         hidden_ND = sum(branch.hidden.to(dtype) * branch.weight for branch in group)
         total = math.fsum(branch.weight for branch in group)
         bias_V = None if first.bias is None else first.bias * total
-        merged.append(LogitBranch(hidden_ND, first.head, bias_V, 1.0))  # type: ignore[arg-type]
+        merged.append(LogitBranch(hidden_ND, first.head, bias_V, 1.0, first.scale))  # type: ignore[arg-type]
     return merged
+
+
+class _Form(NamedTuple):
+    """How the product of one branch enters the mix: as in `LogitBranch`."""
+
+    weight: float
+    scale: float
+    cap: float | None
 
 
 class _Inputs(NamedTuple):
@@ -215,18 +239,43 @@ class _Side(NamedTuple):
     The gradients are accumulated in place, in the common precision, chunk by chunk; None = not asked for.
     """
 
-    weight: float
+    form: _Form
     hidden_RD: Tensor
     head_VD: Tensor
     bias_V: Tensor | None
     grad_hidden_RD: Tensor | None
     grad_head_VD: Tensor | None
     grad_bias_V: Tensor | None
+    tanh_CV: Tensor | None
+    """A buffer of capped logits, in units of the cap; None without a cap."""
+
+    @property
+    def weight(self) -> float:
+        """Of the product: the branch's, times its scale."""
+        return self.form.weight * self.form.scale
+
+    def add_logits_(self, z_CV: Tensor, chunk: slice) -> None:
+        """z ← z + weight · z_branch."""
+        if self.form.cap is None or self.tanh_CV is None:
+            self._add_product_(z_CV, chunk, self.weight)
+            return
+        tanh_CV = self.tanh_CV[: len(z_CV)].zero_()
+        self._add_product_(tanh_CV, chunk, self.form.scale / self.form.cap)
+        z_CV.add_(tanh_CV.tanh_(), alpha=self.form.weight * self.form.cap)
+
+    def _add_product_(self, out_CV: Tensor, chunk: slice, alpha: float) -> None:
+        add_product_(out_CV, self.hidden_RD[chunk], self.head_VD.t(), alpha=alpha)
+        if self.bias_V is not None:
+            out_CV.add_(self.bias_V, alpha=alpha)
 
     def accumulate_gradients(self, grad_CV: Tensor, chunk: slice) -> None:
-        """∂L/∂z_branch = weight · (P_mix − onehot), carried on to this branch's inputs (Eq. 22)."""
-        if self.weight == 0.0:
-            return
+        """∂L/∂z_branch = weight · (P_mix − onehot), carried on to this branch's inputs (Eq. 22).
+
+        A cap multiplies by its slope, 1 − tanh².
+        """
+        if self.tanh_CV is not None:
+            tanh_CV = self.tanh_CV[: len(grad_CV)]
+            grad_CV = (grad_CV * (1.0 - tanh_CV * tanh_CV)).to(grad_CV.dtype)
         if self.grad_hidden_RD is not None:
             add_product_(self.grad_hidden_RD[chunk], grad_CV, self.head_VD, beta=0.0, alpha=self.weight)
         if self.grad_head_VD is not None:
@@ -251,23 +300,26 @@ def _side(
     branch: _Inputs,
     needs: _Needs,
     *,
-    weight: float,
+    form: _Form,
     rows_R: Tensor,
     dtype: torch.dtype,
+    chunk_size: int,
     operand_dtype: torch.dtype | None = None,
 ) -> _Side:
     every_row = rows_R.numel() == branch.hidden.shape[0]
     hidden_RD = branch.hidden if every_row else branch.hidden.index_select(0, rows_R)
     hidden_RD, head_VD = (operand(factor, dtype=dtype, rounded_to=operand_dtype) for factor in (hidden_RD, branch.head))
     bias_V = None if branch.bias is None else branch.bias.to(dtype)
+    shape_CV = (min(chunk_size, rows_R.numel()), head_VD.shape[0])
     return _Side(
-        weight,
+        form,
         hidden_RD,
         head_VD,
         bias_V,
         grad_hidden_RD=torch.zeros_like(hidden_RD, dtype=dtype) if needs.hidden else None,
         grad_head_VD=torch.zeros_like(head_VD, dtype=dtype) if needs.head else None,
         grad_bias_V=torch.zeros_like(bias_V) if needs.bias and bias_V is not None else None,
+        tanh_CV=None if form.cap is None else hidden_RD.new_empty(shape_CV, dtype=dtype),
     )
 
 
@@ -284,7 +336,7 @@ class _BranchCrossEntropy(torch.autograd.Function):
         ctx: Any,
         labels: Tensor,
         rows_R: Tensor,
-        weights: list[float],
+        forms: list[_Form],
         chunk_size: int,
         scale: float,
         grad_enabled: bool,
@@ -298,9 +350,18 @@ class _BranchCrossEntropy(torch.autograd.Function):
         # All products go into one buffer, so one precision serves every branch.
         dtype = compute_dtype(*(tensor for tensor in inputs if tensor is not None))
         sides = [
-            _side(branch, asked, weight=weight, rows_R=rows_R, dtype=dtype, operand_dtype=operand_dtype)
-            for branch, asked, weight in zip(branches, needs, weights, strict=True)
+            _side(
+                branch,
+                asked,
+                form=form,
+                rows_R=rows_R,
+                dtype=dtype,
+                chunk_size=chunk_size,
+                operand_dtype=operand_dtype,
+            )
+            for branch, asked, form in zip(branches, needs, forms, strict=True)
         ]
+        seen = [side for side in sides if side.weight != 0.0]
         labels_R = labels.index_select(0, rows_R).long()
         num_rows, vocab_size = rows_R.numel(), sides[0].head_VD.shape[0]
         buffer_CV = labels.new_empty((min(chunk_size, num_rows), vocab_size), dtype=dtype)
@@ -310,18 +371,14 @@ class _BranchCrossEntropy(torch.autograd.Function):
         for start in range(0, num_rows, chunk_size):
             chunk = slice(start, min(start + chunk_size, num_rows))
             z_CV = buffer_CV[: chunk.stop - chunk.start].zero_()
-            for side in sides:
-                if side.weight == 0.0:
-                    continue
-                add_product_(z_CV, side.hidden_RD[chunk], side.head_VD.t(), alpha=side.weight)
-                if side.bias_V is not None:
-                    z_CV.add_(side.bias_V, alpha=side.weight)
+            for side in seen:
+                side.add_logits_(z_CV, chunk)
             nll_C, grad_CV = loss_and_logit_gradient_(
                 z_CV, labels_R[chunk], scale=scale, rounded_to=operand_dtype, wants_gradient=any(needed)
             )
             total += nll_C.sum(dtype=torch.float64)
             if grad_CV is not None:
-                for side in sides:
+                for side in seen:
                     side.accumulate_gradients(grad_CV, chunk)
 
         of_each = (side.gradients_of(branch, rows_R) for side, branch in zip(sides, branches, strict=True))
@@ -345,6 +402,10 @@ def _check_branch(name: str, branch: LogitBranch, labels: Tensor) -> None:
     hidden, head, bias = branch.hidden, branch.head, branch.bias
     if not (math.isfinite(branch.weight) and branch.weight >= 0.0):
         raise ValueError(f"weight of the {name} branch: expected a finite number >= 0, got {branch.weight}")
+    if not (math.isfinite(branch.scale) and branch.scale != 0.0):
+        raise ValueError(f"scale of the {name} branch: expected a finite number other than 0, got {branch.scale}")
+    if branch.cap is not None and not (math.isfinite(branch.cap) and branch.cap > 0.0):
+        raise ValueError(f"cap of the {name} branch: expected a finite number > 0 or None, got {branch.cap}")
     if hidden.dim() != 2 or head.dim() != 2 or hidden.shape[1] != head.shape[1]:
         raise ValueError(
             f"{name}_hidden and {name}_head: expected [N, D] and [V, D], "

@@ -74,7 +74,7 @@ def mix_statistics(
 
 def _logits(branch: LogitBranch, rows_C: Tensor, dtype: torch.dtype) -> Tensor:
     z_CV = branch.hidden[rows_C].to(dtype) @ branch.head.to(dtype).t()
-    return z_CV if branch.bias is None else z_CV + branch.bias.to(dtype)
+    return branch.cap_(z_CV if branch.bias is None else z_CV + branch.bias.to(dtype))
 
 
 def _strong_columns(z_CV: Tensor, labels_C: Tensor) -> list[Tensor]:

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, Trainer
 
-from wmss.core.mixing import mixed_linear_cross_entropy
-from wmss.models.loading import check_output_head, output_head
+from wmss.core.mixing import LogitBranch, branch_cross_entropy
+from wmss.models.heads import check_output_head
+from wmss.models.loading import body_of, output_head
 
 _WEAK = "weak_model"
 
@@ -59,8 +60,10 @@ class WeakDriven:
         sizes = [output_head(model)[0].shape[0] for model in (self._strong, weak_model)]
         if sizes[0] != sizes[1]:
             raise ValueError(f"weak_model: expected a vocabulary of {sizes[0]} as the strong model's, got {sizes[1]}")
-        check_output_head(self._strong, param="model")
-        check_output_head(weak_model, param="weak_model")
+        self._forms = [
+            check_output_head(self._strong, param="model"),
+            check_output_head(weak_model, param="weak_model"),
+        ]
         self._weak = weak_model.requires_grad_(weak_update == "joint")
         self._mixing_weight = mixing_weight
         self._frozen = weak_update == "frozen"
@@ -104,19 +107,17 @@ class WeakDriven:
             self._weak.eval()
         # The bodies are called past the wrapper in which accelerate casts.
         with self._trainer.accelerator.autocast():
-            strong_ND = self._strong.base_model(**body).last_hidden_state.flatten(0, 1)
+            strong_ND = body_of(self._strong)(**body).last_hidden_state.flatten(0, 1)
             with torch.set_grad_enabled(not self._frozen):
-                weak_ND = self._weak.base_model(**body).last_hidden_state.flatten(0, 1)
+                weak_ND = body_of(self._weak)(**body).last_hidden_state.flatten(0, 1)
         (strong_head, strong_bias), (weak_head, weak_bias) = output_head(self._strong), output_head(self._weak)
-        loss = mixed_linear_cross_entropy(
-            strong_ND,
-            strong_head,
-            weak_ND,
-            weak_head,
+        strong, weak = self._forms
+        loss = branch_cross_entropy(
+            [
+                LogitBranch(strong_ND, strong_head, strong_bias, self._mixing_weight, *strong),
+                LogitBranch(weak_ND, weak_head, weak_bias, 1.0 - self._mixing_weight, *weak),
+            ],
             labels_BT.flatten(),
-            mixing_weight=self._mixing_weight,
-            strong_bias=strong_bias,
-            weak_bias=weak_bias,
             reduction="mean" if num_items_in_batch is None else "sum",
         )
         loss = loss if num_items_in_batch is None else loss / num_items_in_batch

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from torch.nn import Linear
 from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
 from wmss.config import LoraConfig
@@ -42,7 +43,7 @@ def add_adapter(model: PreTrainedModel, name: str, knobs: LoraConfig, *, weights
     A new adapter changes nothing: its B is zero. All other weights of the model are held fixed from here on.
     """
     with _without_false_warnings():
-        model.add_adapter(_peft_config(knobs), adapter_name=name)
+        model.add_adapter(_peft_config(knobs, model), adapter_name=name)
     if weights is not None:
         stored = load_file(weights / _WEIGHTS)
         own = adapter_parameters(model, name)
@@ -157,7 +158,7 @@ class _AdaptedTwin:
 
         self.model = model
         with torch.device("meta"), _without_false_warnings():
-            self.adapted = get_peft_model(model, _peft_config(knobs), adapter_name=name)
+            self.adapted = get_peft_model(model, _peft_config(knobs, model), adapter_name=name)
 
 
 def _without_memory(config: PretrainedConfig, kind: type[PreTrainedModel] | None = None) -> PreTrainedModel:
@@ -177,21 +178,39 @@ def save_adapter(model: PreTrainedModel, state: dict[str, Tensor], folder: Path,
     share_weights(folder)
     config = copy.deepcopy(model.peft_config[name])
     # Assigned, not passed: PEFT would make sets of them, whose order in the file differs from process to process.
-    config.target_modules = sorted({module.rsplit(".", 1)[-1] for module in config.target_modules})
+    config.target_modules = sorted(config.target_modules)
     config.target_parameters = sorted(config.target_parameters) if config.target_parameters else None
     config.base_model_name_or_path = str(base)
     config.inference_mode = True
     config.save_pretrained(str(folder))
 
 
-def _peft_config(knobs: LoraConfig) -> "PeftLoraConfig":
+def _peft_config(knobs: LoraConfig, model: PreTrainedModel) -> "PeftLoraConfig":
     check_adapters()
     from peft import LoraConfig as PeftLoraConfig
 
-    return PeftLoraConfig(
+    config = PeftLoraConfig(
         r=knobs.rank,
         lora_alpha=knobs.alpha,
         lora_dropout=knobs.dropout,
         target_modules="all-linear",
         task_type="CAUSAL_LM",
     )
+    config.exclude_modules = _refused_modules(config, model)
+    return config
+
+
+def _refused_modules(config: "PeftLoraConfig", model: PreTrainedModel) -> list[str] | None:
+    """Names of linear layers that PEFT refuses to adapt in such a model although it counts them among "all-linear":
+    those whose weights a state-space block reads past the layer."""
+    from peft.tuners import tuners_utils
+
+    check = getattr(tuners_utils, "_check_lora_target_modules_mamba", None)
+    refused = []
+    for name in sorted({name.rsplit(".", 1)[-1] for name, each in model.named_modules() if isinstance(each, Linear)}):
+        try:
+            if check is not None:
+                check(config, model, name)
+        except ValueError:
+            refused.append(name)
+    return refused or None

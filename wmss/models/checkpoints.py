@@ -43,7 +43,7 @@ def stored_form(model: PreTrainedModel, weights: dict[str, Tensor]) -> dict[str,
     In memory transformers fuses what lies apart on disk, such as the experts of a layer; engines read the form on disk.
     """
     # Tied weights are saved once, under the name they are loaded from.
-    tied = model.all_tied_weights_keys if model.config.tie_word_embeddings else {}
+    tied = model.all_tied_weights_keys if getattr(model.config, "tie_word_embeddings", False) else {}
     kept = {name: tensor for name, tensor in weights.items() if name not in tied}
     # Parts of a fused tensor are views of it, which safetensors would take for one tensor under several names.
     return {name: tensor.clone() if tensor._is_view() else tensor for name, tensor in _reverted(model, kept).items()}

@@ -17,18 +17,18 @@ from typing import Any
 import torch
 from jinja2 import TemplateError
 from safetensors import SafetensorError, safe_open
-from torch import Tensor, nn
+from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
-from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions
 
 from wmss.config import LoraConfig
 from wmss.errors import ModelError
 from wmss.models.adapters import STRONG_ADAPTER, add_adapter
+from wmss.models.heads import check_output_head
 from wmss.models.loading import (
     INDEX,
     attention_unpacked,
-    check_output_head,
+    context_of,
     load_reporting,
     load_tokenizer,
     loader_errors,
@@ -107,7 +107,7 @@ def examine_stored(stored: StoredModel, *, param: str, lora: LoraConfig | None =
         _check_template(load_tokenizer(path, param=param), path, param)
         for shapes in stored.weights:
             model = _without_weights(path, shapes, param)
-        _check_head(model, path, param)
+        check_output_head(model, param=param)
         if lora is not None:
             with (
                 loader_errors(f"no LoRA adapter fits the model in {path}", param=param, remedy="leave lora out"),
@@ -118,7 +118,7 @@ def examine_stored(stored: StoredModel, *, param: str, lora: LoraConfig | None =
             architecture=architecture,
             num_parameters=sum(map(prod, stored.weights[0].values())),
             vocab_size=int(model.config.vocab_size),
-            context_length=int(model.config.max_position_embeddings),
+            context_length=context_of(model.config),
         )
 
 
@@ -314,39 +314,6 @@ def _one_thread() -> Iterator[None]:
             del os.environ[_NO_THREADS]
         else:
             os.environ[_NO_THREADS] = before
-
-
-class _States(BaseModelOutputWithPastAndCrossAttentions):
-    """What a body without weights returns: families read more of it than its states, such as `router_logits`."""
-
-    def __getattr__(self, name: str) -> None:
-        if name.startswith("_"):
-            raise AttributeError(name)
-
-
-def _check_head(model: PreTrainedModel, path: Path, param: str) -> None:
-    """Is the output head the last that happens to the logits? Asked of the model with a head of a few real rows.
-
-    Its body is replaced: it has no weights, and what enters the head is all that matters. The model is as it was
-    afterwards.
-    """
-    head = model.get_output_embeddings()
-    if not isinstance(head, nn.Linear):
-        raise ModelError(
-            f"{param}: expected a linear output head, got {type(head).__name__} ({path}); choose another model",
-            param=param,
-        )
-    states = torch.randn(1, 4, head.in_features, generator=torch.Generator().manual_seed(0))
-    body = model.base_model
-    original = body.forward
-    small = nn.Linear(head.in_features, 8, bias=head.bias is not None)
-    try:
-        body.forward = lambda *_, **__: _States(last_hidden_state=states)
-        model.set_output_embeddings(small)
-        check_output_head(model, param=param)
-    finally:
-        body.forward = original
-        model.set_output_embeddings(head)
 
 
 def _read_json(file: Path, param: str) -> dict[str, Any]:

@@ -21,8 +21,9 @@ from wmss import ids
 from wmss.errors import ModelError
 from wmss.extras import needs_extra
 from wmss.models.file_modes import share_weights
+from wmss.models.heads import check_output_head
 from wmss.models.limited import check_checkpoint
-from wmss.models.loading import TOKENIZER_FILES, check_output_head, load_model, load_tokenizer
+from wmss.models.loading import TOKENIZER_FILES, context_of, load_model, load_tokenizer
 from wmss.models.packaged import PACKAGED
 
 Notify = Callable[[str], None]
@@ -151,7 +152,7 @@ def _convert_gguf(source: Path, target: Path, report: Notify) -> None:
     report(f"turning {header.num_tensors} tensors into float32")
     model = _gguf_model(source, header)
     report(f"writing {sum(p.numel() for p in model.parameters()) / 1e6:.1f} million parameters as safetensors")
-    tokenizer.model_max_length = int(model.config.max_position_embeddings)
+    tokenizer.model_max_length = context_of(model.config)
     model.save_pretrained(target)
     share_weights(target)
     tokenizer.save_pretrained(target)

@@ -28,6 +28,8 @@ from wmss.records import CheckpointDigests
 
 INDEX = "model.safetensors.index.json"
 """Which tensor lies in which file of a model whose weights are split."""
+NO_LIMIT = 2**20
+"""Tokens of a sequence under a model that names no longest one."""
 MAX_CAUSE = 400
 """Of what a library said, in characters."""
 MAX_NAMES = 4
@@ -61,10 +63,16 @@ def model_config(path: Path, *, param: str = "model") -> PretrainedConfig:
     """The configuration at `path`; raises `ModelError` if transformers does not know the model or a value is wrong."""
     with loader_errors(f"{path}/config.json cannot be used", param=param, remedy="correct it, or choose another model"):
         config: PretrainedConfig = AutoConfig.from_pretrained(path, trust_remote_code=False)
-        sizes = [int(config.vocab_size), int(config.max_position_embeddings)]
+        sizes = [int(config.vocab_size), context_of(config)]
     if min(sizes) < 1:
         raise ModelError(f"{param}: {path}/config.json: expected sizes above 0, got {sizes}", param=param)
     return config
+
+
+def context_of(config: PretrainedConfig) -> int:
+    """The longest sequence such a model was made for, in tokens; `NO_LIMIT` where its family names none (Mamba)."""
+    limit = getattr(config, "max_position_embeddings", None)
+    return NO_LIMIT if limit is None else int(limit)
 
 
 def load_model(
@@ -153,12 +161,20 @@ def load_tokenizer(path: Path, *, param: str = "model") -> PreTrainedTokenizerBa
 
 def context_length(path: Path) -> int:
     """The longest sequence the model at `path` was made for, in tokens."""
-    return int(model_config(path).max_position_embeddings)
+    return context_of(model_config(path))
+
+
+def body_of(model: PreTrainedModel) -> nn.Module:
+    """What of a model gives the states that enter its head."""
+    body: nn.Module = model.base_model
+    if body is model:  # of Llama 4 the whole causal model is what a multimodal one is based on
+        body = next(child for child in model.children() if isinstance(child, PreTrainedModel))
+    return body
 
 
 def hidden_states(model: PreTrainedModel, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
     """States [B, T, D] that enter the output head, for input_ids and attention_mask [B, T]."""
-    output: Tensor = model.base_model(
+    output: Tensor = body_of(model)(
         input_ids=input_ids, attention_mask=attention_mask, use_cache=False
     ).last_hidden_state
     return output
@@ -170,7 +186,7 @@ def batch_states(model: PreTrainedModel, input_ids: Tensor, position_ids: Tensor
     Padding comes after the tokens, where causal attention never looks, so nothing needs to mask it.
     """
     packed = {} if runs is None else {"packed_runs": runs}
-    output: Tensor = model.base_model(
+    output: Tensor = body_of(model)(
         input_ids=input_ids, position_ids=position_ids, use_cache=False, **packed
     ).last_hidden_state
     return output
@@ -181,43 +197,6 @@ def output_head(model: PreTrainedModel) -> tuple[Tensor, Tensor | None]:
     head = model.get_output_embeddings()
     assert isinstance(head, nn.Linear), f"expected a linear output head, got {type(head).__name__}"
     return head.weight, head.bias
-
-
-def load_head(path: Path) -> tuple[Tensor, Tensor | None]:
-    """The output head of the checkpoint at `path`: weight [V, D] and bias [V] or None."""
-    weight, bias = output_head(load_model(path))
-    return weight.detach().clone(), None if bias is None else bias.detach().clone()
-
-
-@torch.no_grad()
-def has_plain_head(model: PreTrainedModel) -> bool:
-    """Whether the model's logits are its head times its hidden states.
-
-    Some families scale, cap or shift their logits afterwards (Gemma 2, Granite, Cohere, Falcon-H1); no list of config
-    fields would ever be complete, so the model itself is asked.
-    """
-    input_ids = torch.arange(4, device=model.device)[None] % int(model.config.vocab_size)
-    logits = model(input_ids=input_ids, use_cache=False).logits
-    head = model.get_output_embeddings()
-    # Soft-capping hardly changes small logits, so the one family that has it is known by its field.
-    same = isinstance(head, nn.Linear) and getattr(model.config, "final_logit_softcapping", None) is None
-    if same:
-        expected = head(hidden_states(model, input_ids, torch.ones_like(input_ids)))
-        # A model whose weights are not finite is the training loop's to report, at its first step.
-        error = (logits - expected).norm() / expected.norm()
-        same = logits.shape == expected.shape and not float(error) > 1e-4
-    return same
-
-
-def check_output_head(model: PreTrainedModel, *, param: str) -> None:
-    """Raise `ModelError` unless the model has a plain head, as the losses assume: training on unscaled logits would
-    silently be another objective."""
-    if not has_plain_head(model):
-        raise ModelError(
-            f"{param}: {type(model).__name__} changes its logits after the output head (scaling or soft-capping), "
-            "which is not supported yet; choose another model",
-            param=param,
-        )
 
 
 def weight_files(path: Path) -> list[Path]:

@@ -23,7 +23,7 @@ from transformers import (
 )
 
 from wmss.errors import ModelError
-from wmss.models.loading import attention_unpacked, batch_states, hidden_states, loader_errors
+from wmss.models.loading import attention_unpacked, batch_states, body_of, hidden_states, loader_errors
 from wmss.models.packed_attention import PACKED, Runs, unknown_arguments
 
 TOLERANCE = 1e-4
@@ -177,7 +177,7 @@ def _pass_through(model: PreTrainedModel) -> tuple[_Seen, bool]:
     token = _seen.set(seen)
     ids, positions = torch.zeros(1, 4, dtype=torch.long), torch.arange(4)[None]
     try:
-        model.base_model(
+        body_of(model)(
             input_ids=ids,
             position_ids=positions,
             attention_mask=torch.ones_like(ids),

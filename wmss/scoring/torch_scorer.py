@@ -9,7 +9,8 @@ from torch import Tensor
 
 from wmss.core.entropy import entropy_of_logits_, token_entropy
 from wmss.core.rows import DEFAULT_IGNORE_INDEX, compute_dtype
-from wmss.models.loading import has_plain_head, hidden_states, output_head
+from wmss.models.heads import PLAIN, head_form
+from wmss.models.loading import hidden_states, output_head
 from wmss.scoring.interfaces import Weights
 from wmss.scoring.weights import model_with
 
@@ -25,7 +26,7 @@ class TorchEntropyScorer:
         self._keep_states = keep_states
         self._model = model_with(weights, dtype=dtype).to(device).eval()
         self._device = torch.device(device)
-        self._plain_head = has_plain_head(self._model)
+        self._plain_head = head_form(self._model) == PLAIN
 
     @torch.no_grad()
     def score(self, sequences: list[list[int]], starts: list[int] | None = None) -> list[npt.NDArray[np.float32]]:

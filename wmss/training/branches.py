@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 from wmss.core.mixing import LogitBranch, branch_cross_entropy
 from wmss.core.telemetry import mix_statistics
 from wmss.models.adapters import adapter_parameters, using_adapter
+from wmss.models.heads import HeadForm, known_form
 from wmss.models.loading import batch_states, output_head
 from wmss.training.batches import MicroBatch
 
@@ -26,6 +27,9 @@ class Weak(Protocol):
     def states(self, branches: "Branches", batch: MicroBatch) -> tuple[Tensor, Tensor, Tensor | None]:
         """Hidden states [R, D], output head [V, D] and bias [V] or None."""
 
+    def form(self, branches: "Branches") -> HeadForm:
+        """How its logits come from them."""
+
 
 class WeakModel(nn.Module):
     """A checkpoint of its own."""
@@ -34,6 +38,10 @@ class WeakModel(nn.Module):
         super().__init__()
         self.model = model if trained else model.requires_grad_(False)
         self.trained = trained
+        self._form = known_form(model)
+
+    def form(self, branches: "Branches") -> HeadForm:
+        return self._form
 
     def states(self, branches: "Branches", batch: MicroBatch) -> tuple[Tensor, Tensor, Tensor | None]:
         with contextlib.nullcontext() if self.trained else _held_fixed(self.model):
@@ -47,6 +55,9 @@ class WeakAdapter(nn.Module):
         super().__init__()
         self.adapter = adapter
         self.trained = trained
+
+    def form(self, branches: "Branches") -> HeadForm:
+        return branches.form
 
     def states(self, branches: "Branches", batch: MicroBatch) -> tuple[Tensor, Tensor, Tensor | None]:
         model = branches.strong
@@ -71,14 +82,18 @@ class CachedWeak(nn.Module):
 
     trained = False
 
-    def __init__(self, head: Tensor, bias: Tensor | None, *, number: int) -> None:
+    def __init__(self, head: Tensor, bias: Tensor | None, form: HeadForm, *, number: int) -> None:
         super().__init__()
+        self._form = form
         self.head = nn.Parameter(head, requires_grad=False)
         self.bias = None if bias is None else nn.Parameter(bias, requires_grad=False)
         self._number = number
 
     def states(self, branches: "Branches", batch: MicroBatch) -> tuple[Tensor, Tensor, Tensor | None]:
         return batch.weak_states[self._number], self.head, self.bias
+
+    def form(self, branches: "Branches") -> HeadForm:
+        return self._form
 
 
 class Branches(nn.Module):
@@ -100,6 +115,8 @@ class Branches(nn.Module):
     ) -> None:
         super().__init__()
         self.strong = strong
+        self.form = known_form(strong)
+        """How the strong model's logits come from its states."""
         self.packed = packed
         self._sources = tuple(weak)
         self.weak = nn.ModuleList(weak)  # type: ignore[arg-type]
@@ -123,10 +140,10 @@ class Branches(nn.Module):
         """
         weights = [(1.0 - mixing_weight) * share for share in self.weak_shares]
         head, bias = output_head(self.strong)
-        branches = [LogitBranch(self.states_of(self.strong, batch), head, bias, mixing_weight)]
+        branches = [LogitBranch(self.states_of(self.strong, batch), head, bias, mixing_weight, *self.form)]
         for weak, weight in zip(self._sources, weights, strict=True):
             hidden_RD, head, bias = weak.states(self, batch)
-            branches.append(LogitBranch(hidden_RD, head, bias, weight))
+            branches.append(LogitBranch(hidden_RD, head, bias, weight, *weak.form(self)))
         statistics = mix_statistics(branches, batch.labels, max_rows=telemetry_rows) if telemetry_rows else None
         loss = branch_cross_entropy(branches, batch.labels, reduction="sum", operand_dtype=self._dtype)
         return loss, statistics

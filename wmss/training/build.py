@@ -10,7 +10,8 @@ from transformers import PreTrainedModel
 from wmss.config.base import Auto
 from wmss.errors import ModelError, TrainingError
 from wmss.models.adapters import STRONG_ADAPTER, add_adapter, switch_on
-from wmss.models.loading import check_output_head, load_head, load_model
+from wmss.models.heads import check_output_head
+from wmss.models.loading import load_model, output_head
 from wmss.models.packing import check_packing, check_padding
 from wmss.records import ADAPTER_FOLDER, STRONG_FOLDER
 from wmss.training.branches import Branches, CachedWeak, Weak, WeakAdapter, WeakModel
@@ -91,7 +92,7 @@ def _weak(run: TrainingRun, number: int, strong: PreTrainedModel, resumed: Resum
     _check_adapter(run, source)
     if source.states is not None:
         cached = sum(earlier.states is not None for earlier in run.weak[:number])
-        return CachedWeak(*load_head(source.folder), number=cached)
+        return _cached(source.folder, number=cached, param=param)
     stored = resumed.weak_folder(number) if resumed is not None and trained else None
     if lora is None:
         return WeakModel(_load(run, stored or source.folder, param=param), trained=trained)
@@ -107,6 +108,13 @@ def _weak(run: TrainingRun, number: int, strong: PreTrainedModel, resumed: Resum
         add_adapter(model, STRONG_ADAPTER, lora, weights=stored or source.adapter)
         switch_on(model, {STRONG_ADAPTER})
     return WeakModel(model, trained=trained)
+
+
+def _cached(folder: Path, *, number: int, param: str) -> CachedWeak:
+    model = load_model(folder, param=param)
+    weight, bias = output_head(model)
+    form = check_output_head(model, param=param)
+    return CachedWeak(weight.detach().clone(), None if bias is None else bias.detach().clone(), form, number=number)
 
 
 def _check_adapter(run: TrainingRun, source: ModelSource) -> None:
