@@ -128,7 +128,7 @@ UNPACKED = {
     "Qwen2Moe": "only its mask knows the window of 4096 tokens, and packed rows have no mask",
     "VaultGemma": "its attention needs softcap, which packed rows lack",
     "Gemma2": "its attention needs softcap, which packed rows lack",
-    "Qwen3Next": "1 of its 2 layers do not attend, but go on along the row",
+    "Qwen3Next": "it keeps a state along the row",
 }
 """Why, as it shows without weights."""
 

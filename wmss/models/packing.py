@@ -69,7 +69,10 @@ def check_padding(model: PreTrainedModel, *, param: str) -> None:
     longest = max(_LENGTHS)
     padded = torch.stack([torch.cat([each, each.new_zeros(longest - len(each))]) for each in ids])
     positions = torch.arange(longest, device=model.device).expand_as(padded)
-    with _as_scored(model, attention_unpacked(model.config)):
+    refused = loader_errors(
+        f"{type(model).__name__} cannot be trained here", param=param, remedy="choose another model"
+    )
+    with refused, _as_scored(model, attention_unpacked(model.config)):
         rows = batch_states(model, padded, positions, None)
         found = torch.cat([row[: len(each)] for row, each in zip(rows, ids, strict=True)])
         difference = _difference(found, _alone(model, ids))
@@ -141,7 +144,7 @@ def _has_config(module: nn.Module) -> bool:
 class _Seen:
     """What a model asks of its attention and its masks in one pass."""
 
-    layers: set[int] = field(default_factory=set)
+    num_calls: int = 0
     unknown: set[str] = field(default_factory=set)
     windows: set[int] = field(default_factory=set)
     windows_of_masks: set[int] = field(default_factory=set)
@@ -159,20 +162,23 @@ def packing_obstacle(config: PretrainedConfig) -> str | None:
     by numbers: it alone sees everything.
     """
     with torch.device("meta"):
-        # Experts of the other kinds choose their tokens by number, and here there are none.
-        model = AutoModelForCausalLM.from_config(
-            copy.deepcopy(config), attn_implementation=_PROBE, experts_implementation="batched_mm"
-        ).eval()
+        try:
+            # Experts of the other kinds choose their tokens by number, and here there are none.
+            model = AutoModelForCausalLM.from_config(
+                copy.deepcopy(config), attn_implementation=_PROBE, experts_implementation="batched_mm"
+            ).eval()
+        except Exception:  # a family with attention classes of its own has no place for another
+            return None
         # The second costs ten times as much, and goes on where a model looks at numbers of its masks or positions.
-        seen, whole = _pass_through(model)
-        if not whole:
+        seen, error = _pass_through(model)
+        if error is not None:
             with FakeTensorMode(allow_non_fake_inputs=True):
-                seen, whole = _pass_through(model)
-    return _obstacle(seen, getattr(config, "num_hidden_layers", 0) if whole else 0)
+                seen, error = _pass_through(model)
+    return _obstacle(model, seen, error)
 
 
-def _pass_through(model: PreTrainedModel) -> tuple[_Seen, bool]:
-    """What was seen, and whether the pass came to its end."""
+def _pass_through(model: PreTrainedModel) -> tuple[_Seen, Exception | None]:
+    """What was seen, and what ended the pass too early."""
     seen = _Seen()
     token = _seen.set(seen)
     ids, positions = torch.zeros(1, 4, dtype=torch.long), torch.arange(4)[None]
@@ -184,22 +190,27 @@ def _pass_through(model: PreTrainedModel) -> tuple[_Seen, bool]:
             use_cache=False,
             packed_runs=Runs([4]),
         )
-    except Exception:  # whatever a family does with numbers that are not there
-        return seen, False
+    except Exception as error:  # whatever a family does with numbers that are not there
+        return seen, error
     finally:
         _seen.reset(token)
-    return seen, True
+    return seen, None
 
 
-def _obstacle(seen: _Seen, num_layers: int) -> str | None:
+def _obstacle(model: PreTrainedModel, seen: _Seen, error: Exception | None) -> str | None:
+    num_layers = getattr(model.config, "num_hidden_layers", 0)
     if seen.unknown:
         return f"its attention needs {', '.join(sorted(seen.unknown))}, which packed rows lack"
     if seen.without_runs:
         return "it does not tell its attention where samples begin"
     if only_masked := seen.windows_of_masks - seen.windows:
         return f"only its mask knows the window of {min(only_masked)} tokens, and packed rows have no mask"
-    if len(seen.layers) < num_layers:
-        return f"{num_layers - len(seen.layers)} of its {num_layers} layers do not attend, but go on along the row"
+    if any(getattr(module, "_is_stateful", False) for module in model.modules()):
+        return "it keeps a state along the row"
+    if isinstance(error, TypeError | AttributeError):  # no numbers are behind these: mostly a mask that is not there
+        return f"it takes no packed rows ({type(error).__name__}: {error})"
+    if error is None and seen.num_calls < num_layers:
+        return f"{num_layers - seen.num_calls} of its {num_layers} layers do not attend, but go on along the row"
     return None
 
 
@@ -216,7 +227,7 @@ def _probe(
 ) -> tuple[Tensor, None]:
     """As `packed_attention`, of which it notes the arguments; its output has nothing but a shape."""
     seen = _seen.get()
-    seen.layers.add(id(module))
+    seen.num_calls += 1
     seen.unknown |= unknown_arguments(**others)
     seen.without_runs |= packed_runs is None
     if sliding_window is not None:
