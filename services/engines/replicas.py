@@ -180,17 +180,24 @@ class ServeEngine:
     def __init__(self, handle: DeploymentHandle[Any], weights: Weights, *, num_replicas: int = 1) -> None:
         self._handle = handle
         self._weights = named(weights)
+        self._num_replicas = num_replicas
         self.calls_at_once = CALLS_PER_REPLICA * num_replicas
 
     def load(self) -> str:
-        """Let one replica have the weights, the others have them at their first call. Says what it took: the engine
-        was "started" for them, they were "loaded", or "there"."""
-        try:
+        """Let the replicas have the weights; one that Serve gives no call now has them at its first one. Says what it
+        took at most: an engine was "started" for them, they were "loaded", or "there"."""
+
+        def ask(_: int) -> str:
             return str(call_replica(self._handle.load, self._weights))
+
+        try:
+            with ThreadPoolExecutor(self._num_replicas, thread_name_prefix="engine-load") as threads:
+                answers = set(threads.map(ask, range(self._num_replicas)))
         except RayTaskError as error:
             if isinstance(error, WmssError):
                 raise
             raise engine_error(str(self._handle.app_name), error) from error
+        return next(answer for answer in ("started", "loaded", "there") if answer in answers)
 
     def provenance(self) -> dict[str, Any]:
         """What the engine says of itself."""

@@ -27,9 +27,10 @@ class Use(NamedTuple):
 
 ATTRIBUTES = {
     "wmss/scoring/vllm_engine.py": {
-        "vllm.v1.engine.llm_engine:LLMEngine": ("engine_core",),
         "vllm.v1.engine.core_client:MPClient": ("ensure_alive",),
-        "vllm:LLM": ("llm_engine",),
+        "vllm:LLM": ("llm_engine", "collective_rpc", "reset_prefix_cache"),
+        "vllm.v1.engine.llm_engine:LLMEngine": ("engine_core", "model_config"),
+        "vllm.config:ModelConfig": ("using_transformers_backend",),
     },
     "wmss/scoring/vllm_entropy.py": {
         "vllm:ModelRegistry": ("register_model", "_try_load_model_cls"),
@@ -46,11 +47,7 @@ ATTRIBUTES = {
         "vllm.v1.pool.metadata:PoolingStates": ("hidden_states_cache", "clean"),
     },
     "wmss/scoring/vllm_scorer.py": {"vllm:LLM": ("encode",)},
-    "wmss/scoring/vllm_sampler.py": {
-        "vllm:LLM": ("generate", "collective_rpc", "reset_prefix_cache", "llm_engine"),
-        "vllm.v1.engine.llm_engine:LLMEngine": ("model_config",),
-        "vllm.config:ModelConfig": ("using_transformers_backend",),
-    },
+    "wmss/scoring/vllm_sampler.py": {"vllm:LLM": ("generate",)},
     "wmss/scoring/vllm_weights.py": {
         "vllm.v1.worker.gpu_worker:Worker": ("reload_weights", "model_runner"),
         "vllm.v1.worker.gpu_model_runner:GPUModelRunner": ("get_model",),

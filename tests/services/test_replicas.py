@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import types
 import warnings
 from pathlib import Path
 
@@ -12,7 +13,8 @@ from wmss.scoring.interfaces import EngineDiedError
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # of Ray Serve's own import
-    from services.engines.replicas import EngineReplica, NamedWeights
+    from services.engines import replicas
+    from services.engines.replicas import EngineReplica, NamedWeights, ServeEngine
 
 FIRST, OTHER = NamedWeights(Path("first"), "1"), NamedWeights(Path("other"), "2")
 
@@ -120,3 +122,17 @@ def test_a_dead_engine_ends_its_replica(replica):
     have(replica, FIRST)
     with pytest.raises(Ended):
         replica.check_health()
+
+
+@pytest.mark.parametrize(
+    ("answers", "told"),
+    [(["there", "started", "loaded"], "started"), (["there", "loaded"], "loaded"), (["there"], "there")],
+)
+def test_all_replicas_of_an_engine_are_asked_to_load(monkeypatch, answers, told):
+    given = iter(answers)
+    asked = []
+    monkeypatch.setattr(replicas, "named", lambda weights: FIRST)
+    monkeypatch.setattr(replicas, "call_replica", lambda method, named: asked.append((method, named)) or next(given))
+    handle = types.SimpleNamespace(load="load")
+    assert ServeEngine(handle, FIRST.weights, num_replicas=len(answers)).load() == told
+    assert asked == [("load", FIRST)] * len(answers)
