@@ -133,7 +133,7 @@ def test_reasons_are_told_by_how_many_rows_they_are_true_of(tmp_path):
         """  lines 6, 7, such as: expected the keys "messages", or "prompt" and "completion", got ['a']; """
         "rename them",
         "  line 1: completion: expected text, got a blank string (0 supervised tokens)",
-        "  line 2: expected a JSON object, got int",
+        "  line 2: expected a JSON object, got int; write each row as one object on its line",
         "  and 3 other reasons, on 3 rows, the first one line 3",
     ]
 

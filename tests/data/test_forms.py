@@ -109,7 +109,7 @@ def test_line_without_end_is_refused_before_it_is_in_memory(tmp_path, monkeypatc
     monkeypatch.setattr("wmss.data.dataset.MAX_LINE_BYTES", 1000)
     source = tmp_path / "bomb.gz"
     source.write_bytes(gzip.compress(b"a" * 10**7))
-    with pytest.raises(DataError, match="line 1 of bomb.gz: expected at most 1,000 bytes"):
+    with pytest.raises(DataError, match=r"line 1 of bomb.gz: expected at most 1,000 bytes"):
         convert_file(source, tmp_path / "target.jsonl")
 
 
