@@ -117,8 +117,8 @@ def test_rows_with_one_reason_are_told_in_one_line(tmp_path):
     with pytest.raises(DataError) as caught:
         read_samples(write(tmp_path, *["[]"] * 1130), name="mine.jsonl (file-1)")
     assert caught.value.message == (
-        "1,130 rows are unusable in mine.jsonl (file-1): lines 1, 2, 3 and 1,127 more: expected a JSON object, got list; "
-        "write each row as one object on its line"
+        "1,130 rows are unusable in mine.jsonl (file-1): lines 1, 2, 3 and 1,127 more: expected a JSON object, got "
+        "list; write each row as one object on its line"
     )
 
 
