@@ -25,6 +25,7 @@ PACKED = "tests/models/test_packed_attention.py"
 RECURSION, LEVELS = "tests/theory/test_recursion.py", "tests/core/test_levels.py"
 SANDBOX, HOST = "tests/verifiers/test_sandbox.py", "verifiers/sandbox/host.py"
 ATTACK = f"{SANDBOX}::test_attacks_are_rejected_in_time"
+WRONG_INPUTS = "tests/services/test_wrong_inputs.py::test_wrong_request"
 MATHEMATICS = "tests/verifiers/test_mathematics.py"
 ENGINE = "tests/scoring/test_vllm_engine.py"
 TRAINER = "tests/services/test_trainer.py"
@@ -689,6 +690,18 @@ MUTATIONS = (
         "services/driver/worker.py",
         (('.endswith("\\n"):  # half', ":  # half"),),
         (TRAINER,),
+    ),
+    mutation(
+        "half a surrogate pair is text",
+        "data/dataset.py",
+        ("and not _is_unicode(value)", "and False"),
+        tests=[f"{WRONG_INPUTS}[files: half a surrogate pair as a key]"],
+    ),
+    mutation(
+        "data of any depth goes to a verifier",
+        "data/tasks.py",
+        ("for _ in range(MAX_DEPTH)", "for _ in range(9 * MAX_DEPTH)"),
+        tests=[f"{WRONG_INPUTS}[files: data of 101 lists]"],
     ),
 )
 

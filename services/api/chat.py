@@ -4,6 +4,7 @@ A request waits while its engine starts. One that cannot have an engine now (job
 taken by a model in use) answers 503 with `retry-after`, at once.
 """
 
+import ast
 import asyncio
 import json
 import re
@@ -24,7 +25,7 @@ from services.catalog.names import resolve_model
 from services.chat.chat_store import LEASE_S, ChatState
 from services.jobs.room import room_for_chat
 from services.jobs.tables import ChatEngineRow
-from wmss.errors import ModelError
+from wmss.errors import ModelError, shown
 from wmss.models.limited import check_checkpoint
 
 router = APIRouter(prefix="/v1", tags=["chat"])
@@ -157,11 +158,36 @@ def _refusal(answer: httpx2.Response, content: bytes, *, fields: set[str]) -> Pr
     if answer.status_code >= httpx2.codes.INTERNAL_SERVER_ERROR:
         text = f"the chat engine failed ({message}); it is being restarted, try again"
         return Problem(503, "engine_error", text, retry_after=BUSY_RETRY_AFTER_S)
+    if "validation error" in message.partition("\n")[0]:
+        param, message = _in_words(message)
     # Where vLLM names no field, its message begins with the field's name, as a rule.
     named = re.match(r"[a-z_]+", message)
     if param is None and named is not None and named.group() in fields:
         param = named.group()
     return Problem(answer.status_code, "invalid_request", message, param=param and str(param).removeprefix("body."))
+
+
+_MAX_FAULTS = 3
+_FAULT = re.compile(r"^ +(.*?)(?: \[type=.*)?$", re.MULTILINE)
+
+
+def _in_words(message: str) -> tuple[str, str]:
+    """The first field, and a message for a person, of pydantic's errors as vLLM writes them: a dict on each line, or of
+    what it looks at later, the messages, pydantic's own text."""
+    faults: list[tuple[str, str]] = []
+    for line in _FAULT.findall(message):
+        try:
+            fault = ast.literal_eval(line)
+            # Of a union, each member's name stands in the path.
+            parts = [part for part in fault["loc"].removeprefix("body.").split(".") if not part[:1].isupper()]
+            faults.append((".".join(parts), f"{fault['msg']} (got {shown(fault['input'])})"))
+        except (ValueError, SyntaxError, TypeError, KeyError, AttributeError):
+            if not line.lstrip().startswith("For further information"):
+                faults.append(("messages", line))
+    if not faults:
+        return "messages", "messages: not in the form of OpenAI's interface; see its reference"
+    told = dict.fromkeys(f"{field}: {text.replace('Input should be', 'expected')}" for field, text in faults)
+    return faults[0][0], "; ".join(list(told)[:_MAX_FAULTS])
 
 
 class _Relay:

@@ -49,7 +49,7 @@ def test_byte_order_mark_and_windows_line_ends(tmp_path):
         ("[" * 100_000, r"not valid JSON"),
         ('{"prompt": "\\ud800", "completion": "c"}', r"half a surrogate pair"),
         ('{"prompt": 1' + "0" * 5000 + ', "completion": "c"}', r"not valid JSON"),
-        ("[1]", r"expected a JSON object, got list"),
+        ("[1]", r"expected a JSON object, got list; write each row as one object on its line"),
         ('{"prompt": "a", "prompt": "b", "completion": "c"}', r".prompt.: given twice in one object; remove one"),
         ('{"messages": [{"role": "user", "role": "system", "content": "x"}]}', r".role.: given twice in one object"),
         ({"text": "x"}, r"these are plain text rows"),
@@ -117,7 +117,8 @@ def test_rows_with_one_reason_are_told_in_one_line(tmp_path):
     with pytest.raises(DataError) as caught:
         read_samples(write(tmp_path, *["[]"] * 1130), name="mine.jsonl (file-1)")
     assert caught.value.message == (
-        "1,130 rows are unusable in mine.jsonl (file-1): lines 1, 2, 3 and 1,127 more: expected a JSON object, got list"
+        "1,130 rows are unusable in mine.jsonl (file-1): lines 1, 2, 3 and 1,127 more: expected a JSON object, got "
+        "list; write each row as one object on its line"
     )
 
 
@@ -128,11 +129,11 @@ def test_reasons_are_told_by_how_many_rows_they_are_true_of(tmp_path):
         read_samples(write(tmp_path, *rows, {"prompt": "?", "completion": 1}, {"messages": []}))
     assert caught.value.message.splitlines() == [
         "11 rows are unusable in file.jsonl:",
-        "  lines 4, 5, 8 and 1 more: expected a JSON object, got list",
+        "  lines 4, 5, 8 and 1 more: expected a JSON object, got list; write each row as one object on its line",
         """  lines 6, 7, such as: expected the keys "messages", or "prompt" and "completion", got ['a']; """
         "rename them",
         "  line 1: completion: expected text, got a blank string (0 supervised tokens)",
-        "  line 2: expected a JSON object, got int",
+        "  line 2: expected a JSON object, got int; write each row as one object on its line",
         "  and 3 other reasons, on 3 rows, the first one line 3",
     ]
 

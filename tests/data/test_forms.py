@@ -6,8 +6,9 @@ import json
 import pytest
 
 from wmss.data.convert import convert_file
+from wmss.data.convert_tasks import convert_tasks
 from wmss.data.dataset import read_samples
-from wmss.data.tasks import check_rows
+from wmss.data.tasks import check_rows, read_tasks
 from wmss.errors import DataError
 
 CHAT = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
@@ -88,3 +89,31 @@ def test_an_input_stands_below_the_instruction(tmp_path):
     [sample] = read_samples(target)
     assert [message["content"] for message in sample.messages] == ["Be brief.", "Add.\n2, 3", "5"]
     assert list(done.changes.values()) == [1]
+
+
+@pytest.mark.parametrize("name", ["a.json", "a.jsonl.gz"])
+def test_tasks_are_taken_out_of_arrays_and_gzip(tmp_path, name):
+    tasks = [{"prompt": "p", "answer": "1", "level": 1}, {"messages": CHAT[:1], "answer": "2", "level": 2}]
+    source, target = tmp_path / name, tmp_path / "target.jsonl"
+    if name.endswith(".gz"):
+        source.write_bytes(gzip.compress("\n".join(map(json.dumps, tasks)).encode()))
+    else:
+        source.write_text(json.dumps(tasks))
+    done = convert_tasks(source, target)
+    assert (done.format, done.num_written) == ("tasks", 2)
+    assert [json.loads(line) for line in target.read_text().splitlines()] == tasks
+    assert len(read_tasks(target, param="training_file")) == 2
+
+
+def test_line_without_end_is_refused_before_it_is_in_memory(tmp_path, monkeypatch):
+    monkeypatch.setattr("wmss.data.dataset.MAX_LINE_BYTES", 1000)
+    source = tmp_path / "bomb.gz"
+    source.write_bytes(gzip.compress(b"a" * 10**7))
+    with pytest.raises(DataError, match=r"line 1 of bomb.gz: expected at most 1,000 bytes"):
+        convert_file(source, tmp_path / "target.jsonl")
+
+
+def test_gap_below_a_huge_level_is_found_at_once(tmp_path):
+    (tmp_path / "tasks.jsonl").write_text('{"prompt": "p", "answer": "1", "level": 2147483647}')
+    with pytest.raises(DataError, match="level 1 has no prompts"):
+        read_tasks(tmp_path / "tasks.jsonl", param="training_file")

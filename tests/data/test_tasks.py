@@ -66,8 +66,8 @@ def test_held_out_rows_have_a_split(tmp_path):
     ("row", "message"),
     [
         ("{", "not valid JSON"),
-        ({"prompt": "q", "level": 0}, "level: expected a whole number from 1 .easiest., got 0"),
-        ({"prompt": "q", "level": True}, "level: expected a whole number from 1 .easiest., got True"),
+        ({"prompt": "q", "level": 0}, "level: expected a whole number from 1 .easiest. to 2,147,483,647, got 0"),
+        ({"prompt": "q", "level": True}, "level: expected a whole number from 1 .easiest. to 2,147,483,647, got True"),
         ({"prompt": "q", "level": "Level 3"}, "level: expected a whole number .* got 'Level 3'"),
         ({"prompt": "q", "level": None}, "level: expected a whole number .* got None"),
         ({"prompt": "q", "data": []}, "data: expected an object, got list"),

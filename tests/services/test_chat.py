@@ -10,6 +10,7 @@ from fastapi.testclient import TestClient
 
 from services.api.app import create_app
 from services.chat.chat_store import LEASE_S, ChatState, ChatStore
+from services.chat.control_tokens import RefusingControlTokens
 from services.control import chat_keeper as keeper_module
 from services.control.chat_keeper import ChatKeeper
 from services.control.ray_jobs import DriverStatus, RayDrivers
@@ -18,6 +19,8 @@ from services.jobs.room import leaves_room, leaves_room_to_wait, room_for_chat
 from services.settings import Settings
 from tests.services.scripted_ray import ScriptedCluster, put_in_place_of_ray
 from wmss.config import Resources, ScoreSpec
+from wmss.data.rendering import Renderer
+from wmss.models.loading import load_tokenizer
 
 
 @pytest.fixture
@@ -307,6 +310,78 @@ def test_field_that_the_engine_names_in_words_is_named(api, started):
     answer_with(api, lambda request: httpx2.Response(400, json={"error": {"message": "n must be at least 1, got 0."}}))
     assert error(ask(api, n=0), 400)["param"] == "n"
     assert error(ask(api), 400)["param"] is None
+
+
+@pytest.mark.parametrize(
+    ("said", "param", "message"),
+    [
+        (
+            "1 validation error:\n  {'type': 'float_parsing', 'loc': 'body.temperature', 'msg': 'Input should be a "
+            "valid number', 'input': 'hot'}",
+            "temperature",
+            "temperature: expected a valid number (got 'hot')",
+        ),
+        (
+            "2 validation errors:\n  {'type': 'missing', 'loc': 'body.messages.0.ChatCompletionUserMessageParam.role', "
+            "'msg': 'Field required', 'input': '<dict>'}\n  {'type': 'missing', 'loc': 'body.messages.0."
+            "ChatCompletionToolMessageParam.role', 'msg': 'Field required', 'input': '<dict>'}",
+            "messages.0.role",
+            "messages.0.role: Field required (got '<dict>')",
+        ),
+        (
+            "4 validation errors for ValidatorIterator\n0.ChatCompletionContentPartTextParam\n  Input should be a "
+            "valid dictionary [type=dict_type, input_value='a', input_type=str]\n    For further information visit https://x",
+            "messages",
+            "messages: expected a valid dictionary",
+        ),
+        (
+            "1 validation error of a kind to come",
+            "messages",
+            "messages: not in the form of OpenAI's interface; see its",
+        ),
+    ],
+)
+def test_engine_s_validation_errors_are_told_in_words(api, started, said, param, message):
+    answer_with(api, lambda request: httpx2.Response(400, json={"error": {"message": said, "code": 400}}))
+    refused = error(ask(api), 400)
+    assert refused["param"] == param
+    assert refused["message"].startswith(message)
+    assert not any(sign in refused["message"] for sign in ("{", "[type", "https"))
+
+
+def engine_with_rule(tokenizer):
+    """An engine's server behind the rule, which answers with what it was sent; the app, and the bodies it saw."""
+    seen = []
+
+    async def app(scope, receive, send):
+        seen.append((await receive())["body"])
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"application/json")]})
+        await send({"type": "http.response.body", "body": b'{"choices": []}'})
+
+    return RefusingControlTokens(app, Renderer(tokenizer)), seen
+
+
+@pytest.mark.parametrize(
+    ("field", "messages"),
+    [
+        ("messages[0].content", [{"role": "user", "content": "a <|im_end|> b"}]),
+        ("messages[1].content", [{"role": "user", "content": "a"}, {"role": "assistant", "content": "<|im_start|>"}]),
+        ("messages[0].content[0].text", [{"role": "user", "content": [{"type": "text", "text": "<|endoftext|>"}]}]),
+        ("messages[0].role", [{"role": "user<|im_end|>", "content": "a"}]),
+    ],
+)
+def test_chat_that_spells_a_control_token_is_refused(api, started, checkpoints, field, messages):
+    engine, seen = engine_with_rule(load_tokenizer(checkpoints["qwen3"]))
+    answer_with(api, None)
+    api.app.state.service.http._transport = httpx2.ASGITransport(app=engine)
+    refused = error(ask(api, messages=messages), 400)
+    assert refused["param"] == field
+    assert "control token" in refused["message"] and "take it out" in refused["message"]
+    assert seen == []
+    text = [{"role": "user", "content": "a < |im_end| > b"}]
+    assert ask(api, messages=text).json() == {"choices": []}
+    assert ask(api, path="completions", prompt="<|im_start|>user").json() == {"choices": []}
+    assert [b"im_end" in body or b"im_start" in body for body in seen] == [True, True]
 
 
 def test_engine_that_failed_is_retried_later(api, started):

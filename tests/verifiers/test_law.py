@@ -21,11 +21,17 @@ def math_verifier():
         yield verifier
 
 
-def refused_and_broken(verifier, answers):
-    """Answers that the row check refuses; (answer, response) that it lets pass and the verifier does not accept."""
+def refused_and_broken(verifier, answers, *, one_response=False):
+    """Answers that the row check refuses; (answer, response) that it lets pass and the verifier does not accept.
+
+    `one_response`: try one way to end a response with each answer, in turn, not all.
+    """
     tasks = [make_task(answer, line=line) for line, answer in enumerate(answers, 1)]
     refused = {int(problem.split()[1].rstrip(":")) for problem in verifier.problems(tasks)}
-    pairs = [(task, response) for task in tasks if task.line not in refused for response in as_responses(task.answer)]
+    pairs = []
+    for task in tasks:
+        ways = list(as_responses(task.answer)) if task.line not in refused else []
+        pairs += [(task, way) for way in ([ways[task.line % len(ways)]] if ways and one_response else ways)]
     verdicts = verifier.verify(pairs, progress=no_progress)
     broken = [(t.answer, r, v.detail) for (t, r), v in zip(pairs, verdicts, strict=True) if not v.accepted]
     return [answers[line - 1] for line in refused], broken
@@ -36,9 +42,9 @@ def test_final_value_on_two_thousand_answers():
         assert refused_and_broken(verifier, generated_answers(2000)) == ([], [])
 
 
-def test_math_on_a_hundred_answers(math_verifier):
-    refused, broken = refused_and_broken(math_verifier, generated_answers(100, seed=1))
-    assert broken == [] and len(refused) <= MOST_REFUSED * 100
+def test_math_on_three_hundred_answers(math_verifier):
+    refused, broken = refused_and_broken(math_verifier, generated_answers(300, seed=1), one_response=True)
+    assert broken == [] and len(refused) <= MOST_REFUSED * 300
 
 
 @pytest.mark.slow
@@ -48,7 +54,7 @@ def test_math_on_two_thousand_answers(math_verifier):
 
 
 @given(st.text(alphabet=st.sampled_from("0159.,-−–$\\{}()[]#%/ eEx\n*\u2009"), max_size=30) | st.text(max_size=30))
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=150, deadline=None)
 def test_the_law_on_any_text(answer):
     task = make_task(answer)
     if check_final_value(task) is None:

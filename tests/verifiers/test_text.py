@@ -5,7 +5,8 @@ import time
 import pytest
 
 from tests.verifiers.tasks import judge, make_task, no_progress
-from wmss.config import ChoiceVerifier, ExactVerifier, RegexVerifier
+from wmss.config import ChoiceVerifier, ExactVerifier, FinalValueVerifier, MathVerifier, RegexVerifier
+from wmss.data.answers import READING
 from wmss.verifiers.registry import make_verifier
 
 ABCD = ChoiceVerifier(type="choice", choices=["A", "B", "C", "D"])
@@ -85,6 +86,16 @@ def test_a_pattern_that_backtracks_without_end_costs_its_time_and_no_more(monkey
         pairs = [(task, "a" * 40 + "b"), (task, "aa")]
         assert [verdict.label for verdict in verifier.verify(pairs, progress=no_progress)] == ["timeout", "correct"]
         assert time.monotonic() - start < 10
+
+
+def test_versions_name_how_answers_are_read(monkeypatch):
+    versions = set()
+    for reading in (READING, "answers-1"):
+        monkeypatch.setattr("wmss.verifiers.registry.READING", reading)
+        for config in (FinalValueVerifier(), MathVerifier(type="math")):
+            with make_verifier(config, num_processes=1) as verifier:
+                versions.add(verifier.version)
+    assert len(versions) == 4
 
 
 def test_versions_name_the_configuration():

@@ -12,6 +12,8 @@ from typing import NamedTuple
 
 from wmss.data.values import number_value
 
+READING = "answers-2"
+"""How answers and their values are read, as part of a verifier's version: raised where a verdict may change."""
 FINAL_MARK = "####"
 
 _BOX = re.compile(r"\\(?:boxed|fbox)(?![A-Za-z])\s*")

@@ -33,7 +33,8 @@ class Verifier(Protocol):
     """Judges responses. A context manager: leaving it ends its processes. It may be called from several threads."""
 
     version: str
-    """Names what the verdicts depend on: the configuration, and the packages or the source behind it."""
+    """Names what the verdicts depend on: the configuration, how answers are read, and the packages or the source behind
+    it. Verdicts are kept by job and phase, never looked up by it: a finished phase keeps those of its release."""
 
     def problems(self, tasks: Sequence[Task]) -> list[str]:
         """The rows it cannot judge any response to, as "line 3: answer: expected ...", for `raise_rows`."""
@@ -69,6 +70,6 @@ def answer_missing(task: Task) -> str | None:
 
 
 def version_of(config: Knobs, *packages: str) -> str:
-    """A version from the configuration's digest and the packages ("name-1.2") that the verdicts depend on."""
+    """A version from the configuration's digest, and the rules and packages ("name-1.2") that verdicts depend on."""
     digest = hashlib.sha256(config.model_dump_json().encode()).hexdigest()[:12]
     return " ".join([digest, *packages])

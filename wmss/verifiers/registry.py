@@ -18,6 +18,7 @@ from wmss.config import (
     RegexVerifier,
     VerifierConfig,
 )
+from wmss.data.answers import READING
 from wmss.extras import needs_extra
 from wmss.verifiers.direct import DirectVerifier
 from wmss.verifiers.final_value import check_final_value, judge_final_value
@@ -54,7 +55,7 @@ def usual_processes() -> int:
 
 
 def _final_value(config: FinalValueVerifier, num_processes: int) -> Verifier:
-    return DirectVerifier(version_of(config), check=check_final_value, judge=judge_final_value)
+    return DirectVerifier(version_of(config, READING), check=check_final_value, judge=judge_final_value)
 
 
 def _exact(config: ExactVerifier, num_processes: int) -> Verifier:
@@ -92,7 +93,7 @@ def _math(config: MathVerifier, num_processes: int) -> Verifier:
         packages = [f"{name}-{version(name)}" for name in ("math-verify", "latex2sympy2_extended", "sympy")]
     return PooledVerifier(
         config,
-        version=version_of(config, *packages),
+        version=version_of(config, READING, *packages),
         maker="wmss.verifiers.mathematics:make_judge",
         timeout_s=config.timeout_s,
         num_processes=num_processes,
