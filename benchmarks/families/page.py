@@ -111,6 +111,6 @@ speed, and nothing of options that are off by default.
 - **preflight**: whether a job on the model is accepted, and with LoRA where that differs.
 
 Run it again with `python -m benchmarks.families` (two to ten seconds a family, in a process of its own with 4 GB and
-120 s), then `python -m benchmarks.families --engine` (20 s a family on an idle core) and `--write-docs`. Rows that are there are
-not made again; `--family NAME ...` makes some only.
+120 s), then `python -m benchmarks.families --engine` (20 s a family on an idle core) and `--write-docs`. Rows that are
+there are not made again; `--family NAME ...` makes some only.
 """

@@ -6,6 +6,7 @@ import pytest
 import torch
 from transformers import RecurrentGemmaConfig, RecurrentGemmaForCausalLM
 
+from benchmarks.families.tiny import make_tiny
 from tests import reference
 from tests.models.families import make_family
 from wmss.errors import ModelError
@@ -145,3 +146,11 @@ def test_arguments_of_attention_that_packed_rows_lack_are_refused():
         packed_attention(
             torch.nn.Module(), *heads(query_heads=2, key_heads=2), None, softcap=2.0, s_aux=None, is_causal=False
         )
+
+
+def test_a_family_whose_code_needs_a_mask_is_not_packed():
+    model = make_tiny("glm_moe_dsa")
+    model.set_attn_implementation(PACKED)
+    with pytest.raises(ModelError, match="GlmMoeDsaForCausalLM does not keep packed samples apart"):
+        check_packing(model, param="model")
+    assert model.config._attn_implementation == PACKED
