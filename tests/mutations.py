@@ -207,7 +207,7 @@ MUTATIONS = (
         "training weighs the strong model with 1-λ",
         "training/branches.py",
         ("[(1.0 - mixing_weight) * share for share in", "[mixing_weight * share for share in"),
-        ("batch), head, bias, mixing_weight)]", "batch), head, bias, 1.0 - mixing_weight)]"),
+        ("batch), head, bias, mixing_weight, *self.form)]", "batch), head, bias, 1.0 - mixing_weight, *self.form)]"),
         tests=[LOOP],
     ),
     mutation(
