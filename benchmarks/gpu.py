@@ -31,6 +31,7 @@ from wmss.choices import ActivationCheckpointing
 from wmss.core import softmax
 from wmss.core.mixing import LogitBranch, branch_cross_entropy
 from wmss.errors import WmssError
+from wmss.models.heads import PLAIN
 from wmss.models.loading import output_head
 from wmss.models.packed_attention import PACKED
 from wmss.training.batches import MicroBatch
@@ -321,7 +322,7 @@ def _make_step(
             states = Branches(frozen, bfloat16=True).states_of(frozen, batch)
         batch = dataclasses.replace(batch, weak_states=(states,))
         head, bias = output_head(frozen)
-        weak = CachedWeak(head.detach().clone(), bias, number=0)
+        weak = CachedWeak(head.detach().clone(), bias, PLAIN, number=0)
         del frozen
     branches = Branches(strong, [] if weak is None else [weak], bfloat16=bfloat16)
     for model in models_of(branches):

@@ -26,6 +26,7 @@ from benchmarks.models import MIXING_WEIGHT, Shape, Step, loss_and_gradients, ma
 from wmss.choices import ActivationCheckpointing
 from wmss.config import LoraConfig
 from wmss.models.adapters import STRONG_ADAPTER, add_adapter, switch_on, using_adapter
+from wmss.models.heads import PLAIN
 from wmss.models.loading import output_head
 from wmss.training.batches import MicroBatch
 from wmss.training.branches import Branches, CachedWeak, WeakAdapter, WeakModel
@@ -110,7 +111,7 @@ def make_modes(
         "sft": (Branches(make_model(shape, seed=0)), batch),
         "joint": (_mixed(shape, WeakModel(make_model(shape, seed=1), trained=True)), batch),
         "frozen": (_mixed(shape, WeakModel(make_model(shape, seed=1), trained=False)), batch),
-        "frozen_cached": (_mixed(shape, CachedWeak(head.detach(), bias, number=0)), cached),
+        "frozen_cached": (_mixed(shape, CachedWeak(head.detach(), bias, PLAIN, number=0)), cached),
         "lora_sft": (Branches(_with_adapter(shape)), batch),
         "lora_adapter_off": (
             Branches(_with_adapter(shape), [WeakAdapter(None, trained=False)]),

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parents[1]
-COPIED = ("wmss", "services", "tests", "pyproject.toml")
+COPIED = ("wmss", "services", "tests", "benchmarks", "pyproject.toml")
 
 MIXING, TELEMETRY = "tests/core/test_mixing.py", "tests/core/test_telemetry.py"
 LOOP, EQUIVALENCES = "tests/training/test_loop.py", "tests/training/test_equivalences.py"
@@ -87,10 +87,46 @@ MUTATIONS = (
         "a branch enters the mix without its weight",
         "core/mixing.py",
         (
-            "add_product_(z_CV, side.hidden_RD[chunk], side.head_VD.t(), alpha=side.weight)",
-            "add_product_(z_CV, side.hidden_RD[chunk], side.head_VD.t())",
+            "self._add_product_(z_CV, chunk, self.weight)",
+            "self._add_product_(z_CV, chunk, 1.0)",
         ),
         tests=[MIXING],
+    ),
+    mutation(
+        "a soft cap has the slope of a line",
+        "core/mixing.py",
+        ("        if self.tanh_CV is not None:\n", "        if False and self.tanh_CV is not None:\n"),
+        tests=[MIXING],
+    ),
+    mutation(
+        "a capped branch is merged with others of its head",
+        "core/mixing.py",
+        ("branch.head.requires_grad or branch.cap is not None", "branch.head.requires_grad"),
+        tests=[MIXING],
+    ),
+    mutation(
+        "weak branches have plain logits",
+        "training/branches.py",
+        ("LogitBranch(hidden_RD, head, bias, weight, *weak.form(self))", "LogitBranch(hidden_RD, head, bias, weight)"),
+        tests=["tests/training/test_branches.py"],
+    ),
+    mutation(
+        "telemetry forgets caps and scales",
+        "core/telemetry.py",
+        ("return branch.cap_(z_CV if", "return (z_CV if"),
+        tests=["tests/training/test_branches.py"],
+    ),
+    mutation(
+        "a head whose padding is cut off is taken for plain",
+        "models/heads.py",
+        ("if small.shape != product.shape:", "product = product[..., : small.shape[-1]]\n    if False:"),
+        tests=["tests/models/test_heads.py"],
+    ),
+    mutation(
+        "the file of an adapter names layers by their last part",
+        "models/adapters.py",
+        ("sorted(config.target_modules)", "sorted({name.rsplit('.', 1)[-1] for name in config.target_modules})"),
+        tests=["tests/training/test_adapters.py::test_an_adapters_file_names_its_layers_as_peft_does"],
     ),
     mutation(
         "a branch's hidden states receive their gradient without its weight",
@@ -178,7 +214,7 @@ MUTATIONS = (
         "training weighs the strong model with 1-λ",
         "training/branches.py",
         ("[(1.0 - mixing_weight) * share for share in", "[mixing_weight * share for share in"),
-        ("batch), head, bias, mixing_weight)]", "batch), head, bias, 1.0 - mixing_weight)]"),
+        ("batch), head, bias, mixing_weight, *self.form)]", "batch), head, bias, 1.0 - mixing_weight, *self.form)]"),
         tests=[LOOP],
     ),
     mutation(

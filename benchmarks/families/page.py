@@ -92,12 +92,14 @@ HEAD = (
 )
 INTRO = """# Model families
 
-Written by `python -m benchmarks.families --write-docs` from `benchmarks/results/{file}`; do not edit it by hand.
+Written by `python -m benchmarks.families --write-docs` from `benchmarks/results/{file}`; do not edit it
+by hand.
 
 These are the {families} causal language models that both vLLM's registry and transformers list. Each was tried as a
 tiny random model: the default configuration of its class with the sizes made small (two to four layers, one of each
 kind that the family has; windows of 8 tokens). So the table says what the code does with a family. It says nothing of
-speed, and nothing of options that are off by default.
+speed, and nothing of options that are off by default; only windows are on where a family has them (not for the
+engine, which refuses those of Qwen).
 
 - **trains**: `packed` means that samples packed into one row give the hidden states and the loss that each sample has
   alone under the family's own (eager) attention, within 1e-4, relative. `padded` means that packing would not, so jobs
@@ -111,6 +113,6 @@ speed, and nothing of options that are off by default.
 - **preflight**: whether a job on the model is accepted, and with LoRA where that differs.
 
 Run it again with `python -m benchmarks.families` (two to ten seconds a family, in a process of its own with 4 GB and
-120 s), then with `--engine` (20 s a family on an idle core), then with `--write-docs`. Rows that are there are
-not made again; `--family NAME ...` makes some only.
+120 s), then `python -m benchmarks.families --engine` (20 s a family on an idle core) and `--write-docs`. Rows that are
+there are not made again; `--family NAME ...` makes some only.
 """

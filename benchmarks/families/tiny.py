@@ -106,8 +106,11 @@ def names() -> dict[str, str]:
     return {name: types[name] for name in sorted(families() & types.keys())}
 
 
-def tiny_config(model_type: str) -> PretrainedConfig:
-    """The smallest configuration of a family that has a layer of each of its kinds, and windows of `WINDOW` tokens."""
+def tiny_config(model_type: str, *, windows: bool = True) -> PretrainedConfig:
+    """The smallest configuration of a family that has a layer of each of its kinds, and windows of `WINDOW` tokens.
+
+    Without `windows` those are left off that are off by default.
+    """
     tokenizer = make_tokenizer()
     default = AutoConfig.for_model(model_type)
     default.allow_global_per_layer_attribute_access = True
@@ -117,6 +120,8 @@ def tiny_config(model_type: str) -> PretrainedConfig:
             values[heads] = HEADS if getattr(default, heads) == default.num_attention_heads else 1
     if getattr(default, "linear_num_value_heads", None) is not None:
         values["linear_num_value_heads"] = 2 if default.linear_num_value_heads == default.linear_num_key_heads else 4
+    if not windows:
+        values.pop("use_sliding_window", None)
     if "use_sliding_window" in values:  # unused by default, and then not even kept
         values["sliding_window"] = WINDOW
     if "qk_rope_head_dim" in values and "head_dim" in values:  # they are one, and only its rotated part
@@ -158,10 +163,10 @@ def _layers(default: PretrainedConfig) -> dict[str, Any]:
     return {count: len(kept)} | cut
 
 
-def make_tiny(model_type: str) -> PreTrainedModel:
+def make_tiny(model_type: str, *, windows: bool = True) -> PreTrainedModel:
     """A random model, with weights large enough that what is left out of attention shows."""
     torch.manual_seed(0)
-    model: PreTrainedModel = AutoModelForCausalLM.from_config(tiny_config(model_type))
+    model: PreTrainedModel = AutoModelForCausalLM.from_config(tiny_config(model_type, windows=windows))
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.dim() >= 2:
@@ -171,7 +176,7 @@ def make_tiny(model_type: str) -> PreTrainedModel:
     return model.eval()
 
 
-def save_tiny(model_type: str, folder: Path) -> None:
+def save_tiny(model_type: str, folder: Path, *, windows: bool = True) -> None:
     """The same as a model folder, with the tokenizer of the project's test checkpoints."""
-    make_tiny(model_type).save_pretrained(folder)
+    make_tiny(model_type, windows=windows).save_pretrained(folder)
     make_tokenizer().save_pretrained(folder)

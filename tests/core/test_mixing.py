@@ -292,3 +292,35 @@ def test_memory_does_not_grow_with_rows_times_vocabulary():
     full_logits = 4 * (4096 - 128) * vocabulary
     assert many - few < 0.02 * full_logits
     assert many < 0.05 * 4 * 4096 * vocabulary
+
+
+def test_a_capped_and_a_scaled_branch_equal_full_logits():
+    """Values and all gradients, also where both share one frozen head, which must not be merged then."""
+    tensors, labels = make_inputs()
+    leaves = {name: tensor.clone().requires_grad_() for name, tensor in tensors.items()}
+    strong, weak = (
+        LogitBranch(leaves[f"{name}_hidden"], leaves[f"{name}_head"], leaves[f"{name}_bias"], weight, scale, cap)
+        for name, weight, scale, cap in (("strong", 0.6, 0.7, 2.0), ("weak", 0.4, 3.0, None))
+    )
+    loss = branch_cross_entropy([strong, weak], labels, chunk_size=7)
+    found = torch.autograd.grad(loss, list(leaves.values()))
+    logits = [each.hidden @ each.head.t() + each.bias for each in (strong, weak)]
+    mixed = 0.6 * 2.0 * torch.tanh(0.7 * logits[0] / 2.0) + 0.4 * 3.0 * logits[1]
+    truth = torch.nn.functional.cross_entropy(mixed, labels)
+    wanted = torch.autograd.grad(truth, list(leaves.values()))
+    assert relative_error(loss, truth) <= 1e-14
+    for gradient, true in zip(found, wanted, strict=True):
+        assert relative_error(gradient, true) <= 1e-12
+    frozen = strong._replace(head=strong.head.detach(), bias=strong.bias.detach())
+    pair = [frozen, frozen._replace(hidden=frozen.hidden * 2, weight=0.4, cap=None)]
+    parts = [each.weight * each.cap_(each.hidden @ each.head.t() + each.bias) for each in pair]
+    shared = torch.nn.functional.cross_entropy(sum(parts), labels)
+    assert relative_error(branch_cross_entropy(pair, labels), shared) <= 1e-14
+
+
+@pytest.mark.parametrize("form", [{"scale": 0.0}, {"scale": float("nan")}, {"cap": 0.0}, {"cap": float("inf")}])
+def test_forms_of_logits_out_of_range_are_refused(form):
+    tensors, labels = make_inputs()
+    branch = LogitBranch(tensors["strong_hidden"], tensors["strong_head"], **form)
+    with pytest.raises(ValueError, match=f"{next(iter(form))} of the strong branch: expected a finite number"):
+        branch_cross_entropy([branch], labels)

@@ -7,6 +7,7 @@ import shutil
 import pytest
 from safetensors.torch import load_file, save_file
 
+from benchmarks.families.tiny import save_tiny
 from tests.models import hostile_folders
 from tests.models.hostile_folders import INDEX, SINGLE, edit, examine_many, index
 from wmss.errors import ModelError
@@ -121,10 +122,15 @@ def test_forms_of_weights_that_are_taken(checkpoints, tmp_path):
         check_checkpoint(folder, param="model")
 
 
-def test_a_head_that_is_scaled_is_refused(folder):
-    edit(folder, "config.json", architectures=["GraniteForCausalLM"], model_type="granite", logits_scaling=2.0)
-    with pytest.raises(ModelError, match=r"model: Granite.* changes its logits after the output head"):
-        check_checkpoint(folder, param="model")
+@pytest.mark.parametrize(
+    "model_type", ["mixtral", "gpt_oss", "mamba", "opt", "llama4_text", "gemma2", "cohere", "deepseek_v32"]
+)
+def test_families_that_preflight_must_not_refuse(tmp_path, model_type):
+    """Experts, no SDPA attention, no longest sequence, a decoder within the body, no body of its own, capped and scaled
+    logits, an index of tokens."""
+    save_tiny(model_type, tmp_path)
+    found = check_checkpoint(tmp_path, param="model", lora={"rank": 2, "alpha": 4})
+    assert found["context_length"] == (2**20 if model_type == "mamba" else 256)
 
 
 def test_the_index_is_part_of_the_digest(folder):

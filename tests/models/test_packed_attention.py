@@ -6,6 +6,7 @@ import pytest
 import torch
 from transformers import RecurrentGemmaConfig, RecurrentGemmaForCausalLM
 
+from benchmarks.families.tiny import make_tiny
 from tests import reference
 from tests.models.families import make_family
 from wmss.errors import ModelError
@@ -157,3 +158,18 @@ def test_a_model_whose_padded_rows_are_wrong_is_refused(checkpoints):
         layer.self_attn.is_causal = False  # SDPA then looks ahead, at the padding too
     with pytest.raises(ModelError, match="model: LlamaForCausalLM gives other states in padded rows than for each"):
         check_padding(model, param="model")
+
+
+def test_arguments_of_attention_that_packed_rows_lack_are_refused():
+    with pytest.raises(ModelError, match="Module needs is_causal=False, softcap, which they lack"):
+        packed_attention(
+            torch.nn.Module(), *heads(query_heads=2, key_heads=2), None, softcap=2.0, s_aux=None, is_causal=False
+        )
+
+
+def test_a_family_whose_code_needs_a_mask_is_not_packed():
+    model = make_tiny("glm_moe_dsa")
+    model.set_attn_implementation(PACKED)
+    with pytest.raises(ModelError, match="GlmMoeDsaForCausalLM"):
+        check_packing(model, param="model")
+    assert model.config._attn_implementation == PACKED

@@ -5,11 +5,18 @@ import torch
 from peft import PeftModel
 from safetensors import safe_open
 
+from benchmarks.families.tiny import make_tiny, save_tiny
 from tests.models.families import make_family, save_family
 from tests.training.runs import SFT, LocalHost, make_run
 from wmss.config import Hyperparameters, LoraConfig
 from wmss.errors import ConfigError
-from wmss.models.adapters import check_mergeable
+from wmss.models.adapters import (
+    STRONG_ADAPTER,
+    adapter_parameters,
+    add_adapter,
+    check_mergeable,
+    save_adapter,
+)
 from wmss.models.checkpoints import export_model
 from wmss.models.loading import load_model
 from wmss.training.loop import train
@@ -57,3 +64,29 @@ def test_adapters_that_a_model_does_not_take_are_refused_before_it_is_loaded():
     check_mergeable(config, LORA)
     with pytest.raises(ConfigError, match=r"lora: .* mixtral model: .*lora_dropout != 0.*set lora.dropout to 0"):
         check_mergeable(config, LoraConfig(rank=4, alpha=8, dropout=0.1))
+
+
+def test_layers_that_peft_refuses_in_state_space_blocks_are_left_out():
+    model = make_tiny("falcon_h1")
+    check_mergeable(model.config, LORA)
+    add_adapter(model, STRONG_ADAPTER, LORA)
+    adapted = {name.split(".lora_")[0].rsplit(".", 1)[-1] for name in adapter_parameters(model, STRONG_ADAPTER)}
+    assert {"q_proj", "in_proj"} <= adapted
+    assert "out_proj" not in adapted
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_an_adapters_file_names_its_layers_as_peft_does(tmp_path):
+    """The last part of a name is not enough: in Gemma 3n it is a number, which the blocks have too."""
+    save_tiny("gemma3n_text", tmp_path / "base")
+    model = load_model(tmp_path / "base")
+    add_adapter(model, STRONG_ADAPTER, LORA)
+    with torch.no_grad():
+        for matrix in adapter_parameters(model, STRONG_ADAPTER).values():
+            matrix.normal_(0, 0.1)
+    save_adapter(model, model.state_dict(), tmp_path / "adapter", STRONG_ADAPTER, base=tmp_path / "base")
+    ids = torch.arange(9)[None]
+    with torch.no_grad():
+        adapted = model.eval()(ids).logits
+        read = PeftModel.from_pretrained(load_model(tmp_path / "base"), tmp_path / "adapter").eval()(ids).logits
+    assert torch.equal(adapted, read)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from tests.checkpoints import make_checkpoint
 from wmss.core.mixing import LogitBranch
 from wmss.models.loading import load_model
 from wmss.records import TokenizedSample
@@ -75,3 +76,22 @@ def test_noise_is_on_models_that_learn_and_no_others(checkpoints, trained, monke
         branches(batch, mixing_weight=0.5)
     equal = [[torch.equal(a, b) for a, b in zip(*pair, strict=True)] for pair in (seen[:2], seen[2:])]
     assert equal == [[False, not trained], [True, True]]
+
+
+@pytest.mark.parametrize("family", ["gemma2", "granite"])
+def test_the_loss_is_that_of_the_models_own_logits(tmp_path, family):
+    """Soft-capped and scaled ones, as the strong and as the weak branch."""
+    models = [
+        load_model(make_checkpoint(tmp_path / str(seed), family, seed=seed), dtype=torch.float64) for seed in (1, 2)
+    ]
+    ids = torch.arange(5, 45)[None] * 7 % 277
+    sample = TokenizedSample(line=1, input_ids=ids[0].numpy().astype(np.int32), target_mask=np.arange(40) > 0)
+    batch = collate([sample], device=CPU, packing=False)
+    branches = Branches(models[0], [WeakModel(models[1], trained=True)], packed=False).eval()
+    with torch.no_grad():
+        loss, statistics = branches(batch, mixing_weight=0.3, telemetry_rows=100)
+        strong, weak = (model(input_ids=ids, use_cache=False).logits[0, :-1] for model in models)
+        expected = torch.nn.functional.cross_entropy(0.3 * strong + 0.7 * weak, ids[0, 1:], reduction="sum")
+        alone = torch.nn.functional.cross_entropy(strong, ids[0, 1:], reduction="sum")
+    assert float(loss) == pytest.approx(float(expected), rel=1e-6)  # families round a little in float32
+    assert float(statistics[0]) == pytest.approx(float(alone), rel=1e-6)

@@ -5,7 +5,6 @@ import shutil
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import GraniteConfig, GraniteForCausalLM
 
 from tests.training.runs import NUM_SAMPLES, SFT, LocalHost, last_weights, losses, make_run
 from wmss.config import Hyperparameters, LoraConfig
@@ -143,24 +142,6 @@ def test_gradient_clip_bounds_the_joint_norm(checkpoints, samples_file, tmp_path
     # The reported norm is the one before clipping; AdamW hides a common factor except through its epsilon.
     assert free.metrics[0]["grad_norm"] == clipped.metrics[0]["grad_norm"] > 1e-3
     assert losses(free)[1] != losses(clipped)[1]
-
-
-def test_model_that_scales_its_logits_is_refused(checkpoints, samples_file, tmp_path):
-    config = GraniteConfig(
-        vocab_size=277,
-        hidden_size=32,
-        intermediate_size=32,
-        num_hidden_layers=1,
-        num_attention_heads=1,
-        num_key_value_heads=1,
-        logits_scaling=8.0,
-    )
-    GraniteForCausalLM(config).save_pretrained(tmp_path / "granite")
-    with pytest.raises(ModelError, match="GraniteForCausalLM changes its logits after the output head"):
-        train(
-            make_run(checkpoints, samples_file, weak=(ModelSource(folder=tmp_path / "granite"),)),
-            LocalHost(tmp_path / "run"),
-        )
 
 
 def test_weights_that_do_not_fit_are_refused(checkpoints, samples_file, tmp_path):
