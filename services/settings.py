@@ -145,6 +145,11 @@ class Settings(BaseSettings):
         return self.root / "hub"
 
     @property
+    def examined(self) -> Path:
+        """Where answers about model folders are kept."""
+        return self.root / "cache" / "examined"
+
+    @property
     def allowed_roots(self) -> list[Path]:
         """Folders a model may be named from."""
         return [self.models, *(Path(root).expanduser().resolve() for root in self.model_roots.split(":") if root)]
