@@ -15,8 +15,8 @@ from services.jobs.tables import WeakCheckpointRow
 from services.settings import Settings, engine_environment, ray_cpus
 from wmss.config import JobSpec
 from wmss.errors import WmssError
-from wmss.rounds.before.dry_run import report
-from wmss.rounds.before.preflight import examine
+from wmss.models.limited import keep_answers
+from wmss.rounds.before.dry_run import limited_report
 from wmss.rounds.before.report import Machine, Report
 from wmss.rounds.job import Sources
 from wmss.rounds.phases import needs_engine
@@ -38,14 +38,15 @@ def dry_run(
     call the files `file_names`."""
     digests = {param: registered_digests(row) for param, row in registered.items()}
     sources = Sources(spec, models, files, digests, file_names)
-    found = examine(sources, partial(refusals, scoring=needs_engine(spec), spec=spec, cluster=cluster))
-    found.problems[:0] = problems
-    return report(sources, found, _this_machine(settings, on_gpu=uses_gpu(spec.resources, cluster)))
+    against = partial(refusals, scoring=needs_engine(spec), spec=spec, cluster=cluster)
+    machine = _this_machine(settings, on_gpu=uses_gpu(spec.resources, cluster))
+    return limited_report(sources, against, machine, problems)
 
 
 def check_here(spec: JobSpec, settings: Settings) -> Report:
     """The same without a service: files are local paths, and the cluster is what `wmss serve` would make of this
     machine. Finished models are known if the home has a database."""
+    keep_answers(settings.examined)
     with local_store(settings) as store:
         models, problems = resolve_models(spec, store, settings)
         registered = registered_models(named_models(spec), store)

@@ -148,6 +148,11 @@ class Settings(BaseSettings):
         return self.root / "hub"
 
     @property
+    def examined(self) -> Path:
+        """Where answers about model folders are kept."""
+        return self.root / "cache" / "examined"
+
+    @property
     def allowed_roots(self) -> list[Path]:
         """Folders a model may be named from."""
         return [

@@ -51,6 +51,18 @@ def in_trainer(name: str, *replaced: tuple[str, str]) -> Mutation:
 
 MUTATIONS = (
     mutation(
+        "a change that keeps size and time is not seen",
+        "models/kept_answers.py",
+        (", s.st_ctime_ns]", "]"),
+        tests=["tests/models/test_kept_answers.py"],
+    ),
+    mutation(
+        "no answer about a folder is kept",
+        "models/limited.py",
+        ("if key is not None and _kept is not None:", "if key is None and _kept is not None:"),
+        tests=["tests/models/test_kept_answers.py"],
+    ),
+    mutation(
         "the target's term of the gradient has the wrong sign",
         "core/softmax.py",
         ("torch.full_like(target_C1, -1.0)", "torch.full_like(target_C1, 1.0)"),

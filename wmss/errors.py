@@ -77,6 +77,10 @@ class RecordError(WmssError):
     code = "other_release"
 
 
+class BusyError(Exception):
+    """Nothing is wrong with what was asked; there is no room for it now."""
+
+
 def shortened(text: str) -> str:
     """What a message repeats of the caller's own text: no more than a person reads."""
     return text if len(text) <= MAX_REPEATED else text[: MAX_REPEATED - 3] + "..."

@@ -16,6 +16,7 @@ from services.control.reconcile import Reconciler
 from services.jobs.store import Store
 from services.settings import Settings, unread_variables
 from wmss import __version__
+from wmss.models.limited import keep_answers
 
 logger = logging.getLogger(__name__)
 
@@ -30,6 +31,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         settings.root.mkdir(parents=True, exist_ok=True)
         settings.models.mkdir(exist_ok=True)
+        keep_answers(settings.examined)
         files.sweep_partial_uploads(settings)
         store = Store(settings.database)
         store.migrate()

@@ -18,7 +18,7 @@ from services.jobs.store import UnknownCursorError
 from services.settings import FULL, Settings
 from wmss.config import explain
 from wmss.data.dataset import RowError, json_fault, parse_json
-from wmss.errors import RecordError, WmssError, shortened, shown
+from wmss.errors import BusyError, RecordError, WmssError, shortened, shown
 from wmss.ids import REQUEST, new_id
 
 logger = logging.getLogger(__name__)
@@ -171,6 +171,10 @@ async def _on_wmss_error(request: Request, error: WmssError) -> Response:
     return problem_response(request, Problem(status, error.code, message, param=error.param))
 
 
+async def _on_busy(request: Request, error: BusyError) -> Response:
+    return problem_response(request, Problem(503, "busy", str(error), retry_after=30))
+
+
 async def _on_os_error(request: Request, error: OSError) -> Response:
     if error.errno not in FULL:
         raise error
@@ -223,6 +227,7 @@ async def _on_database_error(request: Request, error: DBAPIError | PoolTimeoutEr
 HANDLERS: dict[type[Exception], Any] = {
     Problem: _on_problem,
     WmssError: _on_wmss_error,
+    BusyError: _on_busy,
     RequestValidationError: _on_validation_error,
     HTTPException: _on_http_exception,
     DBAPIError: _on_database_error,

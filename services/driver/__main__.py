@@ -28,6 +28,7 @@ with quick_imports():
     from services.jobs.store import Store
     from services.settings import Settings
     from wmss.ids import submission_id
+    from wmss.models.limited import keep_answers
     from wmss.rounds.run import run_job
     from wmss.rounds.scores.request import run_scores
 
@@ -38,6 +39,7 @@ def main(job_id: str, attempt: int) -> None:
     """Run all phases of the job and record how it, or this attempt at it, ended."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     settings = Settings()
+    keep_answers(settings.examined)
     store = Store(settings.database, patience_s=PATIENCE_S)
     fence = Fence(store, job_id, attempt, lease_s=settings.lease_s)
     try:

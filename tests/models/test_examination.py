@@ -37,6 +37,7 @@ def test_what_is_told_of_a_good_folder(checkpoints, family):
         "architecture": type(model).__name__,
         "num_parameters": model.num_parameters(),
         "vocab_size": 277,
+        "num_tokens": 277,
         "context_length": 256,
     }
 

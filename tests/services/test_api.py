@@ -13,6 +13,7 @@ from services.jobs.store import Store
 from services.settings import Settings
 from tests.postgres import PASSWORD
 from tests.services.requests import create, problem, upload, validate
+from wmss.models import limited
 
 
 def test_file_object(api):
@@ -221,6 +222,37 @@ def test_a_template_that_asks_for_terabytes_costs_a_process_not_the_service(api,
     assert error["param"] == "model"
     assert "needs more than 4 GB of memory to be examined" in error["message"]
     assert [each["param"] for each in validate(api, **values).json()["problems"]] == ["model"]
+
+
+@pytest.mark.parametrize(
+    ("harm", "said"),
+    [
+        ("{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}", "was not examined within"),
+        ('{{ "a" * 1000000000000 }}', "GB of memory to be examined; its tokenizer or chat template"),
+    ],
+)
+def test_a_template_that_only_rows_set_off_costs_a_process_not_the_service(api, home, monkeypatch, harm, said):
+    """The examination renders "Hi"; the rows of a dry run are rendered under limits as well."""
+    values = {"model": "qwen3", "training_file": upload(api).json()["id"], "method": {"type": "wmss"}}
+    template = home / "models/qwen3/chat_template.jinja"
+    template.write_text(f"{{% if messages[0].content != 'Hi' %}}{harm}{{% endif %}}{template.read_text()}")
+    assert create(api, **values).status_code == 200  # which reads no rows
+    monkeypatch.setattr("wmss.models.limited.TIME_S", 3.0)
+    seen = validate(api, **values).json()
+    assert (seen["valid"], [each["param"] for each in seen["problems"]]) == (False, ["model"])
+    assert said in seen["problems"][0]["message"]
+    assert str(home) not in seen["problems"][0]["message"]
+
+
+def test_more_questions_about_models_than_there_is_room_for_may_be_asked_again(api, home, monkeypatch):
+    full = limited._Places(1, 0)
+    monkeypatch.setattr(limited, "_at_once", full)
+    values = {"model": "qwen3", "training_file": upload(api).json()["id"], "method": {"type": "wmss"}}
+    with full:
+        response = create(api, **values)
+    assert problem(response, 503)["code"] == "busy"
+    assert int(response.headers["retry-after"]) > 0
+    assert create(api, **values).status_code == 200
 
 
 def test_validate_says_what_a_job_would_do_and_makes_none(api, home):

@@ -1,6 +1,6 @@
 """Can the model in a folder be trained and run here? All that can be told without its weights, in one look.
 
-A folder is as hostile as whoever wrote it: ask through `wmss.models.limited`, which does this in a process with limits
+A folder may come from strangers: ask through `wmss.models.limited`, which does this in a process with limits
 on memory and time, unless the folder is the caller's own.
 """
 
@@ -60,6 +60,8 @@ class ModelFolder:
     """As stored: tied weights once, unless the file has them twice."""
     vocab_size: int
     """Rows of the output head, with padding."""
+    num_tokens: int
+    """Of the tokenizer."""
     context_length: int
     """The longest sequence the model was made for, in tokens."""
 
@@ -104,7 +106,8 @@ def examine_stored(stored: StoredModel, *, param: str, lora: LoraConfig | None =
     with loader_errors(f"{path} cannot be used", param=param):
         architecture = _check_config(stored, param)
         _check_generation_config(path, param)
-        _check_template(load_tokenizer(path, param=param), path, param)
+        tokenizer = load_tokenizer(path, param=param)
+        _check_template(tokenizer, path, param)
         for shapes in stored.weights:
             model = _without_weights(path, shapes, param)
         check_output_head(model, param=param)
@@ -118,6 +121,7 @@ def examine_stored(stored: StoredModel, *, param: str, lora: LoraConfig | None =
             architecture=architecture,
             num_parameters=sum(map(prod, stored.weights[0].values())),
             vocab_size=int(model.config.vocab_size),
+            num_tokens=len(tokenizer),
             context_length=context_of(model.config),
         )
 
@@ -163,7 +167,7 @@ def _headers(path: Path, param: str) -> dict[str, Shapes]:
         if not file.is_file():
             raise ModelError(f"{param}: {file} is no file, or a link that leads nowhere; copy it again", param=param)
         try:
-            with safe_open(file, framework="pt") as handle:
+            with safe_open(file, framework="np") as handle:  # torch's map of a file counts as memory
                 names = handle.keys()
                 headers[file.name] = {name: tuple(handle.get_slice(name).get_shape()) for name in names}
         except (SafetensorError, OSError) as error:

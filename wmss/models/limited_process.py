@@ -2,8 +2,9 @@
 
 python -m wmss.models.limited_process FD
 
-FD is a socket. Each message is a question as JSON with the write end of a pipe for the answer; a fork answers it under
-limits, and a second fork watches the clock and says how the first one ended.
+FD is a socket. Each message is the name of a function of ours, MODULE:FUNCTION, with two files: the question as JSON,
+and the write end of a pipe for the answer. A fork answers under limits, and a second fork watches the clock and says
+how the first one ended.
 """
 
 import contextlib
@@ -16,8 +17,6 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
-from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -28,46 +27,56 @@ with quick_imports():
     import torch
     from transformers.utils import logging
 
-    from wmss.config import LoraConfig
-    from wmss.errors import ModelError, WmssError
-    from wmss.models.examination import examine_stored, read_stored
-    from wmss.models.loading import check_pair, check_same_tokenizer
+    import wmss.models.limited_answers  # noqa: F401 (what most questions are answered by)
+    from wmss.errors import WmssError
 
 IDLE_S = 600.0
 """Without a question for so long the process ends; the next question starts another."""
-MAX_QUESTION_BYTES = 2**17
-_POLL_S = 0.005
-_MAX_POLL_S = 0.5
-_NO_MEMORY = ("allocate memory", "bad_alloc", "not enough memory")
+MAX_NAME_BYTES = 256
+_POLL_S, _MAX_POLL_S = 0.005, 0.5
+_NO_MEMORY = ("allocate memory", "bad_alloc", "not enough memory", "Unable to allocate")
 
 
 def main(fd: int) -> None:
-    """Answer until the other end is closed, or nobody asks."""
+    """Answer until the other end is closed, or no question comes."""
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     torch.set_num_threads(1)
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for those who watch
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nothing waits for the forks that watch
     with socket.socket(fileno=fd) as questions:
         questions.send(b"ready")
         while select.select([questions], [], [], IDLE_S)[0]:
-            question, fds, _, _ = socket.recv_fds(questions, MAX_QUESTION_BYTES, 1)
-            if not question:
+            name, fds, _, _ = socket.recv_fds(questions, MAX_NAME_BYTES, 2)
+            if not name:
                 return
+            answering = _function(name.decode())
             if os.fork() == 0:
-                _watch(question, fds[0])
-            os.close(fds[0])
+                _watch(answering, *fds)
+            for each in fds:
+                os.close(each)
 
 
-def _watch(question: bytes, answer: int) -> None:
-    """Fork whoever answers, end it when its time is up, and write how it ended as the last line."""
+def _function(name: str) -> Callable[..., Any]:
+    """Imported here, once, so that no fork has to."""
+    module, _, function = name.partition(":")
+    if module not in sys.modules:
+        with quick_imports():
+            import_module(module)
+    found: Callable[..., Any] = getattr(sys.modules[module], function)
+    return found
+
+
+def _watch(answering: Callable[..., Any], question: int, answer: int) -> None:
+    """Fork the process that answers, end it when its time is up, and write how it ended as the last line."""
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    asked = json.loads(question)
+    with os.fdopen(question, encoding="utf-8") as file:
+        asked = json.load(file)
     reader = select.poll()
     reader.register(answer, 0)  # tells when nothing reads it any more
     started = time.monotonic()
     pid = os.fork()
     if pid == 0:
-        _answer(asked, answer)
+        _answer(answering, asked, answer)
     in_time = True
     while (ended := os.waitpid(pid, os.WNOHANG))[0] == 0:
         taken = time.monotonic() - started
@@ -83,12 +92,13 @@ def _watch(question: bytes, answer: int) -> None:
     os._exit(0)
 
 
-def _answer(asked: dict[str, Any], answer: int) -> None:
+def _answer(answering: Callable[..., Any], asked: dict[str, Any], answer: int) -> None:
     nothing = os.open(os.devnull, os.O_RDWR)
     for standard in (0, 1, 2):
         os.dup2(nothing, standard)
     try:
-        said = {"returned": _function(asked)(**asked["arguments"])}
+        _limit_memory(asked["memory_bytes"])
+        said = {"returned": answering(**asked["arguments"])}
     except WmssError as error:
         said = (
             {"no_memory": True} if _ran_out(error) else {"raised": [type(error).__name__, error.message, error.param]}
@@ -110,50 +120,12 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
         error = error.__cause__ or error.__context__
 
 
-def _function(asked: dict[str, Any]) -> Callable[..., Any]:
-    module, _, name = asked["function"].rpartition(":")
-    if not module:
-        return partial(ANSWERS[name], memory_bytes=asked["memory_bytes"])
-    _limit(_address_space() + asked["memory_bytes"])
-    found: Callable[..., Any] = getattr(import_module(module), name)
-    return found
-
-
-def _folder(path: str, param: str, lora: dict[str, Any] | None, memory_bytes: int) -> dict[str, Any]:
-    folder = Path(path)
-    # Headers are read through a map of the whole file, which is address space but no memory.
-    largest = max((file.stat().st_size for file in folder.glob("*.safetensors") if file.is_file()), default=0)
-    used = _address_space()
-    _limit(used + memory_bytes + largest)
-    stored = read_stored(folder, param=param)
-    _limit(used + memory_bytes)
-    return asdict(examine_stored(stored, param=param, lora=None if lora is None else LoraConfig(**lora)))
-
-
-def _pair(strong: str, weak: str, param: str, memory_bytes: int) -> None:
-    _limit(_address_space() + memory_bytes)
-    check_pair(Path(strong), Path(weak), param=param)
-
-
-def _tokenizers(folders: dict[str, str], memory_bytes: int) -> None:
-    _limit(_address_space() + memory_bytes)
-    check_same_tokenizer({param: Path(folder) for param, folder in folders.items()})
-
-
-ANSWERS: dict[str, Callable[..., Any]] = {"folder": _folder, "pair": _pair, "tokenizers": _tokenizers}
-
-
-def _address_space() -> int:
-    pages = Path("/proc/self/statm").read_text(encoding="utf-8").split()[0]
-    return int(pages) * resource.getpagesize()
-
-
-def _limit(num_bytes: int) -> None:
-    try:
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-        resource.setrlimit(resource.RLIMIT_AS, (num_bytes, resource.getrlimit(resource.RLIMIT_AS)[1]))
-    except (ValueError, OSError) as error:  # a file of so many bytes that no limit can hold it
-        raise ModelError(f"its files are larger than this machine can map: {error}; copy it again") from error
+def _limit_memory(num_bytes: int) -> None:
+    """Of memory that is written to, beside what the warm process has; files that are only read do not count."""
+    data_pages = int(Path("/proc/self/statm").read_text(encoding="utf-8").split()[5])
+    soft = data_pages * resource.getpagesize() + num_bytes
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_DATA, (soft, resource.getrlimit(resource.RLIMIT_DATA)[1]))
 
 
 if __name__ == "__main__":

@@ -259,7 +259,7 @@ def num_parameters(path: Path) -> int:
     """Parameters of the checkpoint at `path` as stored, tied weights once. Reads the headers of its weights only."""
     count = 0
     for file in path.glob("*.safetensors"):
-        with safe_open(file, framework="pt") as handle:
+        with safe_open(file, framework="np") as handle:
             count += sum(prod(handle.get_slice(name).get_shape()) for name in handle.keys())  # noqa: SIM118
     return count
 

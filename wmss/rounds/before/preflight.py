@@ -3,7 +3,7 @@
 Checks that do not depend on each other are all made, so that one look tells every problem.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
@@ -20,6 +20,7 @@ from wmss.config import (
     resolve_max_length,
 )
 from wmss.data.dataset import Sample, read_samples
+from wmss.data.tasks import read_tasks
 from wmss.data.tokenization import remedy, tokenize_samples
 from wmss.errors import ConfigError, DataError, ModelError, WmssError
 from wmss.models.adapters import check_adapters, check_mergeable
@@ -82,15 +83,38 @@ Refusals = Callable[[Mapping[str, Path]], list[WmssError]]
 
 def examine(sources: Sources, refusals: Refusals) -> Findings:
     """Make every check of a job that needs no engine."""
+    return examine_files(sources, examine_models(sources, refusals))
+
+
+@dataclass
+class SoundModels:
+    """What `examine_models` found, and those of a job's models {field: folder} of which nothing bad is known."""
+
+    problems: list[WmssError]
+    folders: dict[str, Path]
+
+
+def examine_models(sources: Sources, refusals: Refusals) -> SoundModels:
+    """The checks of a job's models, which are looked at in the process with limits."""
     found = Findings()
     found.problems += check_models(sources.models, lora=sources.spec.hyperparameters.lora)
-    sound = _sound(found, sources.spec, sources.models, sources.digests, refusals)
-    base = sound.get("model")
+    folders = _sound(found, sources.models, sources.digests, refusals)
+    return SoundModels(found.problems, folders)
+
+
+def examine_files(sources: Sources, models: SoundModels, judged: Sequence[WmssError] | None = None) -> Findings:
+    """The other checks: everything that the tokenizers and templates of sound models are needed for.
+
+    `judged` are the `judging_problems` of the job where these are known already.
+    """
+    found = Findings([*models.problems])
+    _lengths(found, sources.spec, models.folders)
+    base = models.folders.get("model")
     found.attempt(_optimizer, sources.spec)
     found.attempt(_adapters, sources.spec, base)
     found.unpacked = found.attempt(_packing, sources.spec, base)
     if isinstance(sources.spec.method, SelfImprovementMethod):
-        _examine_tasks(found, sources, base)
+        _examine_tasks(found, sources, base, judged)
         return found
     too_long = sources.spec.hyperparameters.too_long
     found.training = _read(found, sources.named_files, "training_file", base, "model", too_long)
@@ -103,7 +127,7 @@ def examine(sources: Sources, refusals: Refusals) -> Findings:
     return found
 
 
-def _examine_tasks(found: Findings, sources: Sources, base: Path | None) -> None:
+def _examine_tasks(found: Findings, sources: Sources, base: Path | None, judged: Sequence[WmssError] | None) -> None:
     spec, files = sources.spec, sources.files
     assert isinstance(spec.method, SelfImprovementMethod)
     found.batch_size = resolve_batch_size(spec, 0)
@@ -112,7 +136,24 @@ def _examine_tasks(found: Findings, sources: Sources, base: Path | None) -> None
     limits = {"max_length": found.max_length, "context": found.context}
     found.tasks = found.attempt(read_task_files, spec, base, sources.named_files, **limits)
     if found.tasks is not None:
-        found.problems += verifier_problems(spec.method.self_improvement, found.tasks)
+        asked, held_out = found.tasks.training.tasks, found.tasks.held_out.tasks
+        found.problems += verifier_problems(spec.method.self_improvement, asked, held_out) if judged is None else judged
+
+
+def judging_problems(sources: Sources) -> list[WmssError]:
+    """Why the verifier of a self-improvement job could not judge its tasks; empty also where their files cannot be
+    read, which `examine_files` tells. Verifiers have processes with limits of their own."""
+    method, named = sources.spec.method, sources.named_files
+    if not isinstance(method, SelfImprovementMethod) or not {"training_file", "validation_file"} <= named.files.keys():
+        return []
+    try:
+        asked, held_out = (
+            read_tasks(named.files[param], param=param, name=named.name_of(param), held_out=param == "validation_file")
+            for param in ("training_file", "validation_file")
+        )
+    except WmssError:
+        return []
+    return verifier_problems(method.self_improvement, asked, held_out)
 
 
 def examine_scores(
@@ -128,7 +169,8 @@ def examine_scores(
     `name`, is `training`."""
     found = Findings()
     found.problems += check_scored(models)
-    sound = _sound(found, spec, models, digests, refusals)
+    sound = _sound(found, models, digests, refusals)
+    _lengths(found, spec, sound)
     first, *others = models
     named = NamedFiles({"file": file}, {} if name is None else {"file": name})
     found.training = _read(found, named, "file", sound.get(first), first, spec.too_long)
@@ -140,22 +182,26 @@ def examine_scores(
 
 def _sound(
     found: Findings,
-    spec: JobSpec | ScoreSpec,
     models: Mapping[str, Path],
     digests: Mapping[str, CheckpointDigests],
     refusals: Refusals,
 ) -> dict[str, Path]:
-    """The models {field: folder} without a problem of their own; sets how long a sample may be with them."""
+    """The models {field: folder} without a problem of their own."""
     for param, expected in digests.items():
         if param in models and not _concerns(found.problems, param):
             found.attempt(check_digests, models[param], expected, param=param)
     sound = {param: folder for param, folder in models.items() if not _concerns(found.problems, param)}
     if sound:
         found.problems += refusals(sound)
+    return sound
+
+
+def _lengths(found: Findings, spec: JobSpec | ScoreSpec, sound: Mapping[str, Path]) -> None:
+    """Set how long a sample may be with these models."""
+    if sound:
         found.context = min(context_length(folder) for folder in sound.values())
         # A length that is refused must not hide what else is wrong with the rows.
         found.max_length = found.attempt(resolve_max_length, spec, found.context) or found.context
-    return sound
 
 
 def check_scored(models: Mapping[str, Path]) -> list[WmssError]:

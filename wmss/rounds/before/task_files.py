@@ -95,15 +95,17 @@ def read_task_files(
     return found
 
 
-def verifier_problems(knobs: SelfImprovementConfig, files: TaskFiles) -> list[WmssError]:
-    """Why the verifier could not judge these tasks here; empty if it can."""
+def verifier_problems(
+    knobs: SelfImprovementConfig, training: Sequence[Task], held_out: Sequence[Task]
+) -> list[WmssError]:
+    """Why the verifier could not judge the tasks of both files here; empty if it can."""
     with make_verifier(knobs.verifier, num_processes=usual_processes()) as verifier:
         refused = list(verifier.refusals())
         if refused:
             return refused
         found: list[WmssError] = []
-        for param, file in (("training_file", files.training), ("validation_file", files.held_out)):
-            rows = verifier.problems(file.tasks)
+        for param, tasks in (("training_file", training), ("validation_file", held_out)):
+            rows = verifier.problems(tasks)
             if rows:
                 found.append(DataError(f"{param}: {len(rows):,} rows:{by_reason(rows)}", param=param))
     return found
