@@ -96,8 +96,9 @@ def _at_import(statements: list[ast.stmt]) -> set[str]:
     return names
 
 
-def loaded_by(*statements: str) -> list[set[str]]:
-    """Top-level packages that a fresh process has loaded after each of some statements, run in this order."""
+def loaded_by(*statements: str, whole: bool = False) -> list[set[str]]:
+    """Top-level packages, or modules by their `whole` names, that a fresh process has loaded after each of some
+    statements, run in this order."""
     code = "import sys\n" + "".join(f"{each}\nprint(' '.join(sys.modules))\n" for each in statements)
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    return [{name.split(".")[0] for name in line.split()} for line in run.stdout.splitlines()]
+    return [{name if whole else name.split(".")[0] for name in line.split()} for line in run.stdout.splitlines()]

@@ -735,7 +735,7 @@ MUTATIONS = (
     in_trainer("two groups of workers for one run", ("self._ended.wait()\n        if not told", "if not told")),
     Mutation(
         "half of what is handed over is taken for it",
-        "services/driver/worker.py",
+        "services/driver/handover.py",
         (('.endswith("\\n"):  # half', ":  # half"),),
         (TRAINER,),
     ),

@@ -139,6 +139,28 @@ def test_core_and_training_need_neither_ray_nor_vllm():
     assert not loaded & {"ray", "vllm", "peft", "fastapi", "sqlalchemy"}
 
 
+@needs_all
+@pytest.mark.parametrize(
+    ("module", "absent"),
+    [
+        # Two processes more on the way to a job's first step, each for some ten seconds on one core.
+        ("services.driver.__main__", {"alembic", "mako", "vllm", "peft", "torchao"}),
+        ("services.driver.worker", {"alembic", "mako", "vllm", "peft", "torchao", "fastapi", "uvicorn"}),
+        ("services.driver.handover", {"torch", "ray", "transformers", "sqlalchemy"}),
+        ("wmss.training.checkpoint_files", {"transformers", "accelerate", "pandas", "sympy"}),
+    ],
+)
+def test_drivers_and_workers_load_nothing_that_they_never_use(module, absent):
+    (loaded,) = loaded_by(f"import {module}")
+    assert not loaded & absent
+
+
+@needs_all
+def test_a_driver_loads_nothing_of_the_training_loop():
+    (loaded,) = loaded_by("import services.driver.__main__", whole=True)
+    assert not loaded & {"wmss.training.loop", "wmss.training.checkpoints", "torch.distributed.checkpoint"}
+
+
 def test_a_running_job_knows_no_dry_run():
     importers = [name for name, names in modules("wmss").items() if "wmss.rounds.before.dry_run" in names]
     assert importers == []

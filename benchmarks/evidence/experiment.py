@@ -29,7 +29,7 @@ from wmss.scoring.evaluation import verified_accuracy
 from wmss.scoring.tables import EntropyTable, score_samples
 from wmss.scoring.torch_sampler import TorchSampler
 from wmss.scoring.torch_scorer import TorchEntropyScorer
-from wmss.training.checkpoints import load_metrics, load_readings
+from wmss.training.checkpoint_files import load_metrics, load_readings
 from wmss.training.loop import train
 from wmss.training.run import ModelSource, TrainingRun
 

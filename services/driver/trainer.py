@@ -6,7 +6,6 @@ while an engine scores. They leave again where the phase does not train, or anot
 
 import contextlib
 import logging
-import tempfile
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -28,11 +27,11 @@ with quick_imports():
     )
     from ray.train.torch import TorchTrainer
 
-    from services.driver.worker import hand_over, train_worker
+    from services.driver.handover import fresh_file, hand_over
     from services.failures import training_error
     from services.settings import engine_environment
     from wmss.errors import WmssError
-    from wmss.training.checkpoints import is_complete
+    from wmss.training.checkpoint_files import is_complete
     from wmss.training.run import TrainingRun
 
 logger = logging.getLogger(__name__)
@@ -41,6 +40,13 @@ MAX_WORKER_FAILURES = 3
 MAX_CONTROLLER_FAILURES = 5
 WATCH_S = 5.0
 """Seconds between two looks at whether waiting workers are in another's way."""
+
+
+def train_worker(config: dict[str, Any]) -> WmssError | None:
+    """One worker, in its own process. The driver needs nothing of what that imports, and starts earlier without it."""
+    from services.driver import worker
+
+    return worker.train_worker(config)
 
 
 @dataclass(frozen=True)
@@ -158,7 +164,7 @@ class _WaitingFit:
 
     def __init__(self, workers: Workers, name: str, is_room: Callable[[], bool]) -> None:
         self.name = name
-        self._file = _fresh_file(workers.storage / name)
+        self._file = fresh_file(workers.storage / name)
         self._is_room = is_room
         self._told = False
         self._lock = threading.Lock()
@@ -217,15 +223,8 @@ class _WaitingFit:
                     self.abandon()
 
 
-def _fresh_file(folder: Path) -> Path:
-    """An empty file in a run's folder, of a name that was not there before: no other attempt writes to it."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=folder, prefix="run-", suffix=".json", delete=False) as file:
-        return Path(file.name)
-
-
 def _written(run: TrainingRun, folder: Path) -> Path:
-    file = _fresh_file(folder)
+    file = fresh_file(folder)
     hand_over(run, file)
     return file
 

@@ -14,18 +14,17 @@ with quick_imports():  # a training worker starts with this module
     from ray.train import Checkpoint
     from ray.train.torch import get_device
 
+    from services.driver.handover import awaited_run
     from services.jobs.database import PATIENCE_S
     from services.jobs.fence import Fence, NewEvent
     from services.jobs.store import Store
     from services.settings import Settings
     from wmss.errors import WmssError
     from wmss.rounds.phases import kind_and_round
-    from wmss.training.checkpoints import load_metrics
+    from wmss.training.checkpoint_files import load_metrics
     from wmss.training.loop import train
-    from wmss.training.run import TrainingRun
 
 FLUSH_S = 0.5
-POLL_S = 0.1
 
 
 def train_worker(config: dict[str, Any]) -> WmssError | None:
@@ -39,21 +38,6 @@ def train_worker(config: dict[str, Any]) -> WmssError | None:
         except WmssError as error:
             return error
     return None
-
-
-def hand_over(run: TrainingRun | None, file: Path) -> None:
-    """Tell the workers that wait at an existing, empty `file` what to train; None = nothing, they leave."""
-    # In place, and under a name that is there from the beginning: a network file system may hide for half a minute
-    # that a file exists, but shows what one holds whenever it is opened.
-    with file.open("w", encoding="utf-8") as handle:
-        handle.write(("null" if run is None else run.model_dump_json()) + "\n")
-
-
-def awaited_run(file: Path) -> TrainingRun | None:
-    """What `hand_over` wrote, as soon as it is there."""
-    while not (text := file.read_text(encoding="utf-8")).endswith("\n"):  # half of it may be seen
-        time.sleep(POLL_S)
-    return None if text == "null\n" else TrainingRun.model_validate_json(text)
 
 
 class RayHost:

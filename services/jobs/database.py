@@ -7,8 +7,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
-from alembic import command
-from alembic.config import Config as AlembicConfig
 from sqlalchemy import CursorResult, Delete, Dialect, Update, create_engine, event, make_url, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import DBAPIError, OperationalError
@@ -73,6 +71,10 @@ class Database:
 
     def migrate(self, revision: str = "head") -> None:
         """Bring the schema up to a revision, the newest unless told otherwise."""
+        # Here, since drivers and training workers, which never migrate, would wait for it whenever they start.
+        from alembic import command
+        from alembic.config import Config as AlembicConfig
+
         config = AlembicConfig()
         config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
         config.attributes["engine"] = self._engine

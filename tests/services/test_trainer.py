@@ -10,7 +10,7 @@ from ray.exceptions import ActorDiedError, OutOfMemoryError
 from ray.train import ControllerError, WorkerGroupError
 from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
 
-from services.driver import trainer, worker
+from services.driver import handover, trainer, worker
 from services.driver.trainer import FailureCount, Trainer, Workers
 from services.failures import KilledForMemory, OutOfMemory, WorkersLost
 from wmss.config import Hyperparameters
@@ -47,7 +47,7 @@ def ray_train(monkeypatch, tmp_path):
 
         def fit(self):
             found.started += 1
-            given = worker.awaited_run(self.file)
+            given = handover.awaited_run(self.file)
             found.fits.append((self.name, given))
             fault = None if given is None else found.train()
             return SimpleNamespace(return_value=fault, checkpoint=SimpleNamespace(path=str(tmp_path / self.name)))
@@ -89,7 +89,7 @@ def test_a_fault_found_by_a_worker_keeps_its_kind(monkeypatch, run, tmp_path, ra
 
     monkeypatch.setattr(worker, "RayHost", Host)
     monkeypatch.setattr(worker, "train", fail)
-    worker.hand_over(run, tmp_path / "run.json")
+    handover.hand_over(run, tmp_path / "run.json")
     returned = worker.train_worker({"run_file": tmp_path / "run.json", "record": {}})
     ray_train.train = lambda: pickle.loads(pickle.dumps(returned))
     with pytest.raises(ModelError, match="changes its logits") as caught:
@@ -230,11 +230,11 @@ def test_half_of_what_is_handed_over_is_not_taken_for_it(run, tmp_path):
     whole = run.model_dump_json()
     file.write_text(whole)
     found = []
-    thread = threading.Thread(target=lambda: found.append(worker.awaited_run(file)))
+    thread = threading.Thread(target=lambda: found.append(handover.awaited_run(file)))
     thread.start()
     thread.join(0.3)
     assert not found
-    worker.hand_over(run, file)
+    handover.hand_over(run, file)
     thread.join(TIMEOUT_S)
     assert found == [run]
 

@@ -6,7 +6,7 @@ from wmss.rounds import messages
 from wmss.rounds.job import Checkpoint, Engines, Job, Trained
 from wmss.rounds.journal import Journal
 from wmss.rounds.phases import kind_and_round
-from wmss.training.checkpoints import load_metrics
+from wmss.training.checkpoint_files import load_metrics
 from wmss.training.run import TrainingRun
 
 

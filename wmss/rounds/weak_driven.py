@@ -48,7 +48,7 @@ from wmss.rounds.training import prepare_training, train_phase
 from wmss.rounds.weighing import Pair, draw_samples, save_draw, tell_extremes, tell_weights, weighed
 from wmss.scoring.interfaces import Progress
 from wmss.scoring.tables import EntropyTable, check_comparable
-from wmss.training.checkpoints import MarginReading, is_complete, load_metrics, load_readings
+from wmss.training.checkpoint_files import MarginReading, is_complete, load_metrics, load_readings
 from wmss.training.run import ModelSource, TrainingRun
 
 

@@ -11,11 +11,10 @@ digests_rank{r}.json  SHA-256 of every file that worker wrote
 Nothing in it depends on the number of workers but the random-number states.
 """
 
-import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -27,28 +26,14 @@ from torch.distributed.checkpoint.state_dict import (
 )
 from torch.distributed.fsdp import FSDPModule
 
-from wmss.errors import TrainingError
 from wmss.models.adapters import STRONG_ADAPTER, merged_model, save_adapter
 from wmss.models.checkpoints import save_model
 from wmss.records import ADAPTER_FOLDER, STRONG_FOLDER
 from wmss.training.branches import Branches, WeakAdapter, WeakModel
+from wmss.training.checkpoint_files import METRICS, STATE, TOTALS, MarginReading, file_digest, load_metrics, verify
 from wmss.training.run import TrainingRun
 
-TOTALS = ("first_loss", "total_tokens", "total_s", "saturated_at")
-"""Metrics of the whole run: loss of its first step, tokens, seconds of steps, step at which the margin was flat."""
-_STATE = "training_state.pt"
-_METRICS = "metrics.json"
 _WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
-
-
-class MarginReading(NamedTuple):
-    """What the saturation detector saw at a step."""
-
-    step: int
-    margin: float
-    """Mean logit margin of the strong model."""
-    entropy: float
-    """Mean entropy of the strong model, in nats."""
 
 
 @dataclass(frozen=True)
@@ -99,15 +84,15 @@ def save(
     torch.save(rng, folder / _rng_name(rank))
     if rank == 0:
         _save_models(folder, run, branches, state)
-        (folder / _METRICS).write_text(json.dumps(metrics), encoding="utf-8")
+        (folder / METRICS).write_text(json.dumps(metrics), encoding="utf-8")
         values = {
             "step": step,
             "optimizer": optimizer_state,
             "schedule": schedule.state_dict(),
             "readings": [tuple(reading) for reading in readings],
         }
-        torch.save(values, folder / _STATE)
-    digests = {str(file.relative_to(folder)): _digest(file) for file in sorted(folder.rglob("*")) if file.is_file()}
+        torch.save(values, folder / STATE)
+    digests = {str(file.relative_to(folder)): file_digest(file) for file in sorted(folder.rglob("*")) if file.is_file()}
     (folder / f"digests_rank{rank}.json").write_text(json.dumps(digests, indent=1), encoding="utf-8")
 
 
@@ -151,7 +136,7 @@ def load(folder: Path, rank: int) -> Resumed:
         TrainingError: a file is missing or is not what was written.
     """
     verify(folder)
-    state = torch.load(folder / _STATE, map_location="cpu", weights_only=True)
+    state = torch.load(folder / STATE, map_location="cpu", weights_only=True)
     metrics = load_metrics(folder)
     rng = folder / _rng_name(rank)
     return Resumed(
@@ -170,49 +155,6 @@ def restore_optimizer(resumed: Resumed, branches: Branches, optimizer: torch.opt
     set_optimizer_state_dict(branches, optimizer, resumed.optimizer, options=StateDictOptions(full_state_dict=True))
 
 
-def load_metrics(folder: Path) -> dict[str, float]:
-    """Metrics of a checkpoint's step."""
-    metrics: dict[str, float] = json.loads((folder / _METRICS).read_text(encoding="utf-8"))
-    return metrics
-
-
-def load_readings(folder: Path) -> list[MarginReading]:
-    """Readings of the margin of the run up to a checkpoint."""
-    state = torch.load(folder / _STATE, map_location="cpu", weights_only=True, mmap=True)
-    return [MarginReading(*reading) for reading in state["readings"]]
-
-
-def verify(folder: Path) -> None:
-    """Raise `TrainingError` unless every file of a checkpoint is there and has the digest it was written with."""
-    records = _digests(folder)
-    if not records:
-        raise TrainingError(f"{folder} is no complete checkpoint: it has no digests; remove it to resume from another")
-    for file, digest in records.items():
-        if not file.is_file() or _digest(file) != digest:
-            raise TrainingError(
-                f"{file} is {'damaged' if file.is_file() else 'missing'}; remove the checkpoint {folder} to resume "
-                "from an earlier one"
-            )
-
-
-def is_complete(folder: Path) -> bool:
-    """Whether all files of a checkpoint are there; what is in them is `verify`'s to read."""
-    try:
-        records = _digests(folder)
-    except ValueError:  # half of a JSON file
-        return False
-    return bool(records) and all(file.is_file() for file in records)
-
-
-def _digests(folder: Path) -> dict[Path, str]:
-    """What the workers wrote down, file by file."""
-    return {
-        folder / name: digest
-        for record in sorted(folder.glob("digests_rank*.json"))
-        for name, digest in json.loads(record.read_text(encoding="utf-8")).items()
-    }
-
-
 def _part(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
 
@@ -223,8 +165,3 @@ def _weak_name(number: int) -> str:
 
 def _rng_name(rank: int) -> str:
     return f"rng_rank{rank}.pt"
-
-
-def _digest(file: Path) -> str:
-    with file.open("rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()

@@ -27,7 +27,7 @@ from wmss.errors import TrainingError
 from wmss.training import checkpoints
 from wmss.training.batches import MicroBatch, collate
 from wmss.training.build import build_branches
-from wmss.training.checkpoints import MarginReading
+from wmss.training.checkpoint_files import MarginReading
 from wmss.training.optim import make_optimizer, make_schedule
 from wmss.training.parallel import gradient_norm, no_sync, parallelise
 from wmss.training.run import TrainingRun
