@@ -18,7 +18,8 @@ BEGIN, END = "<!-- results: made by `python -m benchmarks --report` -->", "<!-- 
 
 def stored() -> list[Path]:
     """All stored results, those that were measured last at the end."""
-    files = sorted(RESULTS.glob("*.jsonl"), key=lambda file: str(load(file)[0]["environment"]["measured"]))
+    files = [file for file in RESULTS.glob("*.jsonl") if not file.name.startswith("families-")]  # a page of their own
+    files.sort(key=lambda file: str(load(file)[0]["environment"]["measured"]))
     if not files:
         raise SystemExit(f"{RESULTS.name}: no stored results; run `python -m benchmarks --save` first")
     return files
