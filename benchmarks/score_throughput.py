@@ -29,7 +29,8 @@ from benchmarks.models import Shape, make_model, make_samples
 from wmss.models.importing import add_model, is_available
 from wmss.models.loading import load_model
 from wmss.scoring.torch_scorer import TorchEntropyScorer
-from wmss.scoring.vllm_scorer import VllmEntropyScorer, keep_freed_memory
+from wmss.scoring.vllm_engine import keep_freed_memory
+from wmss.scoring.vllm_scorer import VllmEntropyScorer
 
 REPETITIONS = 3
 SHAPE = Shape(vocabulary=4096, width=256, layers=12)
