@@ -177,12 +177,15 @@ def test_examples_learn_the_assistants_tokens_alone(checkpoints, tmp_path, monke
     write_jsonl([{"messages": CHAT}, {"messages": CHAT[:3]}], data)
     given = []
 
-    def loss(*arguments, **named):
-        given.append(arguments[4])
-        return mixed_linear_cross_entropy(*arguments, **named)
+    def recording(loss, place):
+        def record(*arguments, **named):
+            given.append(arguments[place])
+            return loss(*arguments, **named)
 
-    monkeypatch.setattr("wmss.core.mixing.mixed_linear_cross_entropy", loss)
-    monkeypatch.setattr("wmss.integrations.trainer.mixed_linear_cross_entropy", loss)
+        return record
+
+    monkeypatch.setattr("wmss.core.mixing.mixed_linear_cross_entropy", recording(mixed_linear_cross_entropy, 4))
+    monkeypatch.setattr("wmss.integrations.trainer.branch_cross_entropy", recording(branch_cross_entropy, 1))
     folders = (checkpoints["qwen3_other"], checkpoints["qwen3"], data, tmp_path / "out")
     monkeypatch.setattr(sys, "argv", [name, *map(str, folders)])
     runpy.run_path(str(ROOT / f"examples/{name}.py"), run_name="__main__")

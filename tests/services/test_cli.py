@@ -28,7 +28,7 @@ def test_convert_writes_tasks_with_levels(run, tmp_path):
     source.write_text('{"question": "1+1?", "answer": "<<1+1=2>>2\\n#### 2"}\n')
     assert "gsm8k: 1 rows read, 1 written" in run("convert", source, target, "--to", "tasks", "--level", 2)
     assert json.loads(target.read_text())["level"] == 2
-    with pytest.raises(WmssError, match="--format: expected one of gsm8k, math, deepmind with --to tasks"):
+    with pytest.raises(WmssError, match="--format: expected one of gsm8k, math, deepmind, tasks with --to tasks"):
         run("convert", source, target, "--to", "tasks", "--format", "openai-chat")
     with pytest.raises(WmssError, match="--system: not with --to tasks"):
         run("convert", source, target, "--to", "tasks", "--system", "Be brief.")

@@ -153,7 +153,9 @@ def test_a_fenced_driver_can_change_nothing(store):
         lambda: old.start_phase("sft"),
         lambda: old.finish_phase("sft", {}),
         lambda: old.progress("sft", 1, 2),
-        lambda: EngineStore(store).take(Engine("app", "a", 1, use_gpu=False), old, places=1),
+        lambda: EngineStore(store).take(
+            Engine("app", "key", "weights", "a", num_replicas=1, num_cpus=1, use_gpu=False), old, places=1
+        ),
         lambda: old.end(State.SUCCEEDED, error=None, message="done", trained_tokens=1),
         lambda: old.record_checkpoint(phase="sft", step=1, path="p", model_name="n", metrics={}, keep_last=1),
     ]

@@ -362,7 +362,7 @@ def test_merged_strong_equals_base_with_its_adapter_in_peft(checkpoints, samples
     # A set's order differs between processes; the same weights shall give the same files.
     layers = json.loads((folder / "adapter" / "adapter_config.json").read_text(encoding="utf-8"))["target_modules"]
     assert layers == sorted(layers)
-    assert len(layers) == 7
+    assert len({layer.rsplit(".", 1)[1] for layer in layers}) == 7
     assert (merged - plain).abs().max() > 1e-2
 
 

@@ -182,7 +182,9 @@ def parse_json(text: str) -> Any:
     except (ValueError, RecursionError) as error:
         raise RowError(f"not valid JSON ({json_fault(error)})") from None
     if "\\ud" in text.lower() and not _is_unicode(value):
-        raise RowError("holds half a surrogate pair (\\ud800 to \\udfff), which is not a character; remove it")
+        fields = value.items() if isinstance(value, dict) else ()
+        where = next((f"{key}: " for key, each in fields if _is_unicode(key) and not _is_unicode(each)), "")
+        raise RowError(f"{where}holds half a surrogate pair (\\ud800 to \\udfff), which is not a character; remove it")
     return value
 
 
