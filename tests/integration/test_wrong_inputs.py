@@ -19,7 +19,7 @@ BROKEN = "broken_weights"
 
 HTTP = {
     # Uploads
-    "file that is UTF-16": file(ROW.decode().encode("utf-16"), "file", "save the file as UTF-8"),
+    "file that is UTF-16": file(ROW.decode().encode("utf-16"), "file", "write its rows as JSON lines in UTF-8"),
     "key twice in a row": file(b'{"prompt": "p", "prompt": "q", "completion": "c"}', "file", "remove one"),
     "weight NaN": file(
         b'{"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a", "weight": NaN}]}',

@@ -192,6 +192,8 @@ def json_fault(error: ValueError | RecursionError) -> str:
     """Why `json` did not read a text, in words: what Python says of depth and digits is advice to programmers."""
     if isinstance(error, RecursionError):
         return "nested too deeply"
+    if "BOM" in str(error):
+        return "it begins with a byte-order mark, which only the first line of a file may; remove it"
     return str(error) if isinstance(error, json.JSONDecodeError) else "a number of thousands of digits"
 
 
