@@ -25,7 +25,7 @@ from transformers import PreTrainedModel, Qwen3Config, Qwen3ForCausalLM
 
 from benchmarks.loss_op import MIXING_WEIGHT, Tensors, loss_and_gradients, make_inputs, naive_mix
 from benchmarks.measure import Line, environment, line, print_lines, skipped
-from benchmarks.models import Step, make_batch, make_samples
+from benchmarks.models import KNOBS, Step, make_batch, make_samples
 from benchmarks.vs_naive import NaiveMix, NaiveStep
 from wmss.choices import ActivationCheckpointing
 from wmss.core import softmax
@@ -60,7 +60,6 @@ FITS = 0.92
 """Share of the card's memory that weights, gradients and moments alone may take."""
 
 BFLOAT16 = torch.bfloat16
-
 
 Wanted = Callable[[str, str], bool]
 """Whether an arm of a benchmark is to be run."""
@@ -257,8 +256,8 @@ def _step_arms(deadline: float, wanted: Wanted) -> Iterator[Line]:
         if "figures" in found:
             speed = tokens / found["s_median"]
             found["figures"] |= {"tokens_per_s": round(speed)}
-            if not knobs and mode == "sft":
-                sft.setdefault(size, found["s_median"])
+            if not knobs and (mode, checkpointing) == ("sft", "selective"):
+                sft[size] = found["s_median"]
             if not knobs and size in sft:
                 found["figures"] |= {"time_over_sft": round(found["s_median"] / sft[size], 4)}
             if not knobs and (goal := GOALS.get((size, mode))):
@@ -278,7 +277,7 @@ def _parameters(size: str) -> int:
 def _state_bytes(size: str, mode: str, knobs: dict[str, Any]) -> int:
     """16 bytes a trained parameter (weight, gradient, two moments, float32), 10 with 8-bit moments; 2 a frozen one."""
     trained = 2 if "joint" in mode else 1
-    each = 10 if "optimizer" in knobs else 16
+    each = 10 if knobs.get("optimizer") == "adamw_8bit" else 16
     return _parameters(size) * (each * trained + (2 if mode == "frozen" else 0))
 
 
@@ -330,7 +329,7 @@ def _make_step(
         if knobs.get("compile"):
             for block in blocks_of(model):
                 block.compile()
-    return Step(branches, batch, optimizer=knobs.get("optimizer", "adamw"))
+    return Step(branches, batch, optimizer=knobs.get("optimizer", KNOBS.optimizer))
 
 
 def _autocast(step: Callable[[], None]) -> Callable[[], None]:

@@ -1,7 +1,7 @@
 """Models, samples and the optimizer step that the benchmarks of whole training steps share."""
 
 from collections.abc import Iterable, Sequence
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -10,6 +10,7 @@ from transformers import PreTrainedModel, Qwen3Config, Qwen3ForCausalLM
 
 from benchmarks.measure import gradients
 from wmss.config import Hyperparameters
+from wmss.config.base import changed
 from wmss.models.packed_attention import PACKED
 from wmss.records import TokenizedSample
 from wmss.training.batches import MicroBatch, collate
@@ -94,10 +95,10 @@ class Step:
         batch: MicroBatch,
         *,
         telemetry_rows: int = 0,
-        optimizer: Literal["adamw", "adamw_8bit"] = "adamw",
+        optimizer: str = KNOBS.optimizer,
     ) -> None:
         self._branches, self._batch, self._telemetry_rows = branches, batch, telemetry_rows
-        self._optimizer = make_optimizer(branches, Hyperparameters(**{**KNOBS.model_dump(), "optimizer": optimizer}))
+        self._optimizer = make_optimizer(branches, changed(KNOBS, optimizer=optimizer))
 
     def __call__(self) -> None:
         loss, _ = self._branches(

@@ -44,9 +44,10 @@ def write(files: Sequence[Path], page: Path = PAGE) -> None:
 def render(files: Sequence[Path]) -> str:
     """Where the figures come from, every target with its verdict, then every arm."""
     source: dict[str, Path] = {}
+    lines = {file: _lines(file) for file in files}
     for file in files:
-        source |= {line["benchmark"]: file for line in _lines(file)}
-    rows = [line for file in files for line in _lines(file) if source[line["benchmark"]] == file]
+        source |= {line["benchmark"]: file for line in lines[file]}
+    rows = [line for file in files for line in lines[file] if source[line["benchmark"]] == file]
     rows.sort(key=lambda line: list(source).index(line["benchmark"]))
     parts = [
         *(_origin(file, [name for name in source if source[name] == file]) for file in dict.fromkeys(source.values())),
