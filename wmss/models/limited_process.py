@@ -96,6 +96,9 @@ def _answer(answering: Callable[..., Any], asked: dict[str, Any], answer: int) -
     nothing = os.open(os.devnull, os.O_RDWR)
     for standard in (0, 1, 2):
         os.dup2(nothing, standard)
+    # After a fork torch makes its thread pool again in the first thread that computes. Transformers loads weights in
+    # several, and one that comes between is told "Invalid thread pool": so it is made here.
+    torch.set_num_threads(1)
     try:
         _limit_memory(asked["memory_bytes"])
         said = {"returned": answering(**asked["arguments"])}
