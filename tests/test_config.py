@@ -186,6 +186,25 @@ def test_presets_fill_what_is_left_out():
         (wmss(hyperparameters={"learning_rate": 1e9}), "method.wmss.hyperparameters.learning_rate", "less than"),
         ({"training_file": "f"}, "model", "required field is missing"),
         (MINIMAL | {"seed": -1}, "seed", "greater than or equal to 0"),
+        (MINIMAL | {"checkpointing": {"keep": "best"}}, None, "checkpointing.keep: expected a validation_file"),
+        (
+            wmss(hyperparameters={"eval_every": 5}),
+            None,
+            "method.wmss.hyperparameters.eval_every: expected a validation_",
+        ),
+        (
+            MINIMAL
+            | {
+                "validation_file": "v",
+                "checkpointing": {"keep": "best"},
+                "method": {
+                    "type": "self_improvement",
+                    "self_improvement": {"verifier": {"type": "exact"}},
+                },
+            },
+            None,
+            "checkpointing.keep: unused with self_improvement",
+        ),
         (
             MINIMAL | {"suffix": "a/b"},
             "suffix",

@@ -13,6 +13,8 @@ CurriculumPolicy = Literal["clock", "acceptance_target", "uniform", "hard_only",
 """How levels are chosen; see `wmss.core.levels`."""
 Parallelism = Literal["ddp", "fsdp"]
 """How several training workers share the work; see `wmss.training.parallel`."""
+KeptCheckpoint = Literal["last", "best"]
+"""Which checkpoint of a training phase goes on: the last one, or that of the lowest loss on held-out rows."""
 ActivationCheckpointing = Literal["none", "selective", "full"]
 """Which activations are kept for the backward pass: all, those of matrix products, or each block's input."""
 

@@ -157,6 +157,9 @@ class EventObject(BaseModel):
         )
 
 
+_LOSSES = ("train_loss", "valid_loss")
+
+
 class CheckpointObject(BaseModel):
     """A training checkpoint; its model name can be used as `model` of a further job."""
 
@@ -178,7 +181,7 @@ class CheckpointObject(BaseModel):
             fine_tuning_job_id=row.job_id,
             fine_tuned_model_checkpoint=row.model_name,
             step_number=row.step,
-            metrics={"step": row.step, "train_loss": row.metrics["train_loss"]},
+            metrics={"step": row.step, **{name: row.metrics[name] for name in _LOSSES if name in row.metrics}},
             x_phase=row.phase,
         )
 

@@ -67,7 +67,7 @@ class RayEngines:
             num_workers=job.spec.resources.num_workers,
             use_gpu=self._use_gpu,
             num_threads=self._settings.training_threads,
-            keep_last=job.spec.checkpointing.keep_last,
+            checkpointing=job.spec.checkpointing,
             record={"job_id": job.id, "attempt": self._attempt, "model_name": job.result_name},
         )
         return Trainer(workers, is_room=self._is_room_to_wait)

@@ -30,6 +30,7 @@ with quick_imports():
     from services.driver.handover import fresh_file, hand_over
     from services.failures import training_error
     from services.settings import engine_environment
+    from wmss.config.job import Checkpointing
     from wmss.errors import WmssError
     from wmss.training.checkpoint_files import is_complete
     from wmss.training.run import TrainingRun
@@ -58,8 +59,8 @@ class Workers:
     num_workers: int
     use_gpu: bool
     num_threads: int
-    keep_last: int
-    """Checkpoints that are kept."""
+    checkpointing: Checkpointing
+    """Which checkpoints are kept."""
     record: dict[str, Any]
     """Names the job, the attempt and the model that the checkpoints belong to."""
 
@@ -70,7 +71,11 @@ class Workers:
             train_worker,
             train_loop_config={
                 "run_file": str(run_file),
-                "record": {**self.record, "keep_last": self.keep_last, "run_folder": str(self.storage / name)},
+                "record": {
+                    **self.record,
+                    "checkpointing": self.checkpointing.model_dump(),
+                    "run_folder": str(self.storage / name),
+                },
             },
             scaling_config=ScalingConfig(num_workers=self.num_workers, use_gpu=self.use_gpu),
             run_config=RunConfig(
@@ -79,7 +84,7 @@ class Workers:
                 # Bounded: by default Ray Train retries a group that cannot start for ever. Failures of workers are
                 # counted in `FailureCount`: Ray Train counts those of a whole run, however far it came between them.
                 failure_config=FailureConfig(max_failures=0, controller_failure_limit=MAX_CONTROLLER_FAILURES),
-                checkpoint_config=CheckpointConfig(num_to_keep=self.keep_last),
+                checkpoint_config=checkpoint_config(self.checkpointing),
                 worker_runtime_env={"env_vars": engine_environment() | {"OMP_NUM_THREADS": str(self.num_threads)}},
             ),
         )
@@ -221,6 +226,12 @@ class _WaitingFit:
             with contextlib.suppress(Exception):  # a database that is away says nothing about room
                 if not self._is_room():
                     self.abandon()
+
+
+def checkpoint_config(checkpointing: Checkpointing) -> CheckpointConfig:
+    """In Ray Train's terms. It never deletes the newest; `services.jobs.fence.forgotten` is the same rule."""
+    best = {"checkpoint_score_attribute": "valid_loss", "checkpoint_score_order": "min"}
+    return CheckpointConfig(num_to_keep=checkpointing.keep_last, **(best if checkpointing.keep == "best" else {}))
 
 
 def _written(run: TrainingRun, folder: Path) -> Path:

@@ -19,6 +19,7 @@ with quick_imports():  # a training worker starts with this module
     from services.jobs.fence import Fence, NewEvent
     from services.jobs.store import Store
     from services.settings import Settings
+    from wmss.config.job import Checkpointing
     from wmss.errors import WmssError
     from wmss.rounds.phases import kind_and_round
     from wmss.training.checkpoint_files import load_metrics
@@ -44,7 +45,7 @@ class RayHost:
     """The loop's `Host` on a Ray Train worker."""
 
     def __init__(
-        self, *, phase: str, job_id: str, attempt: int, model_name: str, keep_last: int, run_folder: str
+        self, *, phase: str, job_id: str, attempt: int, model_name: str, checkpointing: dict[str, Any], run_folder: str
     ) -> None:
         context = ray.train.get_context()
         self.rank = context.get_world_rank()
@@ -53,7 +54,7 @@ class RayHost:
         self._run_folder = Path(run_folder)
         self._phase = phase
         self._model_name = model_name
-        self._keep_last = keep_last
+        self._checkpointing = Checkpointing(**checkpointing)
         settings = Settings()
         self._store = Store(settings.database, patience_s=PATIENCE_S)
         self._fence = Fence(self._store, job_id, attempt, lease_s=settings.lease_s)
@@ -103,7 +104,7 @@ class RayHost:
             path=self._run_folder / _checkpoint_name(metrics),
             model_name=f"{self._model_name}:ckpt-{self._phase}-{step}",
             metrics=metrics,
-            keep_last=self._keep_last,
+            checkpointing=self._checkpointing,
         )
 
     def _flush(self) -> None:
@@ -127,8 +128,9 @@ def _saturation_event(phase: str, step: int) -> NewEvent:
 def _metrics_event(phase: str, metrics: dict[str, float]) -> NewEvent:
     step, num_steps = int(metrics["step"]), int(metrics["num_steps"])
     kind, number = kind_and_round(phase)
+    held_out = f", valid_loss {metrics['valid_loss']:.4f}" if "valid_loss" in metrics else ""
     return NewEvent(
-        f"{phase} step {step}/{num_steps}: train_loss {metrics['train_loss']:.4f}",
+        f"{phase} step {step}/{num_steps}: train_loss {metrics['train_loss']:.4f}{held_out}",
         type="metrics",
         data={"phase": phase, **metrics, "step": step, "num_steps": num_steps},
         key=f"{kind}-{number}-{step}",

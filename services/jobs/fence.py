@@ -18,6 +18,7 @@ from services.jobs.attempts import AttemptEnd
 from services.jobs.database import Database, changed_row, insert_into
 from services.jobs.states import State
 from services.jobs.tables import CheckpointRow, EventRow, JobRow, PhaseRow
+from wmss.config.job import Checkpointing
 from wmss.ids import JOB_CHECKPOINT, new_id
 
 
@@ -94,7 +95,14 @@ class Fence:
             row.done = row.total
 
     def record_checkpoint(
-        self, *, phase: str, step: int, path: Path, model_name: str, metrics: dict[str, Any], keep_last: int
+        self,
+        *,
+        phase: str,
+        step: int,
+        path: Path,
+        model_name: str,
+        metrics: dict[str, Any],
+        checkpointing: Checkpointing,
     ) -> None:
         """A checkpoint exists; those of the phase that retention has removed are forgotten."""
         with self.transaction() as session:
@@ -116,9 +124,9 @@ class Fence:
                 )
             )
             session.flush()
-            kept = select(CheckpointRow.number).where(*same_phase).order_by(CheckpointRow.step.desc()).limit(keep_last)
-            kept_numbers = list(session.scalars(kept))
-            session.execute(delete(CheckpointRow).where(*same_phase, CheckpointRow.number.not_in(kept_numbers)))
+            rows = session.scalars(select(CheckpointRow).where(*same_phase).order_by(CheckpointRow.step.desc())).all()
+            for row in forgotten(rows, checkpointing):
+                session.delete(row)
 
     def note_end(self, end: AttemptEnd) -> None:
         """Say how this attempt ends; the job goes on."""
@@ -130,6 +138,14 @@ class Fence:
         with self.transaction() as session:
             close_job(session, self.job_id, (JobRow.id == self.job_id,), state, error=error, message=message)
             session.execute(update(JobRow).where(JobRow.id == self.job_id).values(trained_tokens=trained_tokens))
+
+
+def forgotten(rows: Sequence[CheckpointRow], checkpointing: Checkpointing) -> Sequence[CheckpointRow]:
+    """Those of a phase's checkpoints, newest first, that retention has removed: Ray Train's rule, by loss or age."""
+    if checkpointing.keep == "last":
+        return rows[checkpointing.keep_last :]
+    ranked = sorted(rows, key=lambda row: (row.metrics["valid_loss"], -row.step))
+    return [row for row in ranked[checkpointing.keep_last :] if row is not rows[0]]
 
 
 # Every change of state is one conditional UPDATE: a read first would let two writers both believe they won.

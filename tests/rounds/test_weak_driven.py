@@ -15,6 +15,7 @@ from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from tests.rounds.engines import LocalEngines, MemoryJournal, make_job, run_wmss
 from tests.scoring.exact import truth
+from wmss.config import parse_job
 from wmss.data.tokenization import load_tokenized
 from wmss.errors import ConfigError, DataError, ModelError, ResultError
 from wmss.models.loading import load_model, load_tokenizer
@@ -23,6 +24,7 @@ from wmss.rounds.messages import compared
 from wmss.rounds.phase_records import Accuracy, Evaluation
 from wmss.rounds.phases import phases_of
 from wmss.rounds.run import run_job
+from wmss.training.checkpoint_files import load_metrics
 
 
 def test_wmss_job_leaves_a_model_of_the_same_shape(tmp_path, checkpoints, files):
@@ -302,6 +304,28 @@ def test_supervised_job(tmp_path, checkpoints, files):
     assert journal.seen == ["validate", "sft", "export", "read_back", "evaluate"]
     assert journal.finished["sft"]["num_steps"] == 16  # 48 samples, batch 48 // 8 = 6, two epochs
     assert set(journal.finished["evaluate"]["results"]) == {"base", "result"}
+
+
+def test_the_checkpoint_of_the_lowest_held_out_loss_is_the_result(tmp_path, checkpoints, files):
+    """A learning rate that rises until it harms, so that the best checkpoint is neither the first nor the last."""
+    knobs = {"learning_rate": 0.1, "warmup_ratio": 1.0, "lr_schedule": "constant", "max_steps": 6}
+    job = make_job(tmp_path, checkpoints, files, {"type": "supervised", "supervised": {"hyperparameters": knobs}})
+    values = job.spec.model_dump(exclude_unset=True) | {"checkpointing": {"every_steps": 1, "keep": "best"}}
+    job = dataclasses.replace(job, spec=parse_job(values))
+    engines, journal = LocalEngines(tmp_path / "runs"), MemoryJournal()
+    run_job(job, engines, journal)
+    stored = sorted((engines.folder / "ftjob-1-sft-1").glob("step-*"))
+    losses = [load_metrics(folder)["valid_loss"] for folder in stored]
+    best = min(range(6), key=losses.__getitem__)
+    assert 0 < best < 5
+    kept = journal.finished["sft"]
+    assert (Path(kept["checkpoint"]).parent, kept["num_steps"]) == (stored[best], 6)
+    trained = load_file(stored[best] / "strong" / "model.safetensors")
+    for name, tensor in load_file(job.result / "model.safetensors").items():
+        assert torch.equal(tensor, trained[name].to(tensor.dtype)), name
+    assert any(event.startswith(f"sft: keeps step {best + 1} of 6, valid_loss") for event in journal.events)
+    result = journal.finished["evaluate"]["results"]["result"]
+    assert result["nll"] == pytest.approx(losses[best], rel=1e-3)
 
 
 def test_truncation_is_told_and_unverifiable_answers_have_no_accuracy(tmp_path, checkpoints, files):

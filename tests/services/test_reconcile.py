@@ -15,6 +15,7 @@ from services.jobs.states import State
 from services.jobs.store import Store
 from services.settings import Settings
 from tests.services.scripted_ray import ScriptedDrivers
+from wmss.config.job import Checkpointing
 from wmss.ids import submission_id
 
 SCORER, OTHER = (
@@ -257,7 +258,7 @@ def test_a_checkpoint_that_is_recorded_again_is_no_progress(world):
     reconciler.pass_once()
     for attempt in (1, 2, 3, 4):
         Fence(store, "ftjob-a", attempt, lease_s=5).record_checkpoint(
-            phase="sft", step=5, path="p", model_name="m", metrics={}, keep_last=1
+            phase="sft", step=5, path="p", model_name="m", metrics={}, checkpointing=Checkpointing(keep_last=1)
         )
         drivers.statuses[submission_id("ftjob-a", attempt)] = DriverStatus.FAILED
         reconciler.pass_once()

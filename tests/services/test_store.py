@@ -22,6 +22,7 @@ from services.jobs.states import State
 from services.jobs.store import KeyTakenError, Store, UnknownCheckpointError, UnknownCursorError, UnknownFileError
 from services.jobs.tables import Base
 from services.settings import Settings
+from wmss.config.job import Checkpointing
 
 
 @pytest.fixture
@@ -157,7 +158,9 @@ def test_a_fenced_driver_can_change_nothing(store):
             Engine("app", "key", "weights", "a", num_replicas=1, num_cpus=1, use_gpu=False), old, places=1
         ),
         lambda: old.end(State.SUCCEEDED, error=None, message="done", trained_tokens=1),
-        lambda: old.record_checkpoint(phase="sft", step=1, path="p", model_name="n", metrics={}, keep_last=1),
+        lambda: old.record_checkpoint(
+            phase="sft", step=1, path="p", model_name="n", metrics={}, checkpointing=Checkpointing(keep_last=1)
+        ),
     ]
     for write in writes:
         with pytest.raises(LostLeaseError):
@@ -254,13 +257,36 @@ def test_checkpoints_follow_retention(store):
     fence = start(store)
     for step in (4, 8, 12, 12):
         fence.record_checkpoint(
-            phase="sft", step=step, path=f"/p/{step}", model_name=f"n-{step}", metrics={"train_loss": 1.0}, keep_last=2
+            phase="sft",
+            step=step,
+            path=f"/p/{step}",
+            model_name=f"n-{step}",
+            metrics={"train_loss": 1.0},
+            checkpointing=Checkpointing(keep_last=2),
         )
-    fence.record_checkpoint(phase="joint", step=1, path="/p/j", model_name="j", metrics={}, keep_last=2)
+    fence.record_checkpoint(
+        phase="joint", step=1, path="/p/j", model_name="j", metrics={}, checkpointing=Checkpointing(keep_last=2)
+    )
     rows, _ = store.checkpoints("ftjob-a", after=None, limit=10)
     assert [(row.phase, row.step) for row in rows] == [("joint", 1), ("sft", 12), ("sft", 8)]
     assert store.checkpoint_of_model("n-12").path == "/p/12"
     assert store.checkpoint_of_model("n-4") is None
+
+
+def test_the_best_checkpoints_and_the_newest_stay(store):
+    fence, kept = start(store), []
+    for step, loss in enumerate((3.0, 1.0, 2.0, 1.0, 4.0, 5.0), start=1):
+        fence.record_checkpoint(
+            phase="sft",
+            step=step,
+            path=f"/p/{step}",
+            model_name=f"n-{step}",
+            metrics={"valid_loss": loss},
+            checkpointing=Checkpointing(keep_last=2, keep="best"),
+        )
+        rows, _ = store.checkpoints("ftjob-a", after=None, limit=10)
+        kept.append({row.step for row in rows})
+    assert kept == [{1}, {1, 2}, {2, 3}, {2, 4}, {2, 4, 5}, {2, 4, 6}]
 
 
 def test_trained_tokens_count_each_step_once(store):

@@ -1,19 +1,26 @@
 """Ray Train as a driver uses it, with its trainer replaced by its outcomes: when workers start, wait, leave, fail."""
 
 import pickle
+import random
 import threading
 from pathlib import Path
 from types import SimpleNamespace
 
+import pyarrow.fs
 import pytest
 from ray.exceptions import ActorDiedError, OutOfMemoryError
-from ray.train import ControllerError, WorkerGroupError
+from ray.train import Checkpoint, ControllerError, WorkerGroupError
 from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
+from ray.train.v2._internal.execution.checkpoint import checkpoint_manager
+from ray.train.v2._internal.execution.training_report import _TrainingReport
 
 from services.driver import handover, trainer, worker
 from services.driver.trainer import FailureCount, Trainer, Workers
 from services.failures import KilledForMemory, OutOfMemory, WorkersLost
+from services.jobs.fence import forgotten
+from services.jobs.tables import CheckpointRow
 from wmss.config import Hyperparameters
+from wmss.config.job import Checkpointing
 from wmss.errors import ModelError, TrainingError
 from wmss.training.run import ModelSource, TrainingRun
 
@@ -39,7 +46,7 @@ def run(tmp_path):
 @pytest.fixture
 def ray_train(monkeypatch, tmp_path):
     """Ray Train whose workers read what to train and then do as the test says; `fits` is what they read."""
-    found = SimpleNamespace(fits=[], workers=Workers(tmp_path, 1, False, 1, 1, {}), train=None, started=0)
+    found = SimpleNamespace(fits=[], workers=Workers(tmp_path, 1, False, 1, Checkpointing(), {}), train=None, started=0)
 
     class FakeTrainer:
         def __init__(self, _, *, train_loop_config, run_config, **options):
@@ -237,6 +244,29 @@ def test_half_of_what_is_handed_over_is_not_taken_for_it(run, tmp_path):
     handover.hand_over(run, file)
     thread.join(TIMEOUT_S)
     assert found == [run]
+
+
+@pytest.mark.parametrize("keep_last", [1, 3])
+@pytest.mark.parametrize("keep", ["last", "best"])
+def test_the_database_forgets_what_ray_train_deletes(monkeypatch, keep, keep_last):
+    """Ray's own manager of checkpoints, without its storage."""
+    deleted = []
+    monkeypatch.setattr(checkpoint_manager, "delete_fs_path", lambda fs, fs_path: deleted.append(fs_path))
+    for name in ("_maybe_load_state_from_storage", "_write_state_to_storage", "_notify"):
+        monkeypatch.setattr(checkpoint_manager.CheckpointManager, name, lambda self: None)
+    checkpointing = Checkpointing(keep=keep, keep_last=keep_last)
+    manager = checkpoint_manager.CheckpointManager(trainer.checkpoint_config(checkpointing), None)
+    rows, draw = [], random.Random(keep_last)
+    for step in range(1, 40):
+        metrics = {"valid_loss": draw.choice([1.0, 1.25, 1.5, 2.0])}
+        checkpoint = Checkpoint(f"/runs/{step}", filesystem=pyarrow.fs.LocalFileSystem())
+        manager.register_checkpoint(_TrainingReport(checkpoint, metrics, validation=False))
+        rows.insert(0, CheckpointRow(step=step, path=f"/runs/{step}", metrics=metrics))
+        gone = forgotten(rows, checkpointing)
+        assert sorted(deleted) == sorted(row.path for row in gone), step
+        rows = [row for row in rows if row not in gone]
+        deleted.clear()
+    assert len(rows) in (keep_last, keep_last + 1)
 
 
 def test_a_resumed_run_tells_its_saturation_once():

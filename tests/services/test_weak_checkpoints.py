@@ -15,6 +15,7 @@ from services.jobs.store import Store, UnknownCheckpointError
 from services.settings import Settings
 from tests.services.hub_server import running_hub
 from tests.services.requests import create, problem, upload, validate
+from wmss.config.job import Checkpointing
 from wmss.errors import WmssError
 from wmss.models.loading import checkpoint_digests, load_model
 
@@ -97,7 +98,12 @@ def test_a_finished_job_and_a_training_checkpoint_can_be_registered(api, setting
     fence = Fence(store, "ftjob-1", store.claim(job, message="Starting"), lease_s=30)
     shutil.copytree(home / "models" / "qwen3", home / "runs" / "step-1" / "strong")
     fence.record_checkpoint(
-        phase="sft", step=1, path=home / "runs/step-1", model_name=f"{name}:ckpt-sft-1", metrics={}, keep_last=1
+        phase="sft",
+        step=1,
+        path=home / "runs/step-1",
+        model_name=f"{name}:ckpt-sft-1",
+        metrics={},
+        checkpointing=Checkpointing(keep_last=1),
     )
     assert problem(register(api, name), 400)["param"] == "model"  # not finished
     assert register(api, f"{name}:ckpt-sft-1").json()["path"] == str(home / "runs" / "step-1" / "strong")

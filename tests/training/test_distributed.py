@@ -69,6 +69,7 @@ def runs(checkpoints, samples_file):
             batch_size=batch_size,
             parallelism=parallelism,
             hyperparameters=Hyperparameters(**values),
+            held_out=samples_file,
             **changes,
         )
 
@@ -117,6 +118,10 @@ def metrics_of(folder, name):
 
 def assert_same_metrics(actual, expected, *, loss=1e-5, norm=1e-4):
     assert [m["step"] for m in actual] == [m["step"] for m in expected]
+    judged = [m for m in expected if "valid_loss" in m]
+    assert [m["step"] for m in judged] == [m["step"] for m in actual if "valid_loss" in m]
+    held_out = [m["valid_loss"] for m in actual if "valid_loss" in m]
+    assert held_out == pytest.approx([m["valid_loss"] for m in judged], rel=loss)
     for name in sorted({name for m in expected for name in m if name.startswith(("train_loss", "grad_norm"))}):
         tolerance = loss if name == "train_loss" else norm
         assert [m[name] for m in actual] == pytest.approx([m[name] for m in expected], rel=tolerance), name

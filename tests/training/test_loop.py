@@ -61,6 +61,29 @@ def without_clock(metrics):
     return [{name: value for name, value in m.items() if name != "tokens_per_s"} for m in metrics]
 
 
+def test_held_out_loss_is_the_strong_models_alone_and_changes_nothing(checkpoints, samples_file, tmp_path):
+    """At its steps and at every checkpoint, against a float64 forward of the saved model on full logits."""
+    knobs = {"learning_rate": 1e-3, "micro_batch_tokens": 200, "neftune_alpha": 5.0}
+    plain, looking = LocalHost(tmp_path / "plain"), LocalHost(tmp_path / "looking")
+    train(make_run(checkpoints, samples_file, hyperparameters=Hyperparameters(**knobs)), plain)
+    knobs = Hyperparameters(**knobs, eval_every=3)
+    train(make_run(checkpoints, samples_file, hyperparameters=knobs, held_out=samples_file), looking)
+    read = {m["step"]: m.pop("valid_loss") for m in looking.metrics if "valid_loss" in m}
+    assert list(read) == [3, 4, 6, 8, 9, 10]
+    assert without_clock(looking.metrics) == without_clock(plain.metrics)
+    assert looking.saved["valid_loss"] == read[10]
+    model = load_model(looking.folder / "step-0004" / "strong", dtype=torch.float64)
+    total, count = 0.0, 0
+    for sample in load_tokenized(samples_file):
+        ids = torch.from_numpy(sample.input_ids).long()
+        positions = torch.from_numpy(sample.predicting_positions)
+        with torch.no_grad():
+            log_probs = model(ids[None]).logits[0].log_softmax(-1)
+        total -= float(log_probs[positions, ids[positions + 1]].sum())
+        count += len(positions)
+    assert read[4] == pytest.approx(total / count, rel=1e-6)
+
+
 def test_finished_run_started_again_does_nothing(checkpoints, samples_file, tmp_path):
     run = make_run(checkpoints, samples_file, num_epochs=1)
     train(run, LocalHost(tmp_path))

@@ -69,6 +69,8 @@ class Hyperparameters(Knobs):
     """Compile the models' blocks with torch.compile; pays on GPUs and long runs, needs a C++ compiler on CPUs."""
     telemetry_every: Steps | None = 10
     """Steps between readings of margin, entropies and divergence from up to 256 targets a worker; null = none."""
+    eval_every: Steps | None = None
+    """Steps between readings of the loss on the validation file (`valid_loss`); null = at checkpoints alone."""
 
     @model_validator(mode="before")
     @classmethod

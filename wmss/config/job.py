@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from wmss.choices import Parallelism, TooLong
+from wmss.choices import KeptCheckpoint, Parallelism, TooLong
 from wmss.config.base import FileName, Knobs, MaxLength, Metadata, ModelName, Seed, Steps, Suffix
 from wmss.config.hyperparameters import Hyperparameters
 from wmss.config.improvement import IMPROVEMENT_BATCH_SIZE, SelfImprovementMethod
@@ -45,7 +45,10 @@ class Checkpointing(Knobs):
     every_steps: Steps = 100
     """Optimizer steps between checkpoints; the end of a phase always makes one."""
     keep_last: int = Field(default=2, ge=1, le=10_000)
-    """Checkpoints kept per training phase."""
+    """Checkpoints kept per training phase; with keep "best" the best ones, and the newest to resume from."""
+    keep: KeptCheckpoint = "last"
+    """The checkpoint that a training phase goes on with: its last one, or the one with the lowest loss on the
+    validation file, `valid_loss`."""
 
 
 UNSUPPORTED = {
@@ -96,6 +99,21 @@ class JobSpec(Knobs):
             raise ValueError(
                 "validation_file: required with self_improvement, held-out tasks decide when rounds stop; add one"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _held_out_rows(self) -> Self:
+        read_losses = {
+            "checkpointing.keep": self.checkpointing.keep == "best",
+            f"method.{self.method.type}.hyperparameters.eval_every": self.hyperparameters.eval_every is not None,
+        }
+        for knob in (knob for knob, given in read_losses.items() if given):
+            if isinstance(self.method, SelfImprovementMethod):
+                raise ValueError(f"{knob}: unused with self_improvement, whose rounds are judged by answers; remove it")
+            if self.validation_file is None:
+                raise ValueError(
+                    f"{knob}: expected a validation_file, whose loss it reads; add one, or remove the knob"
+                )
         return self
 
     @property

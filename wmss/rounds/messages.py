@@ -79,6 +79,12 @@ def trained(phase: str, metrics: Mapping[str, float]) -> str:
     )
 
 
+def keeps(phase: str, best: Mapping[str, float], last: Mapping[str, float]) -> str:
+    """Which checkpoint of a training phase goes on, by its loss on held-out rows."""
+    of_last = "" if best["step"] == last["step"] else f"; {last['valid_loss']:.4f} at its end"
+    return f"{phase}: keeps step {best['step']:.0f} of {last['step']:.0f}, valid_loss {best['valid_loss']:.4f}{of_last}"
+
+
 def unpacked(phase: str) -> str:
     """That a phase did not pack, though it was to."""
     return (

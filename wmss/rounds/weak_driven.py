@@ -179,9 +179,10 @@ class _Stage:
         # A worker that was killed while it copied a checkpoint leaves a part of it.
         whole = [other for other in folder.parent.glob("step-*") if is_complete(other)]
         stored = {int(load_metrics(other)["step"]): other for other in whole}
-        steps = [step for step in stored if step < metrics["step"]]
+        kept = int(load_metrics(trained.checkpoint.parent)["step"])
+        steps = [step for step in stored if step < kept]
         entropies = {0: readings[0].entropy} | {step: _entropy_at(step, readings) for step in steps}
-        strong_entropy = _entropy_at(int(metrics["step"]), readings)
+        strong_entropy = _entropy_at(kept, readings)
         step = useful_weak(entropies, strong_entropy)
         gap = None if step is None else entropies[step] - strong_entropy
         self.journal.event(
@@ -317,6 +318,8 @@ class _Stage:
             parallelism=spec.resources.parallelism,
             seed=spec.seed,
             checkpoint_every=spec.checkpointing.every_steps,
+            held_out=None if self.job.validation_file is None else self._validation_samples_file,
+            keep=spec.checkpointing.keep,
         )
 
     def export(self) -> Exported:

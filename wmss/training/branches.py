@@ -129,7 +129,7 @@ class Branches(nn.Module):
             self._noise = []
 
     def forward(
-        self, batch: MicroBatch, *, mixing_weight: float, telemetry_rows: int = 0
+        self, batch: MicroBatch, *, mixing_weight: float, telemetry_rows: int = 0, with_weak: bool = True
     ) -> tuple[Tensor, Tensor | None]:
         """Σ over targets of −log softmax(z_mix)[target], a scalar in nats; and `mix_statistics` of some of them.
 
@@ -137,11 +137,12 @@ class Branches(nn.Module):
             batch: of this worker.
             mixing_weight: λ in [0, 1], the weight of the strong logits; the weak ones share 1-λ.
             telemetry_rows: most targets that `mix_statistics` looks at; 0 = none, and no statistics.
+            with_weak: False leaves the weak models out: z_mix = λ z_strong.
         """
         weights = [(1.0 - mixing_weight) * share for share in self.weak_shares]
         head, bias = output_head(self.strong)
         branches = [LogitBranch(self.states_of(self.strong, batch), head, bias, mixing_weight, *self.form)]
-        for weak, weight in zip(self._sources, weights, strict=True):
+        for weak, weight in zip(self._sources, weights, strict=True) if with_weak else ():
             hidden_RD, head, bias = weak.states(self, batch)
             branches.append(LogitBranch(hidden_RD, head, bias, weight, *weak.form(self)))
         statistics = mix_statistics(branches, batch.labels, max_rows=telemetry_rows) if telemetry_rows else None

@@ -34,6 +34,13 @@ def load_metrics(folder: Path) -> dict[str, float]:
     return metrics
 
 
+def best_checkpoint(folder: Path) -> Path:
+    """The stored checkpoint of a run with the lowest `valid_loss`; of equal ones the later."""
+    # A worker that was killed while it copied a checkpoint leaves a part of it.
+    stored = [(load_metrics(found), found) for found in folder.glob("step-*") if is_complete(found)]
+    return min(stored, key=lambda each: (each[0]["valid_loss"], -each[0]["step"]))[1]
+
+
 def load_readings(folder: Path) -> list[MarginReading]:
     """Readings of the margin of the run up to a checkpoint."""
     state = torch.load(folder / STATE, map_location="cpu", weights_only=True, mmap=True)

@@ -11,6 +11,7 @@ import logging
 import math
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -24,6 +25,7 @@ from wmss.data.sampler import micro_batches
 from wmss.data.states import StateCache
 from wmss.data.tokenization import load_tokenized
 from wmss.errors import TrainingError
+from wmss.records import TokenizedSample
 from wmss.training import checkpoints
 from wmss.training.batches import MicroBatch, collate
 from wmss.training.build import build_branches
@@ -63,10 +65,13 @@ def train(run: TrainingRun, host: Host) -> None:
     while step < num_steps and not trainer.stopped:
         metrics = trainer.one_step(step)
         step += 1
+        # All workers decide alike, from numbers that were summed over all: saving is a collective operation under FSDP.
+        saves = trainer.stopped or step == num_steps or step % run.checkpoint_every == 0
+        if run.held_out is not None and (saves or step % (run.hyperparameters.eval_every or num_steps) == 0):
+            metrics["valid_loss"] = trainer.held_out_loss()
         if host.rank == 0:
             host.log(metrics)
-        # All workers decide alike, from numbers that were summed over all: saving is a collective operation under FSDP.
-        if trainer.stopped or step == num_steps or step % run.checkpoint_every == 0:
+        if saves:
             trainer.save(step, metrics)
 
 
@@ -79,6 +84,7 @@ class _Trainer:
         # New adapters draw their weights from it, and every worker must begin with the same ones.
         torch.manual_seed(run.seed)
         self._samples = load_tokenized(run.samples)
+        self._held_out = [] if run.held_out is None else load_tokenized(run.held_out)
         self._sampler = run.sampler()
         self._states = [StateCache(source.states) for source in run.weak if source.states is not None]
         resumed = None if checkpoint is None else checkpoints.load(checkpoint, host.rank)
@@ -166,19 +172,43 @@ class _Trainer:
                 self._totals["saturated_at"] = metrics["saturated_at"] = metrics["step"]
         return metrics
 
+    def held_out_loss(self) -> float:
+        """Mean loss of a held-out target under the strong model alone, as it will be used, in nats.
+
+        It draws no random numbers, so a run that looks is bit-identical to one that does not.
+        """
+        loss_sum = torch.zeros((), dtype=torch.float64, device=self._host.device)
+        everything = list(range(len(self._held_out)))
+        self._branches.eval()
+        with torch.no_grad():
+            for group in self._groups(everything, self._held_out):
+                micro = self._collate(group, self._held_out, of=everything)
+                loss_sum += self._module(micro, mixing_weight=1.0, with_weak=False)[0]
+        self._branches.train()
+        if self._host.world_size > 1:
+            torch.distributed.all_reduce(loss_sum)
+        loss = float(loss_sum) / sum(sample.num_targets for sample in self._held_out)
+        if not math.isfinite(loss):
+            raise TrainingError(
+                f"the loss of held-out rows is {loss}; lower learning_rate, or look at the validation file",
+                param="validation_file",
+            )
+        return loss
+
     def _accumulate(
         self, batch: list[int], num_targets: int, *, mixing_weight: float, telemetry: bool
     ) -> tuple[float, dict[str, float]]:
         """Gradients of the step's mean loss; returns the loss summed over all workers' targets, and a reading."""
         host = self._host
-        groups = self._groups(batch)
+        groups = self._groups(batch, self._samples)
         loss_sum = torch.zeros((), dtype=torch.float64, device=host.device)
         names = statistics_of(1 + len(self._run.weak))
         sums = torch.zeros(len(names) + 1, dtype=torch.float64, device=host.device)
         # From every micro-batch: the first one holds the longest samples.
         rows_each = -(-TELEMETRY_ROWS // len(groups))
         for number, group in enumerate(groups):
-            micro = self._collate(group, of=batch)
+            weak_states = [cache.rows(group) for cache in self._states]
+            micro = self._collate(group, self._samples, of=batch, weak_states=weak_states)
             rows = rows_each if telemetry else 0
             # Gradients travel between workers once a step, in the backward pass of the last micro-batch.
             last = number == len(groups) - 1
@@ -197,8 +227,8 @@ class _Trainer:
             return float(loss_sum), {}
         return float(loss_sum), dict(zip(names, (sums[:-1] / sums[-1]).tolist(), strict=True))
 
-    def _groups(self, batch: list[int]) -> list[list[int]]:
-        """This worker's micro-batches; an empty one is a pass that only keeps the others company.
+    def _groups(self, batch: list[int], samples: Sequence[TokenizedSample]) -> list[list[int]]:
+        """This worker's micro-batches of some samples; an empty one is a pass that only keeps the others company.
 
         Gradients are summed over workers, so one that has no sample of a small batch takes part all the same. Where
         weights are divided among workers, every pass gathers them from all, so all make the same number of passes.
@@ -207,7 +237,7 @@ class _Trainer:
         shares = {
             rank: micro_batches(
                 batch,
-                self._samples,
+                samples,
                 max_tokens=self._knobs.micro_batch_tokens,
                 packing=self._branches.packed,
                 rank=rank,
@@ -219,15 +249,22 @@ class _Trainer:
         own = shares[host.rank]
         return own + [[]] * (passes - len(own))
 
-    def _collate(self, group: list[int], *, of: list[int]) -> MicroBatch:
+    def _collate(
+        self,
+        group: list[int],
+        samples: Sequence[TokenizedSample],
+        *,
+        of: list[int],
+        weak_states: Sequence[Tensor] = (),
+    ) -> MicroBatch:
         """Tensors of a group; of an empty one, those of the batch's shortest sample without its targets."""
-        indices = group or [min(of, key=lambda index: len(self._samples[index].input_ids))]
+        indices = group or [min(of, key=lambda index: len(samples[index].input_ids))]
         return collate(
-            [self._samples[index] for index in indices],
+            [samples[index] for index in indices],
             device=self._host.device,
             packing=self._branches.packed,
             supervised=bool(group),
-            weak_states=[cache.rows(group) for cache in self._states],
+            weak_states=weak_states,
         )
 
     def _gradient_norms(self) -> dict[str, float]:

@@ -5,7 +5,7 @@ from typing import Annotated, Self
 
 from pydantic import ConfigDict, Field, model_validator
 
-from wmss.choices import MixingSchedule, Parallelism
+from wmss.choices import KeptCheckpoint, MixingSchedule, Parallelism
 from wmss.config import Hyperparameters
 from wmss.config.base import BatchSize, Knobs, MixingWeight, Seed, Share, Steps, check_shares
 from wmss.data.sampler import BatchSampler
@@ -67,6 +67,16 @@ class TrainingRun(Knobs):
     """Order of the samples, first weights of adapters, noise."""
     checkpoint_every: Steps
     """Steps between checkpoints."""
+    held_out: Path | None = None
+    """Tokenized samples (parquet) whose loss is read at every checkpoint; None = none."""
+    keep: KeptCheckpoint = "last"
+    """The checkpoint that is the phase's result."""
+
+    @model_validator(mode="after")
+    def _best_on_held_out_samples(self) -> Self:
+        if self.keep == "best" and self.held_out is None:
+            raise ValueError("keep: 'best' is told by held_out samples; give their file")
+        return self
 
     @model_validator(mode="after")
     def _one_share_for_each_weak_model(self) -> Self:

@@ -110,7 +110,8 @@ def _phase_flops(phase: PlannedPhase, branches: list[WorkerModel], found: Findin
 
 def _num_kept(spec: JobSpec, num_steps: int) -> int:
     made = -(-num_steps // spec.checkpointing.every_steps)
-    return min(spec.checkpointing.keep_last, made)
+    newest = spec.checkpointing.keep == "best"  # beside the best ones, where it is none of them
+    return min(spec.checkpointing.keep_last + newest, made)
 
 
 def _states_bytes(spec: JobSpec, models: Iterable[WorkerModel], found: Findings) -> int:
