@@ -7,6 +7,7 @@ import httpx2
 import pytest
 from sqlalchemy import create_engine, text
 
+from services.control.ray_temp import ray_temp_folder
 from tests.integration.stack import metrics, start, stop, submit, wait_for, wait_for_end, wait_for_step
 from tests.postgres import PASSWORD
 
@@ -79,12 +80,6 @@ def test_the_databases_password_is_written_nowhere(service):
 
 def logs(home):
     """Every log of the service and of its Ray (whose folder may lie outside a home with a long name)."""
-    folders = [home / "logs", *session_folders(home)]
+    folders = [home / "logs", *ray_temp_folder(home).glob("session_*/logs")]
     files = [home / "serve.log", *(path for folder in folders for path in folder.rglob("*") if path.is_file())]
     return {path: path.read_text(errors="replace") for path in files}
-
-
-def session_folders(home):
-    log = (home / "logs" / "ray.log").read_text()
-    own = [path for path in Path("/tmp").glob("wmss-ray-*/session_*/logs") if path.parent.parent.name in log]
-    return [*home.glob("ray/session_*/logs"), *own]
