@@ -8,7 +8,7 @@ import pytest
 from tests.scoring.responses import logprobs_by_torch
 from wmss.records import Completion
 
-pytestmark = pytest.mark.stack
+pytestmark = [pytest.mark.stack, pytest.mark.slow]  # the same for scores is in test_engines
 
 
 def test_responses_survive_the_death_of_a_replica(stack, checkpoints, tmp_path):
