@@ -52,7 +52,8 @@ def run(
     told |= {"new_tokens": new_tokens}
     max_length = PROMPT_TOKENS + new_tokens
     with ExitStack() as stack:
-        environment = engine_environment() | {"TORCHDYNAMO_DISABLE": "1"}
+        # Standard output is for the benchmark's lines.
+        environment = engine_environment() | {"TORCHDYNAMO_DISABLE": "1", "VLLM_LOGGING_STREAM": "ext://sys.stderr"}
         stack.enter_context(mock.patch.dict(os.environ, environment))
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         weights = [folder / "first", folder / "other"]
