@@ -46,7 +46,7 @@ def run(checkouts: Sequence[Path], *, repetitions: int) -> Iterator[Line]:
                 home = Path(folder) / "home"
                 if base.exists():
                     shutil.copytree(base, home / "models")
-                _demo(checkout, home)
+                _demo(checkout, home, *([] if repetition else ["--no-control"]))
                 if not base.exists():
                     shutil.copytree(home / "models", base, ignore=shutil.ignore_patterns("ftjob-*"))
                 for job in _jobs(home / "wmss.db") if repetition else ():
@@ -63,8 +63,8 @@ def run(checkouts: Sequence[Path], *, repetitions: int) -> Iterator[Line]:
             yield {"benchmark": "job_overhead", "job": name, "arm": "wall", **ratio}
 
 
-def _demo(checkout: Path, home: Path) -> None:
-    command = [sys.executable, "-m", "services.cli", "demo", "--home", str(home)]
+def _demo(checkout: Path, home: Path, *options: str) -> None:
+    command = [sys.executable, "-m", "services.cli", "demo", "--home", str(home), *options]
     # Before an installed package, which may be this checkout's, in every process that the service starts.
     environment = os.environ | {"PYTHONPATH": str(checkout.resolve())}
     subprocess.run(command, cwd=checkout, env=environment, check=True, timeout=TIMEOUT_S, stdout=subprocess.DEVNULL)
