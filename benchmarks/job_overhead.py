@@ -25,9 +25,12 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.measure import GateError, Line, environment
+from wmss.tasks.base_model import make_base_model
 
 HERE = Path(__file__).resolve().parent.parent
 TIMEOUT_S = 1800
+BASE = "arithmetic-base"
+"""The demo's name for its base model, which it makes where there is none."""
 _ENGINE = re.compile(r"(started in|has its weights after) (\d+\.\d) s")
 
 
@@ -40,16 +43,13 @@ def run(checkouts: Sequence[Path], *, repetitions: int) -> Iterator[Line]:
     walls: dict[tuple[str, str], list[float]] = {}
     losses: dict[str, list[float]] = {}
     with tempfile.TemporaryDirectory(prefix="wmss-jobs-") as folder:
-        base = Path(folder) / "base"
-        for repetition in range(repetitions + 1):  # the first makes the base model, and warms the disk's cache
-            for checkout in checkouts[: 1 if repetition == 0 else None]:
-                home = Path(folder) / "home"
-                if base.exists():
-                    shutil.copytree(base, home / "models")
-                _demo(checkout, home, *([] if repetition else ["--no-control"]))
-                if not base.exists():
-                    shutil.copytree(home / "models", base, ignore=shutil.ignore_patterns("ftjob-*"))
-                for job in _jobs(home / "wmss.db") if repetition else ():
+        base, home = Path(folder) / BASE, Path(folder) / "home"
+        make_base_model(base)
+        for repetition in range(repetitions):
+            for checkout in checkouts:
+                shutil.copytree(base, home / "demo" / "models" / BASE)
+                _demo(checkout, home)
+                for job in _jobs(home / "demo" / "wmss.db"):
                     found = job.pop("losses")
                     if losses.setdefault(job["job"], found) != found:
                         raise GateError(f"{checkout}: the {job['job']} job has other losses than before")
@@ -63,8 +63,8 @@ def run(checkouts: Sequence[Path], *, repetitions: int) -> Iterator[Line]:
             yield {"benchmark": "job_overhead", "job": name, "arm": "wall", **ratio}
 
 
-def _demo(checkout: Path, home: Path, *options: str) -> None:
-    command = [sys.executable, "-m", "services.cli", "demo", "--home", str(home), *options]
+def _demo(checkout: Path, home: Path) -> None:
+    command = [sys.executable, "-m", "services.cli", "demo", "--home", str(home)]
     # Before an installed package, which may be this checkout's, in every process that the service starts.
     environment = os.environ | {"PYTHONPATH": str(checkout.resolve())}
     subprocess.run(command, cwd=checkout, env=environment, check=True, timeout=TIMEOUT_S, stdout=subprocess.DEVNULL)
