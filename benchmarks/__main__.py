@@ -28,6 +28,7 @@ BENCHMARKS = (
     "sampling",
     "serve_overhead",
     "scaling_samples",
+    "growth_rows",
 )
 
 

@@ -94,7 +94,7 @@ def _work(folder: Path, size: int, answer: Connection) -> None:
     _score_file(scorer, folder / "warm.parquet")
     started = time.process_time()
     _score_file(scorer, folder / f"{size}.parquet")
-    answer.send((time.process_time() - started, _peak_mib()))
+    answer.send((time.process_time() - started, peak_mib()))
 
 
 def _score_file(scorer: Scorer, file: Path) -> None:
@@ -107,7 +107,7 @@ def _score_file(scorer: Scorer, file: Path) -> None:
     assert np.array_equal(table.line, np.arange(1, len(samples) + 1)), "a sample is missing"
 
 
-def _peak_mib() -> float:
+def peak_mib() -> float:
     """The most this process ever held; the kernel's `ru_maxrss` would begin with what its parent held."""
     [held] = [row for row in Path("/proc/self/status").read_text().splitlines() if row.startswith("VmHWM:")]
     return int(held.split()[1]) / 1024

@@ -15,7 +15,7 @@ from services.jobs.states import TERMINAL
 from services.jobs.tables import JobRow
 from services.results.draws import COLUMNS, Filter, MissingColumnError, select, texts
 from wmss.config import JobSpec
-from wmss.data.dataset import samples_at
+from wmss.data.line_index import samples_at
 from wmss.errors import shown
 from wmss.rounds.journal import parsed
 from wmss.rounds.phase_records import Weighed

@@ -16,6 +16,7 @@ from benchmarks import (
 from benchmarks import (
     curriculum_build,
     entropy_op,
+    growth_rows,
     loss_memory_flat,
     loss_op,
     measure,
@@ -77,6 +78,18 @@ def test_every_arm_runs(name):
         assert all(math.isfinite(value) for value in figures.values()), given
         assert given["targets"].keys() <= given["figures"].keys()
     assert any(given["targets"] for given in lines) or name == "vs_naive"  # gated at large vocabularies only
+
+
+def test_growth_with_rows_and_turns():
+    lines = list(growth_rows.run(sizes=(120, 240), turns=(2, 4), repetitions=1))
+    arms = [given["arm"] for given in lines]
+    assert [arm for arm in arms if arm.startswith(growth_rows.STAGES)] == [
+        f"{stage}, {size} rows" for stage in growth_rows.STAGES for size in (120, 240)
+    ]
+    assert {arm for arm in arms if not arm.startswith(growth_rows.STAGES)} == {
+        *("a chat of 2 turns", "a chat of 4 turns", "memory, 120 rows", "memory, 240 rows")
+    }
+    assert sum("slope" in given["targets"] for given in lines) == len(growth_rows.STAGES) + 1
 
 
 def test_memory_is_flat_in_rows():

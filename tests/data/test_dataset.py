@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from wmss.data.dataset import read_samples, samples_at
+from wmss.data.dataset import read_samples
+from wmss.data.line_index import samples_at
 from wmss.errors import DataError
 
 USER, ASSISTANT = {"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}
@@ -155,3 +156,19 @@ def test_samples_are_found_again_by_their_lines(tmp_path):
     found = samples_at(file, {5, 1, 2, 99})  # 2 is blank
     assert {line: sample.prompt for line, sample in found.items()} == {1: "0", 5: "2"}
     assert samples_at(file, set()) == {}
+
+
+@pytest.mark.parametrize("chunk_bytes", [7, 2**20])
+def test_any_line_of_a_file_is_found(tmp_path, monkeypatch, chunk_bytes):
+    monkeypatch.setattr("wmss.data.line_index._CHUNK_BYTES", chunk_bytes)
+    file = tmp_path / f"{chunk_bytes}.jsonl"
+    rows = [f'{{"prompt": "{n}", "completion": "{"c" * (n % 9 + 1)}"}}' if n % 3 else "" for n in range(1, 301)]
+    file.write_text("\ufeff" + "\n".join(rows))
+    for lines in ({1}, {64, 65, 128, 129, 193, 300}, {300, 2}, set(range(1, 400)), {301}):
+        found = {line: sample.prompt for line, sample in samples_at(file, lines).items()}
+        assert found == {line: str(line) for line in lines if line <= 300 and line % 3}
+    file.write_text(file.read_text() + '\n{"prompt": "new", "completion": "c"}')
+    assert samples_at(file, {301})[301].prompt == "new"
+    file.unlink()
+    with pytest.raises(DataError, match=r"cannot read .*jsonl: No such file"):
+        samples_at(file, {1})

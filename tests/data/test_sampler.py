@@ -24,6 +24,29 @@ def test_batches_depend_on_seed_and_step_alone():
     assert not np.array_equal(make(3).batch(20), make(4).batch(20))
 
 
+def test_batches_are_slices_of_the_epochs_permutation_whatever_was_asked_before():
+    """Resume, and any other jump, gives the batches of an uninterrupted run."""
+    indices = np.arange(100, 150)
+    sampler = BatchSampler(indices, batch_size=8, num_epochs=3, max_steps=None, seed=9)
+    for step in (0, 20, 13, 6, 7, 20, 1):
+        epoch, position = divmod(step, 7)
+        order = np.random.default_rng([9, epoch]).permutation(50)
+        assert np.array_equal(sampler.batch(step), indices[order[8 * position : 8 * position + 8]])
+    first = sampler.batch(0)
+    first[:] = -1  # whoever gets a batch may change it
+    assert np.array_equal(sampler.batch(0), indices[np.random.default_rng([9, 0]).permutation(50)[:8]])
+
+
+def test_an_epochs_order_is_drawn_once(monkeypatch):
+    drawn = []
+    default_rng = np.random.default_rng
+    monkeypatch.setattr(np.random, "default_rng", lambda seed: drawn.append(seed) or default_rng(seed))
+    sampler = BatchSampler(range(50), batch_size=8, num_epochs=3, max_steps=None, seed=9)
+    for step in range(sampler.num_steps):
+        sampler.batch(step)
+    assert drawn == [[9, 0], [9, 1], [9, 2]]
+
+
 def test_max_steps_and_duplicates():
     sampler = BatchSampler([7, 7, 7], batch_size=2, num_epochs=10, max_steps=3, seed=0)
     assert sampler.num_steps == 3

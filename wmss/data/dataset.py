@@ -8,7 +8,7 @@ import gzip
 import json
 import os
 import re
-from collections.abc import Collection, Iterator, Sequence, Sized
+from collections.abc import Iterator, Sequence, Sized
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -69,17 +69,6 @@ def read_samples(path: Path, *, param: str = "training_file", name: str | None =
     raise_rows(name, problems, param)
     refuse_empty(samples, name, param)
     return samples
-
-
-def samples_at(path: Path, lines: Collection[int], *, param: str = "training_file") -> dict[int, Sample]:
-    """The samples of a file that has been read before, by line; one that the file no longer has is left out."""
-    found: dict[int, Sample] = {}
-    for line, text in json_lines(path, param=param, name=path.name):
-        if len(found) == len(lines):
-            break
-        if line in lines:
-            found[line] = parse_row(line, parse_object(text))
-    return found
 
 
 def raise_rows(name: str, problems: list[str], param: str) -> None:

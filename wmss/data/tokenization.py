@@ -65,12 +65,11 @@ def tokenize_samples(
     """
     renderer = Renderer(tokenizer)
     tokenized, cut, problems = [], [], []
-    for sample in samples:
-        try:
-            input_ids, mask = renderer.sample(sample)
-        except DataError as error:
-            problems.append(f"line {sample.line}: {error}")
+    for sample, rendered in zip(samples, renderer.samples(samples), strict=True):
+        if isinstance(rendered, DataError):
+            problems.append(f"line {sample.line}: {rendered}")
             continue
+        input_ids, mask = rendered
         if len(input_ids) > max_length and too_long == "drop":
             continue
         if len(input_ids) > max_length and too_long == "refuse":

@@ -23,6 +23,9 @@ from wmss.rounds.journal import Journal
 from wmss.rounds.phase_records import Weighed
 from wmss.scoring.tables import EntropyTable, entropy_change
 
+_ROWS_A_GROUP = 4096
+"""A page of the table is read from the row groups that hold it: some 0.3 MB each."""
+
 
 class Pair(NamedTuple):
     """The entropies of a round's two models, comparable with each other."""
@@ -123,7 +126,8 @@ def save_draw(
         "weak_provenance": None if pair is None else pair.weak.provenance,
         "strong_provenance": None if pair is None else pair.strong.provenance,
     }
-    pq.write_table(pa.table(columns, metadata={"wmss": json.dumps({**origin, **provenance})}), table)
+    metadata = {"wmss": json.dumps({**origin, **provenance})}
+    pq.write_table(pa.table(columns, metadata=metadata), table, row_group_size=_ROWS_A_GROUP)
 
 
 def tell_weights(journal: Journal, record: Weighed, drawn: Draw, pair: Pair | None) -> None:

@@ -30,6 +30,9 @@ _RESPONSES = pa.schema(
 )
 _JUDGED = pa.schema([*_RESPONSES, ("label", pa.string()), ("detail", pa.string()), ("ms", pa.float64())])
 
+_ROWS_A_GROUP = 512
+"""A page of responses is read from the row groups that hold it: with texts and tokens some MB each."""
+
 
 @dataclass(frozen=True)
 class Rollout:
@@ -103,5 +106,5 @@ def _rollout(row: Mapping[str, Any]) -> Rollout:
 
 def _write_whole(table: pa.Table, path: Path) -> None:
     partial = path.with_suffix(".partial")
-    pq.write_table(table, partial)
+    pq.write_table(table, partial, row_group_size=_ROWS_A_GROUP)
     os.replace(partial, path)
