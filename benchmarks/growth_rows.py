@@ -1,5 +1,6 @@
-"""What a file costs before and after training, at a thousand, ten thousand and a hundred thousand rows, and the encoding
-of a chat at 20, 80 and 200 turns: both grow in proportion.
+"""What a file costs before and after training, at a thousand, ten thousand and a hundred thousand rows.
+
+And the encoding of a chat of 20, 80 and 200 turns. Both are to grow in proportion.
 
 Each repetition of a size runs in a process of its own: upload's check, dry run, tokens as `validate` leaves them, draw
 from made scores, and the pages of that draw, all of them one after the other. Seconds are CPU seconds of that process;

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 
 from wmss.data.states import StateCache, StateWriter, check_states, states_bytes, states_digest
 from wmss.errors import TrainingError
@@ -100,3 +101,18 @@ def test_the_estimate_is_the_size_but_for_headers(tmp_path):
     size = sum(file.stat().st_size for file in (tmp_path / "cache").iterdir())
     assert states_bytes(make_samples(), WIDTH) == 4 * WIDTH * 7
     assert 0 < size - states_bytes(make_samples(), WIDTH) < 500
+
+
+def test_states_in_bfloat16_are_rounded_as_torch_rounds_and_take_half(tmp_path):
+    writer = StateWriter(tmp_path / "cache", make_samples(), "bfloat16")
+    states = make_states()
+    states[1][0] = [np.inf, -0.0, 3.3895314e38]  # the last is above what bfloat16 holds
+    for index, each in enumerate(states):
+        writer.write(index, each)
+    writer.close()
+    rows = StateCache(tmp_path / "cache").rows([2, 1])
+    expected = torch.from_numpy(np.concatenate([states[2], states[1]])).to(torch.bfloat16).float()
+    assert rows.dtype == torch.float32 and torch.equal(rows, expected)
+    assert StateCache(tmp_path / "cache").rows([]).shape == (0, WIDTH)
+    assert states_bytes(make_samples(), WIDTH, "bfloat16") == 2 * WIDTH * 7
+    assert 0 < sum(file.stat().st_size for file in (tmp_path / "cache").iterdir()) - 2 * WIDTH * 7 < 500

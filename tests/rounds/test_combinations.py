@@ -9,6 +9,7 @@ import torch
 from tests.rounds.engines import LocalEngines, MemoryJournal, job_of, make_job, run_wmss
 from tests.rounds.test_preflight import look
 from tests.training.runs import LocalHost
+from wmss.data.states import StateWriter
 from wmss.data.tokenization import load_tokenized
 from wmss.errors import ConfigError, TrainingError
 from wmss.models.loading import load_model
@@ -161,6 +162,19 @@ def test_cost_counts_the_states_on_disk(tmp_path, checkpoints, files):
     one = 4 * 64 * num_targets
     assert disk(weak_cache=True) - disk() == one
     assert disk(weak_cache=True, rounds=3) - disk(rounds=3) == 2 * one
+    half = {"hyperparameters": {"precision": "bfloat16"}}
+    assert disk(weak_cache=True, **half) - disk(**half) == one // 2
+
+
+@pytest.mark.parametrize(("precision", "stored"), [("float32", "float32"), ("bfloat16", "uint16")])
+def test_states_are_kept_in_the_precision_that_trains_on_them(
+    tmp_path, checkpoints, files, monkeypatch, precision, stored
+):
+    seen = []
+    close = StateWriter.close
+    monkeypatch.setattr(StateWriter, "close", lambda self: seen.append(self._rows.dtype.name) or close(self))
+    run_wmss(tmp_path, checkpoints, files, **FROZEN, weak_cache=True, hyperparameters={"precision": precision})
+    assert seen == [stored]
 
 
 def test_cost_knows_that_later_rounds_mix_two_strong_models(tmp_path, checkpoints, files):

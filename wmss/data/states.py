@@ -1,6 +1,7 @@
 """Hidden states of a frozen model at every supervised position, on disk: written while scoring, read while training.
 
-states.npy    float32 [rows, D], rows of sample 0 first, in the order of its predicting positions
+states.npy    [rows, D], float32, or uint16 that hold the bits of bfloat16; rows of sample 0 first, in the order of its
+              predicting positions
 offsets.npy   int64 [samples + 1], the first row of each sample
 """
 
@@ -8,6 +9,7 @@ import hashlib
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -18,17 +20,22 @@ from torch import Tensor
 from wmss.errors import TrainingError
 from wmss.records import TokenizedSample
 
+StatesDtype = Literal["float32", "bfloat16"]
+"""How states are stored. Rounded to bfloat16 they take half the room: for training that rounds them to it anyway."""
+
 _STATES, _OFFSETS = "states.npy", "offsets.npy"
+_STORED: dict[StatesDtype, type[np.generic]] = {"float32": np.float32, "bfloat16": np.uint16}
 
 
 class StateWriter:
     """Fills a cache sample by sample, in any order; it appears under its name when `close` finds it complete."""
 
-    def __init__(self, folder: Path, samples: Sequence[TokenizedSample]) -> None:
+    def __init__(self, folder: Path, samples: Sequence[TokenizedSample], dtype: StatesDtype = "float32") -> None:
         self._folder = folder
+        self._dtype = dtype
         self._partial = folder.with_name(folder.name + ".partial")
         self._offsets = np.concatenate([[0], np.cumsum([sample.num_targets for sample in samples])]).astype(np.int64)
-        self._rows: npt.NDArray[np.float32] | None = None
+        self._rows: npt.NDArray[Any] | None = None
         self._missing = set(range(len(samples)))
         shutil.rmtree(self._partial, ignore_errors=True)
         self._partial.mkdir(parents=True)
@@ -38,9 +45,10 @@ class StateWriter:
         if self._rows is None:
             shape = (int(self._offsets[-1]), states.shape[1])
             file = self._partial / _STATES
-            self._rows = open_memmap(file, mode="w+", dtype=np.float32, shape=shape)  # type: ignore[no-untyped-call]
+            stored = _STORED[self._dtype]
+            self._rows = open_memmap(file, mode="w+", dtype=stored, shape=shape)  # type: ignore[no-untyped-call]
         start, end = self._offsets[index : index + 2]
-        self._rows[start:end] = states
+        self._rows[start:end] = states if self._dtype == "float32" else _bfloat16_bits(states)
         self._missing.discard(index)
 
     def close(self) -> None:
@@ -52,9 +60,16 @@ class StateWriter:
         self._partial.rename(self._folder)
 
 
-def states_bytes(samples: Sequence[TokenizedSample], width: int) -> int:
-    """Size of a cache: 4·D bytes a supervised token."""
-    return 4 * width * sum(sample.num_targets for sample in samples)
+def _bfloat16_bits(states: npt.NDArray[np.float32]) -> npt.NDArray[np.uint16]:
+    rounded = torch.tensor(states).to(torch.bfloat16)  # to the nearest, as training rounds
+    bits: npt.NDArray[np.uint16] = rounded.view(torch.uint16).numpy()
+    return bits
+
+
+def states_bytes(samples: Sequence[TokenizedSample], width: int, dtype: StatesDtype = "float32") -> int:
+    """Size of a cache: 4·D bytes a supervised token, 2·D in bfloat16."""
+    num_targets: int = sum(sample.num_targets for sample in samples)
+    return np.dtype(_STORED[dtype]).itemsize * width * num_targets
 
 
 def states_digest(folder: Path) -> str:
@@ -95,7 +110,8 @@ class StateCache:
             raise _unusable(folder, str(error)) from error
 
     def rows(self, indices: Sequence[int]) -> Tensor:
-        """States [R, D] of these samples, one after the other."""
+        """States [R, D] of these samples, one after the other, as float32."""
         parts = [self._states[self._offsets[index] : self._offsets[index + 1]] for index in indices]
-        none = np.zeros((0, self._states.shape[1]), dtype=np.float32)
-        return torch.from_numpy(np.concatenate([none, *parts]))
+        none = np.zeros((0, self._states.shape[1]), dtype=self._states.dtype)
+        rows = torch.from_numpy(np.concatenate([none, *parts]))
+        return rows if rows.dtype == torch.float32 else rows.view(torch.bfloat16).float()

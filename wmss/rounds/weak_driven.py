@@ -215,6 +215,7 @@ class _Stage:
             [load_tokenized(file) for file in files],
             progress or self._reporter(phase),
             states_in=self.job.folder / "states" if keep_states else None,
+            states_dtype=self.job.spec.hyperparameters.precision,
         )
         table = record_scores(self.journal, phase, outcome)
         return Scored(**dict(table), states=outcome.states, states_digest=outcome.states_digest)

@@ -122,7 +122,7 @@ def _states_bytes(spec: JobSpec, models: Iterable[WorkerModel], found: Findings)
     assert found.training is not None
     wmss = spec.method.wmss
     at_once = 2 if wmss.rounds > 1 and wmss.reads_entropy else 1
-    return at_once * states_bytes(found.training.tokenized, hidden)
+    return at_once * states_bytes(found.training.tokenized, hidden, spec.hyperparameters.precision)
 
 
 def _micro_batch_tokens(found: Findings, spec: JobSpec) -> int:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from wmss.data.dataset import Sample
-from wmss.data.states import StateWriter, states_bytes, states_digest
+from wmss.data.states import StatesDtype, StateWriter, states_bytes, states_digest
 from wmss.data.tokenization import tokens_digest
 from wmss.errors import ConfigError
 from wmss.models.loading import checkpoint_digest, model_config
@@ -64,6 +64,7 @@ class _Question:
     table: Path
     tokens: Path | None = None
     states: Path | None = None
+    states_dtype: StatesDtype = "float32"
 
     @property
     def answers(self) -> list[Path]:
@@ -100,6 +101,7 @@ class Scores:
         *,
         tokens: bool = False,
         states_in: Path | None = None,
+        states_dtype: StatesDtype = "float32",
     ) -> ScoringOutcome:
         """Score the first list of samples, and the others while an engine is there; `progress` is over their sum.
 
@@ -112,6 +114,7 @@ class Scores:
             first,
             tokens=first.table.with_suffix(".tokens.parquet") if tokens else None,
             states=states_in / first.table.stem if states_in is not None else None,
+            states_dtype=states_dtype,
         )
         questions = (first, *others)
         missing = _unanswered(questions)
@@ -159,13 +162,13 @@ class Scores:
         keep_states = any(each.states is not None for each in questions)
         for each in questions:
             if each.states is not None:
-                self._check_room(checkpoint, each.samples, each.states)
+                self._check_room(checkpoint, each, each.states)
         with self._engines.scorer(checkpoint, max_length=self._max_length, keep_states=keep_states) as scorer:
             assert scorer.provenance() == provenance, f"{scorer.provenance()} is not the promised {provenance}"
             started = time.monotonic()
             parts = in_parts(progress, [len(each.samples) for each in questions])
             for each, part in zip(questions, parts, strict=True):
-                states = None if each.states is None else StateWriter(each.states, each.samples)
+                states = None if each.states is None else StateWriter(each.states, each.samples, each.states_dtype)
                 tokens = None if each.tokens is None else TokenTableWriter(each.tokens, each.samples, self._owner)
                 table = score_samples(
                     each.samples,
@@ -184,8 +187,9 @@ class Scores:
                     self.publish(each.table, table.save)
             return time.monotonic() - started
 
-    def _check_room(self, checkpoint: Path, samples: Sequence[TokenizedSample], folder: Path) -> None:
-        needed = states_bytes(samples, int(model_config(checkpoint).hidden_size))
+    def _check_room(self, checkpoint: Path, question: _Question, folder: Path) -> None:
+        samples = question.samples
+        needed = states_bytes(samples, int(model_config(checkpoint).hidden_size), question.states_dtype)
         folder.parent.mkdir(parents=True, exist_ok=True)
         free = shutil.disk_usage(folder.parent).free
         said = (
