@@ -122,7 +122,9 @@ def main() -> int:
     parser.add_argument("--repetitions", type=int, default=1, help="of every checkout's demo (%(default)s)")
     parser.add_argument("--save", type=Path, help="write the lines to this file as well")
     given = parser.parse_args()
-    lines = itertools.chain([environment()], run([HERE, *given.against], repetitions=given.repetitions))
+    lines = itertools.chain(
+        [{"environment": environment()}], run([HERE, *given.against], repetitions=given.repetitions)
+    )
     with contextlib.ExitStack() as stack:
         outputs = [sys.stdout]
         if given.save is not None:

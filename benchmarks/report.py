@@ -18,7 +18,8 @@ BEGIN, END = "<!-- results: made by `python -m benchmarks --report` -->", "<!-- 
 
 def stored() -> list[Path]:
     """All stored results, those that were measured last at the end."""
-    files = [file for file in RESULTS.glob("*.jsonl") if not file.name.startswith("families-")]  # a page of their own
+    told_elsewhere = ("families-", "jobs-")  # in a page of their own, in words above the tables
+    files = [file for file in RESULTS.glob("*.jsonl") if not file.name.startswith(told_elsewhere)]
     files.sort(key=lambda file: str(load(file)[0]["environment"]["measured"]))
     if not files:
         raise SystemExit(f"{RESULTS.name}: no stored results; run `python -m benchmarks --save` first")
