@@ -16,14 +16,17 @@ from transformers import Qwen3Config, Qwen3ForCausalLM
 from tests.rounds.engines import LocalEngines, MemoryJournal, make_job, run_wmss
 from tests.scoring.exact import truth
 from wmss.config import parse_job
+from wmss.config.base import changed
 from wmss.data.tokenization import load_tokenized
-from wmss.errors import ConfigError, DataError, ModelError, ResultError
+from wmss.errors import ConfigError, DataError, ModelError, ResultError, TrainingError
 from wmss.models.loading import load_model, load_tokenizer
 from wmss.records import Completion
+from wmss.rounds.journal import recorded
 from wmss.rounds.messages import compared
-from wmss.rounds.phase_records import Accuracy, Evaluation
+from wmss.rounds.phase_records import Accuracy, Evaluation, Weighed
 from wmss.rounds.phases import phases_of
 from wmss.rounds.run import run_job
+from wmss.rounds.weighing import drawn_indices
 from wmss.training.checkpoint_files import load_metrics
 
 
@@ -117,7 +120,8 @@ def test_curriculum_is_the_formula_on_both_tables(tmp_path, checkpoints, files):
     assert origin["weak_provenance"] == origin["strong_provenance"] == journal.finished["score_weak"]["provenance"]
     expected = 0.1 * np.maximum(weak - strong, 0) + 0.8 * strong + 0.1 * np.maximum(strong - weak, 0)
     np.testing.assert_allclose(weight, expected / expected.sum(), rtol=1e-12)
-    assert sorted(journal.finished["weigh"]["indices"]) == np.flatnonzero(drawn).tolist()
+    assert sorted(drawn_indices(recorded(journal, "weigh", Weighed))) == np.flatnonzero(drawn).tolist()
+    assert journal.finished["weigh"]["indices"] == str(job.folder / "curriculum.npy")
     assert sum(journal.finished["weigh"]["term_masses"].values()) == pytest.approx(1.0)
 
 
@@ -463,11 +467,22 @@ def test_rounds_pair_each_model_with_its_predecessor(monkeypatch, tmp_path, chec
     weak_means = [scores[name]["mean_entropy_weak"] for name in ("weigh", "weigh_2", "weigh_3")]
     strong_means = [scores[name]["mean_entropy_strong"] for name in ("weigh", "weigh_2", "weigh_3")]
     assert weak_means[1:] == strong_means[:2]
-    draws = [scores[name]["indices"] for name in ("weigh", "weigh_2", "weigh_3")]
+    draws = [drawn_indices(recorded(journal, name, Weighed)) for name in ("weigh", "weigh_2", "weigh_3")]
     assert draws[0] != draws[1]
     assert list(scores["evaluate"]["results"]) == ["base", "strong_before", "round_1", "round_2", "result"]
     assert engines.started.count("scorer") == 2 + 2 + 1  # weak, strong; strong of two rounds; the result
     assert engines.started[0].endswith("-sft-1") and "ftjob-1-joint-3" in engines.started
+
+
+def test_a_draw_whose_file_is_gone_or_broken(tmp_path):
+    figures = {"num_unique": 1, "num_duplicates": 0, "effective_sample_size": 1.0, "largest_share": 1.0}
+    record = Weighed(table=tmp_path / "t.parquet", indices=tmp_path / "t.npy", **figures)
+    with pytest.raises(TrainingError, match=r"samples of an epoch in .*t.npy: .*No such file.*start the job again"):
+        drawn_indices(record)
+    record.indices.write_bytes(b"\x93NUMPY")
+    with pytest.raises(TrainingError, match="samples of an epoch in"):
+        drawn_indices(record)
+    assert drawn_indices(changed(record, indices=(3, 3, 1))) == (3, 3, 1)
 
 
 def test_a_draw_of_all_needs_no_scores(monkeypatch, tmp_path, checkpoints, files):

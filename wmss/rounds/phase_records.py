@@ -84,8 +84,9 @@ class Weighed(Record):
 
     table: Path
     """One row per sample: entropies, weight, times drawn."""
-    indices: tuple[Count, ...]
-    """Samples of an epoch; with duplicates where the job asks for them."""
+    indices: Path | tuple[Count, ...]
+    """Samples of an epoch; with duplicates where the job asks for them. They lie in a file: in a record they would be a
+    row of megabytes in the database. Jobs begun by a release before have them here."""
     num_unique: Count
     num_duplicates: Count
     effective_sample_size: float = Field(ge=0)

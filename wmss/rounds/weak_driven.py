@@ -45,7 +45,7 @@ from wmss.rounds.phases import (
 )
 from wmss.rounds.scores.cache import Evaluations, Scores, record_scores
 from wmss.rounds.training import prepare_training, train_phase
-from wmss.rounds.weighing import Pair, draw_samples, save_draw, tell_extremes, tell_weights, weighed
+from wmss.rounds.weighing import Pair, draw_samples, drawn_indices, save_draw, tell_extremes, tell_weights, weighed
 from wmss.scoring.interfaces import Progress
 from wmss.scoring.tables import EntropyTable, check_comparable
 from wmss.training.checkpoint_files import MarginReading, is_complete, load_metrics, load_readings
@@ -260,7 +260,7 @@ class _Stage:
         """Train strong (and weak) on the mixed logits of the drawn samples, or of all; or run one of the controls."""
         wmss = self.wmss
         drawn = recorded(self.journal, in_round("weigh", number), Weighed)
-        indices = range(self._validated.num_samples) if drawn is None else drawn.indices
+        indices = range(self._validated.num_samples) if drawn is None else drawn_indices(drawn)
         run = changed(
             self._training_run("joint", number, self.strong(number), indices=indices),
             mixing_weight=1.0 if wmss.mixing == "off" else wmss.mixing_weight,

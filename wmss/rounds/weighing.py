@@ -16,7 +16,7 @@ from transformers import PreTrainedTokenizerBase
 from wmss.config import WmssConfig
 from wmss.core.sample_weights import TERMS, cap_weights, draw, sampling_weights, weighting_terms
 from wmss.core.saturation import MIN_ENTROPY_GAP
-from wmss.errors import ConfigError
+from wmss.errors import ConfigError, TrainingError
 from wmss.records import TokenizedSample
 from wmss.rounds import messages
 from wmss.rounds.journal import Journal
@@ -77,11 +77,11 @@ def _weights(wmss: WmssConfig, num_samples: int, pair: Pair | None) -> npt.NDArr
 
 
 def weighed(wmss: WmssConfig, drawn: Draw, pair: Pair | None, *, table: Path) -> Weighed:
-    """The record of a draw, which lies in `table`."""
+    """The record of a draw, which `save_draw` wrote into `table` and beside it."""
     num_samples, num_unique = len(drawn.weights), int((drawn.times_drawn > 0).sum())
     return Weighed(
         table=table,
-        indices=tuple(drawn.indices.tolist()),
+        indices=_indices_beside(table),
         num_unique=num_unique,
         num_duplicates=num_samples - num_unique,
         effective_sample_size=float(1.0 / np.square(drawn.weights).sum()),
@@ -107,7 +107,10 @@ def save_draw(
     *,
     origin: Mapping[str, JsonValue],
 ) -> None:
-    """Write one row per sample, in file order; `origin` goes into the schema's metadata, with the two provenances."""
+    """Write one row per sample, in file order, and beside this table the samples of an epoch.
+
+    `origin` goes into the schema's metadata, with the two provenances.
+    """
     columns: dict[str, Any] = {
         "line": [sample.line for sample in samples],
         "num_targets": [sample.num_targets for sample in samples],
@@ -128,6 +131,28 @@ def save_draw(
     }
     metadata = {"wmss": json.dumps({**origin, **provenance})}
     pq.write_table(pa.table(columns, metadata=metadata), table, row_group_size=_ROWS_A_GROUP)
+    np.save(_indices_beside(table), drawn.indices)
+
+
+def _indices_beside(table: Path) -> Path:
+    return table.with_suffix(".npy")
+
+
+def drawn_indices(record: Weighed) -> Sequence[int]:
+    """Samples of an epoch, as a draw left them.
+
+    Raises:
+        TrainingError: their file is not there or cannot be read.
+    """
+    if not isinstance(record.indices, Path):
+        return record.indices
+    try:
+        indices: list[int] = np.load(record.indices).tolist()
+    except (OSError, ValueError, EOFError) as error:
+        raise TrainingError(
+            f"expected the samples of an epoch in {record.indices}: {error}; start the job again"
+        ) from error
+    return indices
 
 
 def tell_weights(journal: Journal, record: Weighed, drawn: Draw, pair: Pair | None) -> None:
