@@ -312,7 +312,8 @@ def test_telemetry_is_measured_as_the_loop_reads_it():
 
 
 def test_a_gpu_machine_needs_neither_ray_nor_vllm_nor_what_tests_need():
-    names = [name for name in command.BENCHMARKS if name != "sft_parity"]
+    # These two need TRL, and the service's pages of samples: there they are skipped.
+    names = [name for name in command.BENCHMARKS if name not in ("sft_parity", "growth_rows")]
     absent = ["ray", "vllm", "pytest", "hypothesis", "trl", "datasets", "pyarrow", "fastapi", "sqlalchemy"]
     code = f"""
 import importlib, sys
@@ -322,6 +323,13 @@ for name in {["__main__", "report", *names]}:
 """
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
+
+
+def test_a_benchmark_whose_packages_are_absent_is_skipped(monkeypatch):
+    monkeypatch.setitem(sys.modules, "services.results.draws", None)
+    monkeypatch.delitem(sys.modules, "benchmarks.growth_rows", raising=False)
+    [row] = command.run("growth_rows", device="cuda", repetitions=1)
+    assert row["skipped"].endswith("is not installed")
 
 
 def test_results_say_nothing_of_the_machine_but_its_kind():
