@@ -14,6 +14,7 @@ from services.jobs.store import Store
 from services.settings import Settings, engine_environment
 from tests.integration import dying_worker
 from tests.training.runs import SFT, LocalHost, last_weights, make_run, write_samples
+from wmss.config.job import Checkpointing
 from wmss.training.loop import train
 
 pytestmark = [
@@ -54,7 +55,7 @@ def group(home, monkeypatch):
     attempt = store.claim(job, message="Starting")
     monkeypatch.setattr(trainer, "train_worker", dying_worker.train_worker)
     record = {"job_id": job_id, "attempt": attempt, "model_name": "m"}
-    yield Trainer(Workers(home / "runs", 1, False, 1, 2, record))
+    yield Trainer(Workers(home / "runs", 1, False, 1, Checkpointing(keep_last=2), record))
     store.close()
 
 
