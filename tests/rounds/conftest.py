@@ -17,7 +17,15 @@ def files(tmp_path_factory):
     return folder
 
 
-@pytest.fixture(scope="session", autouse=True)
-def kept_answers(tmp_path_factory):
-    """What a service has, and what keeps a second of examination from every job; `tests/models` has none."""
-    limited.keep_answers(tmp_path_factory.mktemp("kept_answers"))
+@pytest.fixture(scope="session")
+def kept(tmp_path_factory):
+    return tmp_path_factory.mktemp("kept_answers")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def kept_answers(kept):
+    """What a service has; it keeps a second of examination from every job. The tests of other folders ask anew."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(limited, "_kept", None)
+        limited.keep_answers(kept)
+        yield
